@@ -1,0 +1,378 @@
+"""Settings in, one frozen object out: a TOML file, overridden by the environment, read once.
+
+Every key has a unit, a default and a line of help; `tidemark config` prints them, the README's
+table is made of them, and what is unknown, of the wrong type or out of range stops the start.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from pipeline.errors import SettingsError
+
+#: Before a section's and a key's name: TIDEMARK_KAFKA_BOOTSTRAP_SERVERS.
+PREFIX = "TIDEMARK_"
+#: Names the TOML file itself.
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the TOML file."""
+
+
+class Kafka(Section, frozen=True, kw_only=True):
+    """The broker, and how records are fetched."""
+
+    bootstrap_servers: Annotated[
+        str, Meta(min_length=1, description="Brokers, as host:port, separated by commas")
+    ] = "127.0.0.1:9092"
+    group_id: Annotated[str, Meta(min_length=1, description="Consumer group of the stream")] = (
+        "tidemark"
+    )
+    api_version: Annotated[
+        str,
+        Meta(
+            pattern=r"^(\d+\.\d+(\.\d+)?)?$",
+            description="Protocol to speak, such as 2.3; empty: ask the broker",
+        ),
+    ] = ""
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
+        Meta(description="How to talk to the broker"),
+    ] = "PLAINTEXT"
+    sasl_mechanism: Annotated[
+        str, Meta(description="SASL mechanism, such as SCRAM-SHA-512; empty: none")
+    ] = ""
+    sasl_username: Annotated[str, Meta(description="SASL user name")] = ""
+    sasl_password: Annotated[
+        str, Meta(description="SASL password; better given by the environment")
+    ] = ""
+    ssl_cafile: Annotated[str, Meta(description="File of trusted certificates (PEM)")] = ""
+    max_poll_records: Annotated[Count, Meta(description="Records taken by one poll, at most")] = (
+        5000
+    )
+    max_message_bytes: Annotated[
+        Count, Meta(description="A larger record is a dead letter, in bytes")
+    ] = 1_000_000
+    session_timeout_ms: Annotated[
+        Count, Meta(description="A silent process loses its partitions after, in ms")
+    ] = 45_000
+    max_poll_interval_ms: Annotated[
+        Count, Meta(description="Longest time between two polls, in ms")
+    ] = 300_000
+    auto_offset_reset: Annotated[
+        Literal["earliest", "latest"],
+        Meta(description="Where a partition without a checkpoint starts"),
+    ] = "earliest"
+    compression: Annotated[
+        Literal["none", "gzip", "snappy", "lz4", "zstd"],
+        Meta(description="Codec of what tidemark publishes"),
+    ] = "lz4"
+
+
+class Stream(Section, frozen=True, kw_only=True):
+    """The topic, and how a message becomes readings."""
+
+    topic: Annotated[str, Meta(min_length=1, description="Topic with the sensor readings")] = (
+        "readings"
+    )
+    series: Annotated[
+        str,
+        Meta(
+            pattern=r"^(key|topic|field:.+)$",
+            description="What names a series: key, topic (one series) or field:NAME",
+        ),
+    ] = "key"
+    channels: Annotated[
+        tuple[str, ...],
+        Meta(description="Names of the sensors, in order; empty: as the first reading has them"),
+    ] = ()
+    time_unit: Annotated[
+        Literal["s", "ms", "us"], Meta(description="Unit of times given as numbers since 1970")
+    ] = "s"
+    max_future_s: Annotated[
+        Positive, Meta(description="A time later than now by more is a dead letter, in seconds")
+    ] = 86_400.0
+    publish_scores: Annotated[
+        bool, Meta(description="Publish scores to TOPIC.scores (boundaries always go out)")
+    ] = True
+
+
+class Database(Section, frozen=True, kw_only=True):
+    """Where everything is kept."""
+
+    url: Annotated[
+        str,
+        Meta(min_length=1, description="SQLAlchemy URL, sqlite:///FILE or postgresql://..."),
+    ] = "sqlite:///tidemark.db"
+    busy_timeout_s: Annotated[
+        Positive, Meta(description="Longest wait for another writer (SQLite), in seconds")
+    ] = 30.0
+
+
+class Score(Section, frozen=True, kw_only=True):
+    """The model that forecasts the next reading."""
+
+    window: Annotated[Count, Meta(description="Readings that a forecast looks back on")] = 16
+    hidden: Annotated[Count, Meta(description="Width of the forecaster's two hidden layers")] = 64
+    threads: Annotated[Count, Meta(description="Threads of torch in one process")] = 1
+
+
+class Detect(Section, frozen=True, kw_only=True):
+    """How boundaries are found, for each series by itself."""
+
+    detectors: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="river detectors whose alarms open a watch"),
+    ] = ("ADWIN", "PageHinkley")
+    warm_up: Annotated[
+        int, Meta(ge=60, description="Readings behind the robust scale of a series")
+    ] = 300
+    fit_after: Annotated[
+        int, Meta(ge=100, description="Readings behind the VAR(1) forecaster of a series")
+    ] = 1000
+    watch: Annotated[
+        Count, Meta(description="Readings after a river alarm in which a test may confirm")
+    ] = 480
+    settle_after: Annotated[
+        int,
+        Meta(ge=0, description="Readings without a crossing after which a transition is over"),
+    ] = 240
+    level_threshold: Annotated[
+        Positive, Meta(description="Threshold of the level test, in historical sigmas")
+    ] = 5.0
+    residual_threshold: Annotated[
+        Positive, Meta(description="Threshold of the residual tests, in historical sigmas")
+    ] = 4.5
+
+
+class Learn(Section, frozen=True, kw_only=True):
+    """What a consolidation does."""
+
+    adapt_after: Annotated[
+        int, Meta(ge=64, description="Readings of a new segment before it is learned")
+    ] = 256
+    refine_after: Annotated[
+        int, Meta(ge=0, description="Readings of a segment before it is refined; 0: never")
+    ] = 2000
+    segment_capacity: Annotated[
+        int, Meta(ge=64, description="Readings kept of an open segment, from its start")
+    ] = 2000
+    held_out: Annotated[
+        float, Meta(gt=0, lt=0.6, description="Share of a segment kept apart for measuring")
+    ] = 0.25
+    reservoir_capacity: Annotated[
+        Count, Meta(description="Windows kept for replay, for each partition")
+    ] = 2000
+    strategy: Annotated[
+        Literal["ewc_replay", "fine_tune"], Meta(description="Method of consolidation")
+    ] = "ewc_replay"
+    epochs: Annotated[Count, Meta(description="Passes over the new segment")] = 20
+    batch: Annotated[Count, Meta(description="New windows in a step (and as many replayed)")] = 64
+    lr: Annotated[Positive, Meta(description="Adam's learning rate, falling linearly to 0")] = 2e-3
+    ewc_lambda: Annotated[
+        float, Meta(ge=0, description="Strength of the EWC penalty; 0: no penalty")
+    ] = 10.0
+    gamma: Annotated[Share, Meta(description="Decay of the running Fisher at a boundary")] = 0.9
+    fisher_rows: Annotated[Count, Meta(description="Windows behind the Fisher diagonal")] = 500
+    max_seconds: Annotated[
+        Positive, Meta(description="A consolidation stops training after, in seconds")
+    ] = 60.0
+    seed: Annotated[int, Meta(ge=0, description="Seed of everything random")] = 0
+
+
+class Gate(Section, frozen=True, kw_only=True):
+    """When a candidate becomes champion."""
+
+    min_gain: Annotated[
+        float, Meta(ge=0, description="Least rise of the skill on the new task")
+    ] = 0.02
+    max_forgetting: Annotated[
+        float, Meta(ge=0, description="Largest fall of the skill on any old task")
+    ] = 0.05
+
+
+class Run(Section, frozen=True, kw_only=True):
+    """The processes."""
+
+    checkpoint_interval_s: Annotated[
+        Positive, Meta(description="Time between two checkpoints, in seconds")
+    ] = 10.0
+    poll_timeout_s: Annotated[
+        Positive, Meta(description="Longest wait for records in one poll, in seconds")
+    ] = 0.5
+    lease_s: Annotated[
+        Positive, Meta(description="A silent trainer or scheduler is replaced after, in seconds")
+    ] = 60.0
+    max_attempts: Annotated[
+        Count, Meta(description="A request that failed this often is given up")
+    ] = 3
+    restart_limit: Annotated[
+        Count, Meta(description="Restarts of a crashed child before `run` gives up")
+    ] = 5
+    metrics_port: Annotated[
+        int, Meta(ge=0, le=65535, description="Prometheus metrics on loopback; 0: off")
+    ] = 0
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(description="auto: console on a terminal, json elsewhere"),
+    ] = "auto"
+
+
+class Schedule(Section, frozen=True, kw_only=True):
+    """Retraining by the clock."""
+
+    retrain_cron: Annotated[
+        str, Meta(description="Crontab line at which a retraining is requested; empty: never")
+    ] = ""
+    timezone: Annotated[str, Meta(description="Time zone of the crontab line")] = "UTC"
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """Every knob."""
+
+    kafka: Kafka = Kafka()
+    stream: Stream = Stream()
+    database: Database = Database()
+    score: Score = Score()
+    detect: Detect = Detect()
+    learn: Learn = Learn()
+    gate: Gate = Gate()
+    run: Run = Run()
+    schedule: Schedule = Schedule()
+
+
+class Key(Struct, frozen=True, kw_only=True):
+    """One setting as a person sees it."""
+
+    section: str
+    name: str
+    default: Any
+    help: str
+    type: Any
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides it."""
+        return f"{PREFIX}{self.section}_{self.name}".upper()
+
+
+def sections() -> Iterator[tuple[str, type[Section]]]:
+    """Each table's name and class, in order."""
+    yield from get_type_hints(Settings).items()
+
+
+def keys() -> Iterator[Key]:
+    """Every setting there is, in order."""
+    for section, cls in sections():
+        hints = get_type_hints(cls, include_extras=True)
+        for field in msgspec.structs.fields(cls):
+            yield Key(
+                section=section,
+                name=field.name,
+                default=field.default,
+                help=_help(hints[field.name]),
+                type=hints[field.name],
+            )
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the TOML file (`path`, else TIDEMARK_CONFIG, else none), then the environment.
+
+    Raises
+    ------
+    SettingsError
+        One line that names the key: unknown, of the wrong type, or out of range.
+    """
+    environ = os.environ if environ is None else environ
+    name = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    tree = _read(name) if name else {}
+    known = {key.variable: key for key in keys()}
+    for variable, text in environ.items():
+        if variable in known:
+            key = known[variable]
+            table = tree.setdefault(key.section, {})
+            if not isinstance(table, dict):
+                raise SettingsError(f"{key.section}: expected a table, got {table!r}")
+            table[key.name] = _parse(variable, key, text)
+        elif variable.startswith(PREFIX) and variable != CONFIG_VARIABLE:
+            raise SettingsError(f"{variable}: no such setting; `tidemark config` lists them all")
+    try:
+        return msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as exc:
+        raise SettingsError(_explain(str(exc), name)) from None
+
+
+def as_toml(settings: Settings | None = None) -> str:
+    """Every key with its help, unit and value, as a file that `load` reads back."""
+    settings = settings or Settings()
+    lines = []
+    for section, cls in sections():
+        lines += ["", f"# {(cls.__doc__ or '').splitlines()[0]}", f"[{section}]"]
+        for key in (k for k in keys() if k.section == section):
+            value = getattr(getattr(settings, section), key.name)
+            lines += [f"# {key.help}", f"{key.name} = {toml_value(value)}"]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def toml_value(value: Any) -> str:
+    """A default as TOML writes it."""
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(toml_value(v) for v in value) + "]"
+    return msgspec.json.encode(value).decode()
+
+
+def digest(settings: Settings) -> str:
+    """Sha256 of the settings without secrets: equal settings, equal digest."""
+    import hashlib
+
+    public = msgspec.to_builtins(settings)
+    public["kafka"].pop("sasl_password")
+    return hashlib.sha256(msgspec.json.encode(public, order="sorted")).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise SettingsError(f"{path}: {exc.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{path}: not TOML: {exc}") from None
+
+
+def _parse(variable: str, key: Key, text: str) -> Any:
+    """A variable's text as its key's type: lists are separated by commas."""
+    bare = get_args(key.type)[0]
+    value: Any = text
+    if get_origin(bare) is tuple:
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return msgspec.to_builtins(msgspec.convert(value, key.type, strict=False))
+    except msgspec.ValidationError as exc:
+        raise SettingsError(f"{variable}: {exc}") from None
+
+
+def _explain(message: str, path: Path | None) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.detect.watch`" with the key in front."""
+    what, _, where = message.partition(" - at ")
+    where = where.strip("`").removeprefix("$").lstrip(".")
+    if "unknown field" in what:
+        field = what.rsplit("`", 2)[-2]
+        where, what = ".".join(filter(None, (where, field))), "no such setting"
+    source = f"{path}: " if path else ""
+    return f"{source}{where}: {what}" if where else f"{source}{what}"
+
+
+def _help(hint: Any) -> str:
+    return next((m.description for m in getattr(hint, "__metadata__", ()) if m.description), "")

@@ -1,0 +1,1 @@
+"""A boundary in, a candidate out."""

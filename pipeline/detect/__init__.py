@@ -1,0 +1,1 @@
+"""Signals in, task boundaries out."""

@@ -1,0 +1,43 @@
+"""What can go wrong, named once: each error says in its docstring what happens next."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """The root. At the command line: one line on standard error and exit code 1."""
+
+
+class SettingsError(PipelineError):
+    """A setting is unknown, of the wrong type or out of range. Nothing starts; exit code 2."""
+
+
+class BadRecord(PipelineError):
+    """A record cannot be decoded. It goes to the dead-letter topic and the stream goes on."""
+
+
+class SourceError(PipelineError):
+    """Records cannot be read or written: the broker, topic or file is not there."""
+
+
+class RegistryError(PipelineError):
+    """The database is not there, or its schema is not at head."""
+
+
+class StaleEpoch(RegistryError):
+    """Another process owns the partition now. This one writes nothing and gives it up."""
+
+
+class LeaseLost(RegistryError):
+    """A request's lease passed to another process. This one's result is thrown away."""
+
+
+class VersionConflict(RegistryError):
+    """The champion is no longer the one that the candidate was measured against."""
+
+
+class ArtifactCorrupt(RegistryError):
+    """Stored bytes do not match their sha256. They are not used."""
+
+
+class TrainingFailed(PipelineError):
+    """A consolidation has no usable result (no data, a loss that is not finite)."""

@@ -1,0 +1,64 @@
+"""The edges as Protocols, each with a promise that a contract test class checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pipeline.records import Records
+
+
+class Owner(Protocol):
+    """Who is told which partitions are its own; called inside `Source.poll`, never beside it."""
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """These are yours now. Answers the offset to go on from, where it knows one."""
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """These will be somebody else's: last chance to write a checkpoint."""
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """These are somebody else's already: write nothing."""
+
+
+class Source(Protocol):
+    """Records in partition order, and offsets that move only when told.
+
+    A record polled but not committed is polled again after a restart (at-least-once); an owner
+    that answers `assigned` with its own offsets decides itself where to go on.
+    """
+
+    def subscribe(self, owner: Owner) -> None:
+        """Ask for partitions; `owner` hears of them during later polls."""
+
+    def poll(self, timeout_s: float) -> list[Records]:
+        """What has arrived, at most one `Records` a partition; empty after `timeout_s` seconds."""
+
+    def commit(self, next_offsets: Mapping[int, int]) -> None:
+        """Tell the broker how far each partition is done: the offset of the next record."""
+
+    def lag(self) -> dict[int, int]:
+        """Records still to come, for every assigned partition."""
+
+    def close(self) -> None:
+        """Leave without another commit."""
+
+
+class Sink(Protocol):
+    """Records out, at least once: what was sent before `flush` returns is kept."""
+
+    def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        """Hand one record over; it may not have left yet."""
+
+    def flush(self) -> None:
+        """Wait until everything sent is acknowledged; raises SourceError if something is not."""
+
+    def close(self) -> None:
+        """Flush and leave."""

@@ -1,0 +1,177 @@
+"""What travels between the stages: frozen records, arrays inside, every field with its unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """Raw records of one partition, in offset order, as one poll gave them."""
+
+    topic: str
+    partition: int
+    #: Offsets may have holes (compacted topics, transactions).
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    #: First offset that this poll did not reach.
+    next_offset: int
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Readings of one partition from one poll, grouped by series.
+
+    Rows of series `i` are `starts[i]:starts[i + 1]`, in the order of the log.
+    """
+
+    topic: str
+    partition: int
+    #: (S,) names of the series with readings here, each once.
+    series: tuple[str, ...]
+    #: (S + 1,) first row of each series.
+    starts: IntArray
+    #: (N,) offset of the record that each reading came in; a record may hold several readings.
+    offsets: IntArray
+    #: (N,) rank of each reading in the poll's log order: ties between series are broken by it.
+    order: IntArray
+    #: (N,) event time, microseconds since 1970 UTC.
+    times: IntArray
+    #: (N, d) sensor values; NaN where a cell is missing.
+    values: FloatArray
+    #: First offset that the poll did not reach (dead letters count as reached).
+    next_offset: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A record that could not be decoded, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    #: A short, stable code such as `not_json`: counted and logged by it.
+    kind: str
+    #: One sentence for a person.
+    reason: str
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boundary:
+    """Where one segment of a series ends and the next begins."""
+
+    series: str
+    #: Number of the segment that begins here; a series starts in segment 0.
+    segment: int
+    #: Rows (readings of this series since its first) of the change and of its detection.
+    boundary_row: int
+    detected_row: int
+    #: Kafka offsets of those rows' records.
+    boundary_offset: int
+    detected_offset: int
+    #: Event times of those rows, microseconds since 1970 UTC.
+    boundary_time: int
+    detected_time: int
+    #: Signal whose test crossed: `level` or `residual`.
+    signal: str
+    #: The test's statistic and the threshold that it crossed.
+    statistic: float
+    threshold: float
+    #: river detectors whose alarms had opened the watch, sorted by name.
+    detectors: tuple[str, ...]
+    #: Sensors that moved most, most first: (channel index, change in robust standard deviations).
+    sensors: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A consolidation to do, with content-addressed inputs."""
+
+    stream_id: int
+    #: bootstrap | boundary | refine | schedule | manual
+    reason: str
+    #: What made it due; for a person or a schedule, who and why.
+    actor: str = "tidemark"
+    note: str = ""
+    partition: int | None = None
+    series: str | None = None
+    segment: int | None = None
+    #: sha256 of the artifacts it works on, by role: `segment`, `reservoir`.
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    #: For `schedule`: the time it was due, microseconds; unique per stream.
+    due: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A request that this process may work on until the lease ends."""
+
+    id: int
+    request: Request
+    #: Fencing number: a later claim of the same request has a larger one.
+    fence: int
+    attempts: int
+    #: Further pending requests of the same stream that this one takes along (id, request).
+    folded: tuple[tuple[int, Request], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """An immutable set of weights and where it came from."""
+
+    id: int
+    stream_id: int
+    #: 1, 2, ... within the stream.
+    number: int
+    parent_id: int | None
+    #: sha256 of the weights' artifact.
+    sha256: str
+    #: sha256 of the online EWC state's artifact.
+    ewc_sha256: str | None
+    #: candidate | champion | retired | rejected
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What a consolidation made: weights and state as safetensors bytes, and its figures."""
+
+    weights: bytes
+    ewc: bytes
+    #: Plain figures by name (losses, seconds, lambda, sizes).
+    metrics: Mapping[str, float]
+    #: Row of the error matrix R: task id -> skill (1 - MSE / variance) of this candidate on the
+    #: task's held-out windows.
+    skills: Mapping[int, float]
+    #: The same for its parent, on the same windows; empty for a bootstrap.
+    parent_skills: Mapping[int, float]
+    #: Tasks that this consolidation set out to learn.
+    new_tasks: tuple[int, ...]
+    #: Held-out windows behind each skill.
+    sizes: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the gate said, with the figures it looked at."""
+
+    promote: bool
+    reason: str
+    figures: Mapping[str, Any] = field(default_factory=dict)

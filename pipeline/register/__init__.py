@@ -1,0 +1,1 @@
+"""Candidates in, versions out; what happened, kept."""

@@ -1,0 +1,1 @@
+"""The processes: each wires stages to adapters."""

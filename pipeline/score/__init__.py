@@ -1,0 +1,1 @@
+"""Batches in, anomaly scores out."""

@@ -1,0 +1,1 @@
+"""The read side: questions in, answers out."""
