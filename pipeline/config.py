@@ -326,6 +326,13 @@ def as_toml(settings: Settings | None = None) -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
+def as_markdown() -> str:
+    """Every key with its default and help, as the README's table."""
+    lines = ["| key | default | what it is |", "|---|---|---|"]
+    lines += [f"| `{k.section}.{k.name}` | `{toml_value(k.default)}` | {k.help} |" for k in keys()]
+    return "\n".join(lines) + "\n"
+
+
 def toml_value(value: Any) -> str:
     """A default as TOML writes it."""
     if isinstance(value, tuple | list):

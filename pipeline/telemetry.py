@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from pipeline.config import Run
 
@@ -34,3 +35,33 @@ def configure(run: Run, *, debug: bool = False) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO if debug else logging.WARNING, format="%(message)s"
     )
+
+
+class Metrics:
+    """What a stream process counts, on a Prometheus registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.readings = Counter(
+            "tidemark_readings", "Readings taken through the stages", registry=self.registry
+        )
+        self.boundaries = Counter(
+            "tidemark_boundaries", "Task boundaries marked", registry=self.registry
+        )
+        self.dead_letters = Counter(
+            "tidemark_dead_letters", "Bad records, by kind", ["kind"], registry=self.registry
+        )
+        self.lag = Gauge(
+            "tidemark_lag_records",
+            "Records still to come, by partition",
+            ["partition"],
+            registry=self.registry,
+        )
+        self.checkpoint_seconds = Histogram(
+            "tidemark_checkpoint_seconds", "Time that a checkpoint takes", registry=self.registry
+        )
+
+    def serve(self, port: int) -> None:
+        """Answer on loopback; 0 means not at all."""
+        if port:
+            start_http_server(port, addr="127.0.0.1", registry=self.registry)

@@ -1,0 +1,1 @@
+"""Figures, each made by one command: `make bench-NAME`."""

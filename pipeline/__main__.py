@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `tidemark`."""
+
+from pipeline.cli import main
+
+main()

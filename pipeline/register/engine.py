@@ -1,0 +1,90 @@
+"""Settings in, a database engine out: transactions that begin explicitly, errors of one line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+
+from pipeline.config import Database
+from pipeline.errors import RegistryError
+
+
+def now_us() -> int:
+    """Microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
+    """An engine; nothing is opened yet.
+
+    On SQLite: write-ahead log, a busy timeout, foreign keys as asked (migrations need them off),
+    and BEGIN IMMEDIATE for writes, so that a writer waits at the start instead of failing later.
+
+    Raises
+    ------
+    RegistryError
+        The URL cannot be read, or its driver is not installed.
+    """
+    try:
+        url = make_url(database.url)
+        options: dict[str, Any] = {}
+        if url.get_backend_name() == "sqlite":
+            options["connect_args"] = {"timeout": database.busy_timeout_s}
+        engine = create_engine(url, pool_pre_ping=True, **options)
+    except (ArgumentError, NoSuchModuleError, ImportError) as exc:
+        raise RegistryError(f"database.url: {_first_line(exc)}") from None
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine, foreign_keys)
+    elif engine.dialect.name != "postgresql":
+        raise RegistryError(f"database.url: {engine.dialect.name} is not sqlite or postgresql")
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One transaction that writes; all of it is kept, or nothing."""
+    with translated(engine), engine.begin() as conn:
+        yield conn
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One transaction that reads; on SQLite it does not wait for a writer."""
+    with translated(engine), engine.connect() as conn:
+        yield conn.execution_options(tidemark_reads=True)
+
+
+@contextmanager
+def translated(engine: Engine) -> Iterator[None]:
+    """Turn a database's failures into RegistryError; broken invariants pass as they are."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as exc:
+        where = engine.url.render_as_string(hide_password=True)
+        raise RegistryError(f"database {where}: {_first_line(exc.orig or exc)}") from exc
+
+
+def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(dbapi: Any, _: Any) -> None:
+        dbapi.isolation_level = None  # we say BEGIN ourselves
+        dbapi.execute("PRAGMA journal_mode = WAL")
+        dbapi.execute("PRAGMA synchronous = FULL")  # a decision survives a power cut
+        dbapi.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(conn: Connection) -> None:
+        reads = conn.get_execution_options().get("tidemark_reads")
+        conn.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]

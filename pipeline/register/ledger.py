@@ -1,0 +1,72 @@
+"""Append-only, hash-chained record of every decision.
+
+hash = sha256(previous hash, newline, canonical JSON of the entry's number, time, kind, actor and
+content). An edited, deleted, inserted or swapped entry breaks the chain from there on; a cut-off
+tail does not, and needs an anchor kept elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, insert, select, text
+
+from pipeline.register.tables import ledger
+
+#: What the first entry follows.
+GENESIS = "0" * 64
+#: Names the lock that PostgreSQL's appenders queue at.
+_LOCK = 7_233_001
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values, equal text."""
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def append(
+    conn: Connection,
+    kind: str,
+    entry: Mapping[str, Any],
+    *,
+    at: int,
+    actor: str = "tidemark",
+    stream_id: int | None = None,
+) -> str:
+    """Add one entry inside the caller's transaction; its hash."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    last = conn.execute(
+        select(ledger.c.id, ledger.c.hash).order_by(ledger.c.id.desc()).limit(1)
+    ).first()
+    number, previous = (last.id + 1, last.hash) if last else (1, GENESIS)
+    row = {
+        "id": number,
+        "stream_id": stream_id,
+        "at": at,
+        "kind": kind,
+        "actor": actor,
+        "entry": canonical(entry),
+    }
+    row["hash"] = _hash(previous, row)
+    conn.execute(insert(ledger).values(previous=previous, **row))
+    return str(row["hash"])
+
+
+def broken(conn: Connection) -> Iterator[int]:
+    """Numbers of the entries at which the chain does not hold."""
+    previous, expected = GENESIS, 1
+    for row in conn.execute(select(ledger).order_by(ledger.c.id)).mappings():
+        facts = {name: row[name] for name in ("id", "stream_id", "at", "kind", "actor", "entry")}
+        if (row["id"], row["previous"]) != (expected, previous) or row["hash"] != _hash(
+            previous, facts
+        ):
+            yield row["id"]
+        previous, expected = row["hash"], row["id"] + 1
+
+
+def _hash(previous: str, row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(f"{previous}\n{canonical(row)}".encode()).hexdigest()

@@ -1,0 +1,316 @@
+"""SQLAlchemy metadata; alembic reads it, nothing else creates a table.
+
+Times are integers, microseconds since 1970 UTC. JSON is canonical text: sorted keys, no spaces.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: 64 bits on PostgreSQL; on SQLite INTEGER, which is 64 bits too and the only one to count itself.
+BigKey = BigInteger().with_variant(Integer, "sqlite")
+
+streams = Table(
+    "streams",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("channels", Text, nullable=False),  # JSON list; [] until the first reading
+    Column("created", BigInteger, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("stream_id", ForeignKey("streams.id"), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),  # + 1 with every owner; fences writes
+    Column("owner", String(255), nullable=False),
+    Column("next_offset", BigInteger),  # NULL until the first checkpoint
+    Column("state", LargeBinary),
+    Column("sha256", String(64)),
+    Column("updated", BigInteger, nullable=False),
+)
+
+boundaries = Table(
+    "boundaries",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("series", Text, nullable=False),
+    Column("segment", Integer, nullable=False),  # the one that begins here
+    Column("boundary_row", BigInteger, nullable=False),
+    Column("detected_row", BigInteger, nullable=False),
+    Column("boundary_offset", BigInteger, nullable=False),
+    Column("detected_offset", BigInteger, nullable=False),
+    Column("boundary_time", BigInteger, nullable=False),
+    Column("detected_time", BigInteger, nullable=False),
+    Column("signal", String(16), nullable=False),
+    Column("statistic", Float, nullable=False),
+    Column("threshold", Float, nullable=False),
+    Column("detectors", Text, nullable=False),  # JSON list of names
+    Column("sensors", Text, nullable=False),  # JSON list of [channel, change]
+    Column("recorded", BigInteger, nullable=False),
+    UniqueConstraint("stream_id", "partition", "series", "segment"),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("number", Integer, nullable=False),  # 1, 2, ... within the stream
+    Column("kind", String(6), nullable=False),
+    Column("name", Text),
+    Column("fingerprint", Text, nullable=False),  # JSON, as detect/tasks.py makes it
+    Column("created", BigInteger, nullable=False),
+    UniqueConstraint("stream_id", "number"),
+    CheckConstraint("kind IN ('normal', 'fault', 'ignore')", name="known_kind"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("reason", String(9), nullable=False),
+    # pending -> claimed -> done | failed; claimed -> pending (given back, or the lease ended);
+    # pending -> folded (another request takes it along) -> pending (if that one fails)
+    Column("status", String(7), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("partition", Integer),
+    Column("series", Text),
+    Column("segment", Integer),
+    Column("inputs", Text, nullable=False),  # JSON: role -> sha256
+    Column("due", BigInteger),
+    Column("task_id", ForeignKey("tasks.id")),
+    Column("distance", Float),  # to the nearest task known when it was named
+    Column("owner", String(255)),
+    Column("lease_until", BigInteger),
+    Column("fence", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("folded_into", ForeignKey("requests.id")),
+    Column("created", BigInteger, nullable=False),
+    Column("finished", BigInteger),
+    Column("outcome", Text),
+    CheckConstraint(
+        "status IN ('pending', 'claimed', 'done', 'failed', 'folded')", name="known_status"
+    ),
+    CheckConstraint(
+        "reason IN ('bootstrap', 'boundary', 'refine', 'schedule', 'manual')", name="known_reason"
+    ),
+)
+Index(
+    "uq_requests_once_a_segment",
+    requests.c.stream_id,
+    requests.c.partition,
+    requests.c.series,
+    requests.c.segment,
+    requests.c.reason,
+    unique=True,
+    postgresql_where=requests.c.partition.is_not(None),
+    sqlite_where=requests.c.partition.is_not(None),
+)
+Index(
+    "uq_requests_once_a_due_time",
+    requests.c.stream_id,
+    requests.c.due,
+    unique=True,
+    postgresql_where=requests.c.due.is_not(None),
+    sqlite_where=requests.c.due.is_not(None),
+)
+#: One live claim a stream: two trainers never train one stream at once.
+is_claimed = requests.c.status == "claimed"
+Index(
+    "uq_requests_one_claim",
+    requests.c.stream_id,
+    unique=True,
+    postgresql_where=is_claimed,
+    sqlite_where=is_claimed,
+)
+Index("ix_requests_status_id", requests.c.status, requests.c.id)
+Index("ix_requests_task_id_id", requests.c.task_id, requests.c.id)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("number", Integer, nullable=False),  # 1, 2, ... within the stream
+    Column("parent_id", ForeignKey("versions.id")),  # NULL for a bootstrap
+    Column("request_id", ForeignKey("requests.id"), nullable=False),
+    Column("sha256", ForeignKey("artifacts.sha256"), nullable=False),  # weights
+    Column("ewc_sha256", ForeignKey("artifacts.sha256")),
+    # candidate -> champion -> retired; candidate -> rejected
+    Column("status", String(9), nullable=False),
+    Column("decision", Text, nullable=False),  # the gate's sentence
+    Column("figures", Text, nullable=False),  # JSON: what the gate looked at
+    Column("strategy", String(32), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("inputs", Text, nullable=False),  # JSON: hashes of everything it was made from
+    Column("settings", Text, nullable=False),  # JSON
+    Column("code_version", String(32), nullable=False),
+    Column("created", BigInteger, nullable=False),
+    UniqueConstraint("stream_id", "number"),
+    CheckConstraint(
+        "status IN ('candidate', 'champion', 'retired', 'rejected')", name="known_status"
+    ),
+)
+is_champion = versions.c.status == "champion"
+Index(
+    "uq_versions_one_champion",
+    versions.c.stream_id,
+    unique=True,
+    postgresql_where=is_champion,
+    sqlite_where=is_champion,
+)
+Index("ix_versions_request_id", versions.c.request_id)
+
+#: Who was live when: half-open, [live_from, live_until); NULL: still.
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("version_id", ForeignKey("versions.id"), nullable=False),
+    Column("live_from", BigInteger, nullable=False),
+    Column("live_until", BigInteger),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    CheckConstraint("live_until IS NULL OR live_until >= live_from", name="forward"),
+)
+is_live = promotions.c.live_until.is_(None)
+Index(
+    "uq_promotions_one_live",
+    promotions.c.stream_id,
+    unique=True,
+    postgresql_where=is_live,
+    sqlite_where=is_live,
+)
+Index("ix_promotions_stream_id_live_from", promotions.c.stream_id, promotions.c.live_from)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("version_id", ForeignKey("versions.id"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("value", Float, nullable=False),
+)
+
+#: Rows of the error matrix R: a version's skill on each task's held-out readings.
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("version_id", ForeignKey("versions.id"), primary_key=True),
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("skill", Float, nullable=False),
+    Column("parent_skill", Float),
+    Column("windows", Integer, nullable=False),
+)
+
+#: Which version scored which offsets: half-open, [first_offset, end_offset), without overlap.
+scored = Table(
+    "scored",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("version_id", ForeignKey("versions.id"), nullable=False),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("end_offset", BigInteger, nullable=False),
+    UniqueConstraint("stream_id", "partition", "first_offset"),
+    CheckConstraint("end_offset > first_offset", name="forward"),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", BigKey, primary_key=True, autoincrement=False),  # 1, 2, ... without a hole
+    Column("stream_id", ForeignKey("streams.id")),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("entry", Text, nullable=False),  # canonical JSON
+    Column("previous", String(64), nullable=False),  # hash of the entry before
+    Column("hash", String(64), nullable=False, unique=True),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+
+_PG_FUNCTION = """
+CREATE OR REPLACE FUNCTION tidemark_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME;
+END
+$$
+"""
+
+
+def create_triggers(conn: Connection) -> None:
+    """Make the ledger append-only; every migration that touches it calls this again at its end."""
+    drop_triggers(conn)
+    if conn.dialect.name == "postgresql":
+        conn.exec_driver_sql(_PG_FUNCTION)
+        conn.exec_driver_sql(
+            "CREATE TRIGGER ledger_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger "
+            "FOR EACH STATEMENT EXECUTE FUNCTION tidemark_append_only()"
+        )
+        return
+    for event in ("UPDATE", "DELETE"):
+        conn.exec_driver_sql(
+            f"CREATE TRIGGER ledger_no_{event.lower()} BEFORE {event} ON ledger "
+            "BEGIN SELECT RAISE(ABORT, 'ledger is append-only'); END"
+        )
+
+
+def drop_triggers(conn: Connection) -> None:
+    """Take the triggers away, before the table goes."""
+    if conn.dialect.name == "postgresql":
+        conn.exec_driver_sql("DROP TRIGGER IF EXISTS ledger_append_only ON ledger")
+        conn.exec_driver_sql("DROP FUNCTION IF EXISTS tidemark_append_only()")
+        return
+    for event in ("update", "delete"):
+        conn.exec_driver_sql(f"DROP TRIGGER IF EXISTS ledger_no_{event}")

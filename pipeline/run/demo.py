@@ -1,0 +1,158 @@
+"""The main job on an embedded broker and SQLite: `tidemark demo`.
+
+Real processes, exactly those of production: a broker, `tidemark replay` and `tidemark run`, which
+starts stream, train and schedule. This process only starts them, watches SQL, ends them, reports.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Database, Detect, Kafka, Learn, Run, Settings, Stream, as_toml
+from pipeline.errors import PipelineError
+from pipeline.ingest.embedded import EmbeddedBroker
+from pipeline.register.migrate import upgrade
+from pipeline.register.sql import SqlRegistry
+from pipeline.run import shuttle
+from pipeline.run.processes import stop_on_signals
+from pipeline.run.progress import bar
+from pipeline.run.supervisor import end, spawn
+
+TOPIC = "shuttle"
+PARTITIONS = 4
+#: Readings a second, so that the whole recording takes about half a minute.
+RATE = 500
+#: The demo gives up after, in seconds.
+LIMIT_S = 240.0
+#: Marks a directory as one that the demo made, and may empty.
+MARKER = ".tidemark-demo"
+
+
+def run_demo(
+    directory: Path, *, keep: bool, ready: Callable[[dict[str, Any]], None] | None
+) -> dict[str, Any]:
+    """Run the whole line; the report. With `keep`, wait for Ctrl-C after `ready(report)`.
+
+    Raises
+    ------
+    PipelineError
+        A process ended before its time, or the line did not come to rest within LIMIT_S.
+    """
+    from pipeline.run.report import report
+
+    started = time.monotonic()
+    _prepare(directory)
+    stop = stop_on_signals()
+    recording = shuttle.write(directory / "shuttle.csv")
+    topics = {TOPIC: PARTITIONS} | {f"{TOPIC}.{t}": 1 for t in ("scores", "boundaries", "dead")}
+    with EmbeddedBroker(topics) as broker:
+        settings = _settings(directory, broker.address)
+        config = directory / "tidemark.toml"
+        config.write_text(as_toml(settings))
+        upgrade(settings.database)
+        registry = SqlRegistry(settings.database)
+        try:
+            with _processes(config, recording.path, directory) as processes:
+                _watch(registry, recording.rows, processes, stop)
+                answer = report(settings, registry, recording)
+                answer["seconds"] = round(time.monotonic() - started, 1)
+                if ready is not None:
+                    ready(answer)
+                if keep:
+                    _wait(config, stop)
+        finally:
+            registry.close()
+    return answer
+
+
+def _prepare(directory: Path) -> None:
+    """Empty a directory that an earlier demo made; refuse any other that holds something."""
+    if directory.exists() and any(directory.iterdir()):
+        if not (directory / MARKER).exists():
+            raise PipelineError(f"{directory} is not empty: name another with --directory")
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MARKER).touch()
+
+
+def _settings(directory: Path, address: str) -> Settings:
+    """Production's defaults but for the broker, the file, and segments as short as these."""
+    return Settings(
+        kafka=Kafka(
+            bootstrap_servers=address,
+            group_id="tidemark-demo",
+            api_version="2.3",
+            session_timeout_ms=6000,
+            compression="none",
+        ),
+        stream=Stream(topic=TOPIC, channels=tuple(f"f{i}" for i in range(1, 10))),
+        database=Database(url=f"sqlite:///{(directory / 'tidemark.db').absolute()}"),
+        detect=Detect(settle_after=120),
+        learn=Learn(adapt_after=128, refine_after=0),
+        run=Run(checkpoint_interval_s=1.0, poll_timeout_s=0.2, lease_s=15.0, log_format="json"),
+    )
+
+
+@contextmanager
+def _processes(
+    config: Path, recording: Path, directory: Path
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """`tidemark run` and `tidemark replay`, their log lines in a file, ended whatever happens."""
+    with (directory / "log.jsonl").open("ab") as out:
+        processes = {"run": spawn("run", config, stderr=out)}
+        try:
+            processes["replay"] = _replay(config, recording, out)
+            yield processes
+        finally:
+            end(list(processes.values()))
+
+
+def _replay(config: Path, recording: Path, out: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipeline", "--config", str(config), "replay"]
+    command += [str(recording), "--topic", TOPIC, "--series-column", "series"]
+    command += ["--time-column", "time", "--rate", str(RATE), "--max-lag", "5000", "--supervised"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out)  # noqa: S603
+
+
+def _watch(
+    registry: SqlRegistry,
+    rows: int,
+    processes: dict[str, subprocess.Popen[bytes]],
+    stop: threading.Event,
+) -> None:
+    """Show how far the line is until every record is checkpointed and every request is done."""
+    deadline = time.monotonic() + LIMIT_S
+    with bar("readings through the line", rows) as progress:
+        while True:
+            if stop.wait(0.2):
+                raise KeyboardInterrupt
+            _check_alive(processes)
+            done, open_requests = registry.progress()
+            progress(min(done, rows), None)
+            if done >= rows and not open_requests:
+                return
+            if time.monotonic() > deadline:
+                raise PipelineError(f"the demo did not come to rest: {done} of {rows} readings")
+
+
+def _check_alive(processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    for name, process in processes.items():
+        code = process.poll()
+        if code is not None and not (name == "replay" and code == 0):
+            raise PipelineError(f"`tidemark {name}` ended with code {code}: see log.jsonl")
+
+
+def _wait(config: Path, stop: threading.Event) -> None:
+    print(  # noqa: T201
+        f"\nStill running. Ask it: tidemark --config {config} audit history. Ctrl-C ends it.",
+        file=sys.stderr,
+    )
+    stop.wait()

@@ -1,0 +1,56 @@
+"""Is everything there that a start needs? Each answer says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Settings, load
+from pipeline.errors import PipelineError, SettingsError
+
+
+def examine(config: Path | None) -> list[dict[str, Any]]:
+    """Every check as `{name, ok, message}`; those that need the settings end with them."""
+    try:
+        settings = load(config)
+        _read_schedule(settings)
+    except SettingsError as exc:
+        return [{"name": "settings", "ok": False, "message": str(exc)}]
+    checks = [("settings", True, f"{config or 'defaults and environment'}")]
+    checks += [*_database(settings), *_broker(settings)]
+    return [{"name": name, "ok": ok, "message": message} for name, ok, message in checks]
+
+
+def _read_schedule(settings: Settings) -> None:
+    from pipeline.run.scheduler import cron
+
+    cron(settings)
+
+
+def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    from pipeline.register.migrate import current_and_head
+    from pipeline.register.sql import journal_mode
+
+    try:
+        current, head = current_and_head(settings.database)
+    except PipelineError as exc:
+        yield "database", False, str(exc)
+        return
+    yield "database", True, "reachable"
+    at_head = current == head
+    advice = f"at {current or 'nothing'}, head is {head}: run `tidemark migrate`"
+    yield "schema", at_head, f"at head ({head})" if at_head else advice
+    mode = journal_mode(settings.database)
+    if mode is not None:
+        yield (
+            "journal",
+            mode == "wal",
+            "write-ahead log" if mode == "wal" else f"{mode}, not wal: run `tidemark migrate`",
+        )
+
+
+def _broker(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    from pipeline.ingest.kafka import check
+
+    yield from check(settings.kafka, settings.stream.topic)

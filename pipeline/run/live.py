@@ -1,0 +1,64 @@
+"""The champion as the stream sees it: picked up between two polls, scoring whole polls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import structlog
+
+from pipeline.records import Batch, FloatArray, Version
+from pipeline.register.sql import SqlRegistry
+from pipeline.run.partition import Step
+from pipeline.score.scoring import Scorer
+
+log = structlog.get_logger()
+
+#: How often the registry is asked for another champion, in seconds.
+INTERVAL_S = 0.5
+
+
+class LiveChampion:
+    """The version that scores now; `version` is None until there is one."""
+
+    def __init__(self, registry: SqlRegistry, stream_id: int, clock: Callable[[], float]) -> None:
+        self.registry = registry
+        self.stream_id = stream_id
+        self.clock = clock
+        self.version: Version | None = None
+        self._scorer: Scorer | None = None
+        self._due = 0.0
+
+    def refresh(self) -> None:
+        """Load another champion, if there is one; asks at most every INTERVAL_S."""
+        if self.clock() < self._due:
+            return
+        self._due = self.clock() + INTERVAL_S
+        version = self.registry.champion(self.stream_id)
+        if version is None or (self.version and self.version.id == version.id):
+            return
+        self._scorer = Scorer.load(self.registry.get(version.sha256))
+        self.version = version
+        log.info("champion_loaded", version=version.number, sha256=version.sha256[:12])
+
+    def score(self, batches: Sequence[Batch], steps: Sequence[Step]) -> list[FloatArray]:
+        """(N,) scores for each batch, all in one forward pass; NaN where there is no window."""
+        if self._scorer is None or not batches:
+            return []
+        ready = np.concatenate([step.ready for step in steps])
+        scores = np.full(len(ready), np.nan, dtype=np.float32)
+        pairs = list(zip(batches, steps, strict=True))
+        if ready.all():
+            scores = self._scorer.score(
+                _join([s.contexts for _, s in pairs]), _join([b.values for b, _ in pairs])
+            )
+        elif ready.any():
+            scores[ready] = self._scorer.score(
+                _join([s.contexts[s.ready] for _, s in pairs]),
+                _join([b.values[s.ready] for b, s in pairs]),
+            )
+        return list(np.split(scores, np.cumsum([len(b) for b in batches])[:-1]))
+
+
+def _join(parts: Sequence[FloatArray]) -> FloatArray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

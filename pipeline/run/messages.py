@@ -1,0 +1,56 @@
+"""Records of the pipeline in, bytes for Kafka out: TOPIC.scores and TOPIC.boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+
+from pipeline.records import Batch, Boundary, FloatArray
+
+_encode = msgspec.json.Encoder().encode
+
+
+def iso(time: int) -> str:
+    """Microseconds since 1970 UTC as ISO 8601 with zone."""
+    return datetime.fromtimestamp(time / 1e6, UTC).isoformat(timespec="microseconds")
+
+
+def score_messages(batch: Batch, scores: FloatArray, version: int) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) for each series of `batch`: its readings' offsets, times and scores.
+
+    The key `topic/partition/first offset` is the same when a poll is published again after a
+    crash, so a reader can drop the second copy.
+    """
+    rounded = np.where(np.isfinite(scores), np.round(scores.astype(np.float64), 4), np.nan)
+    for name, first, end in zip(batch.series, batch.starts, batch.starts[1:], strict=False):
+        rows = slice(int(first), int(end))
+        offsets = batch.offsets[rows].tolist()
+        value = {
+            "topic": batch.topic,
+            "partition": batch.partition,
+            "series": name,
+            "version": version,
+            "offsets": offsets,
+            "times": batch.times[rows].tolist(),
+            "scores": rounded[rows].tolist(),
+        }
+        yield f"{batch.topic}/{batch.partition}/{offsets[0]}".encode(), _encode(value)
+
+
+def boundary_message(
+    topic: str, partition: int, boundary: Boundary, channels: Sequence[str]
+) -> tuple[bytes, bytes]:
+    """(key, value) of one boundary, with times people can read and sensors by name."""
+    value = msgspec.to_builtins(boundary) | {
+        "topic": topic,
+        "partition": partition,
+        "boundary_at": iso(boundary.boundary_time),
+        "detected_at": iso(boundary.detected_time),
+        "sensors": [
+            {"name": channels[channel], "change": change} for channel, change in boundary.sensors
+        ],
+    }
+    return f"{topic}/{partition}/{boundary.series}/{boundary.segment}".encode(), _encode(value)

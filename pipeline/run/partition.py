@@ -1,0 +1,186 @@
+"""A batch of one partition in; windows to score, boundaries and requests out.
+
+Everything here is a function of the partition's log and the settings alone: not of how the log was
+cut into polls, of the clock, of the champion, or of other partitions. So it can be checkpointed,
+replayed and compared bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Settings
+from pipeline.consolidate.reservoir import Reservoir
+from pipeline.consolidate.staging import Closed, Due, Staging, split
+from pipeline.detect.boundary import BoundaryDetector
+from pipeline.errors import RegistryError
+from pipeline.ingest.windows import History
+from pipeline.records import Batch, Boundary, FloatArray, IntArray, Request
+from pipeline.register.checkpoints import pack, unpack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one batch brought."""
+
+    #: (N, W, d) readings before each reading, and which rows have all W of them.
+    contexts: FloatArray
+    ready: NDArray[np.bool_]
+    boundaries: list[Boundary]
+    requests: list[Request]
+    #: sha256 -> (kind, content) of the requests' inputs.
+    artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+
+class Partition:
+    """Detectors, windows, staged readings and reservoir of one partition's series.
+
+    Parameters
+    ----------
+    stream_id, topic, number
+        Whose state it is; topic and number also seed the reservoir.
+    channels
+        d, sensors in a reading.
+    """
+
+    def __init__(
+        self, *, stream_id: int, topic: str, number: int, channels: int, settings: Settings
+    ) -> None:
+        self.stream_id = stream_id
+        self.settings = settings
+        self.channels = channels
+        self.slots: dict[str, int] = {}
+        self.history = History(settings.score.window, channels)
+        self.detector = BoundaryDetector(channels, settings.detect)
+        self.staging = Staging(channels, settings.learn)
+        self.reservoir = Reservoir(
+            settings.learn.reservoir_capacity,
+            settings.score.window,
+            channels,
+            seed=_seed(settings.learn.seed, topic, number),
+        )
+
+    def advance(self, batch: Batch) -> Step:
+        """Take one batch through windows, detection, staging and reservoir."""
+        slots = self._slots(batch)
+        contexts, ready = self.history.update(slots, batch.starts, batch.values)
+        boundaries = self.detector.update(batch, slots)
+        step = Step(
+            contexts=contexts, ready=ready, boundaries=boundaries, requests=[], artifacts={}
+        )
+        for event in self.staging.advance(batch, slots, boundaries):
+            if isinstance(event, Closed):
+                self._keep(event)
+            else:
+                step.requests.append(self._request(event, batch.partition, step.artifacts))
+        return step
+
+    def _slots(self, batch: Batch) -> IntArray:
+        """(S,) each series' row in the stacked state, numbered in the order of the log."""
+        for i in np.argsort(batch.order[batch.starts[:-1]]):
+            self.slots.setdefault(batch.series[i], len(self.slots))
+        return np.array([self.slots[name] for name in batch.series], dtype=np.int64)
+
+    def _keep(self, segment: Closed) -> None:
+        """The ended segment's training windows are offered to the reservoir."""
+        learn = self.settings.learn
+        train, _ = split(segment.readings, self.settings.score.window, learn.held_out)
+        self.reservoir.offer(train)
+
+    def _request(
+        self, due: Due, partition: int, artifacts: dict[str, tuple[str, bytes]]
+    ) -> Request:
+        """A consolidation of what is staged, with the reservoir as it is at this reading."""
+        inputs = {}
+        for role, content in (
+            ("segment", due.readings.to_bytes()),
+            ("reservoir", self.reservoir.to_bytes()),
+        ):
+            inputs[role] = hashlib.sha256(content).hexdigest()
+            artifacts[inputs[role]] = (role, content)
+        return Request(
+            stream_id=self.stream_id,
+            reason=due.reason,
+            partition=partition,
+            series=due.series,
+            segment=due.segment,
+            inputs=inputs,
+        )
+
+    def pack(self) -> bytes:
+        """The whole state as bytes; equal states, equal bytes."""
+        parts = {
+            "history": self.history.state(),
+            "detector": self.detector.state(),
+            "staging": self.staging.state(),
+            "reservoir": self.reservoir.state(),
+        }
+        arrays = {f"{part}.{name}": a for part, state in parts.items() for name, a in state.items()}
+        return pack(arrays, {"series": list(self.slots), "fit": self._fit()})
+
+    def restore(self, content: bytes) -> None:
+        """Go on from `pack`'s bytes.
+
+        Raises
+        ------
+        RegistryError
+            The settings that shape the state have changed since.
+        """
+        arrays, meta = unpack(content)
+        if meta["fit"] != self._fit():
+            raise RegistryError(
+                "the checkpoint was made with other settings "
+                f"({_difference(meta['fit'], self._fit())}): set them back, or start on a new topic"
+            )
+        learn = self.settings.learn
+        self.slots = {name: slot for slot, name in enumerate(meta["series"])}
+        self.history = History.restore(
+            _part(arrays, "history"), self.settings.score.window, self.channels
+        )
+        self.detector = BoundaryDetector.restore(
+            _part(arrays, "detector"), self.channels, self.settings.detect
+        )
+        self.staging = Staging.restore(_part(arrays, "staging"), self.channels, learn)
+        self.reservoir = Reservoir.restore(
+            _part(arrays, "reservoir"),
+            learn.reservoir_capacity,
+            self.settings.score.window,
+            self.channels,
+        )
+
+    def _fit(self) -> dict[str, Any]:
+        """The settings that shape the state; all others may change from one start to the next."""
+        detect, learn = self.settings.detect, self.settings.learn
+        return {
+            "channels": self.channels,
+            "score.window": self.settings.score.window,
+            "detect.detectors": list(detect.detectors),
+            "detect.warm_up": detect.warm_up,
+            "detect.fit_after": detect.fit_after,
+            "learn.segment_capacity": learn.segment_capacity,
+            "learn.reservoir_capacity": learn.reservoir_capacity,
+        }
+
+
+def _part(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
+    prefix = f"{part}."
+    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _seed(seed: int, topic: str, number: int) -> tuple[int, ...]:
+    """Another stream of chance for each partition of each topic, the same in every process."""
+    return (seed, number, *hashlib.sha256(topic.encode()).digest()[:8])
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} was {before.get(name)}, is {now[name]}"
+        for name in now
+        if before.get(name) != now[name]
+    )

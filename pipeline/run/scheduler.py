@@ -1,0 +1,114 @@
+"""What happens by the clock: APScheduler inserts requests, and does nothing else.
+
+Two schedulers may run: one holds the lease and acts, and each due time is in the table once,
+whoever inserts it. A time that was missed is requested once, when the process is back.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from pipeline.config import Settings
+from pipeline.errors import PipelineError, SettingsError
+from pipeline.records import Request
+from pipeline.register.sql import SqlRegistry
+
+log = structlog.get_logger()
+
+LEASE = "scheduler"
+#: How far back the last due time is looked for, in growing steps.
+LOOK_BACK = tuple(
+    timedelta(seconds=s) for s in (60, 3600, 86_400, 32 * 86_400, 367 * 86_400, 5 * 366 * 86_400)
+)
+
+
+class Scheduler:
+    """Requests a retraining at each due time of the crontab line in the settings."""
+
+    def __init__(self, settings: Settings, registry: SqlRegistry, *, owner: str) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.owner = owner
+        self.trigger = cron(settings)
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep the lease and request what is due until `stop` is set."""
+        scheduler = BackgroundScheduler(
+            timezone=UTC, job_defaults={"coalesce": True, "misfire_grace_time": None}
+        )
+        if self.trigger is None:
+            log.info("nothing_scheduled", key="schedule.retrain_cron")
+        else:
+            scheduler.add_job(self.request_due, self.trigger, id="retrain")
+        scheduler.start()
+        try:
+            while not stop.wait(self.settings.run.lease_s / 3):
+                self._keep_lease()
+        finally:
+            scheduler.shutdown(wait=True)
+
+    def request_due(self, now: datetime | None = None) -> int | None:
+        """Insert the request of the last due time; its id, or None if that is done already."""
+        if self.trigger is None or not self._keep_lease():
+            return None
+        due = last_due(self.trigger, now or datetime.now(UTC))
+        stream = self.registry.stream(self.settings.stream.topic)
+        if due is None or stream is None:
+            return None
+        request = Request(
+            stream_id=stream.id,
+            reason="schedule",
+            actor="scheduler",
+            note=self.settings.schedule.retrain_cron,
+            due=int(due.timestamp() * 1_000_000),
+        )
+        number = self.registry.submit(request)
+        if number is not None:
+            log.info("retraining_requested", request=number, due=due.isoformat())
+        return number
+
+    def _keep_lease(self) -> bool:
+        try:
+            return self.registry.lease(LEASE, self.owner, self.settings.run.lease_s)
+        except PipelineError as exc:
+            log.warning("lease_not_renewed", name=LEASE, reason=str(exc))
+            return False
+
+
+def cron(settings: Settings) -> CronTrigger | None:
+    """The trigger that the settings ask for; None if they ask for none.
+
+    Raises
+    ------
+    SettingsError
+        The crontab line or the time zone cannot be read.
+    """
+    line = settings.schedule.retrain_cron
+    if not line:
+        return None
+    try:
+        return CronTrigger.from_crontab(line, timezone=settings.schedule.timezone)
+    except (ValueError, LookupError) as exc:
+        raise SettingsError(f"schedule.retrain_cron or .timezone: {exc}") from None
+
+
+def last_due(trigger: CronTrigger, now: datetime) -> datetime | None:
+    """The latest time at or before `now` at which `trigger` was due.
+
+    >>> trigger = CronTrigger.from_crontab("30 2 * * *", timezone="UTC")
+    >>> last_due(trigger, datetime(2026, 3, 1, 12, 0, tzinfo=UTC)).isoformat()
+    '2026-03-01T02:30:00+00:00'
+    """
+    for step in LOOK_BACK:
+        due = trigger.get_next_fire_time(None, now - step)
+        if due is None or due > now:
+            continue
+        while (following := trigger.get_next_fire_time(due, due + timedelta(seconds=1))) <= now:
+            due = following
+        return due
+    return None

@@ -1,0 +1,303 @@
+"""Poll, score, detect, mark, publish, checkpoint: the process that follows a topic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from pipeline.config import Settings
+from pipeline.errors import RegistryError
+from pipeline.ingest.decode import Decoder
+from pipeline.ports import Sink, Source
+from pipeline.records import Batch, Boundary, DeadLetter, FloatArray, Records, Request
+from pipeline.register.sql import SqlRegistry, Stream
+from pipeline.run.dead_letters import DeadLetters
+from pipeline.run.live import LiveChampion
+from pipeline.run.messages import boundary_message, score_messages
+from pipeline.run.partition import Partition, Step
+from pipeline.telemetry import Metrics
+
+log = structlog.get_logger()
+
+#: How often the lag is taken, in seconds.
+LAG_INTERVAL_S = 5.0
+
+
+@dataclass(slots=True)
+class Owned:
+    """A partition that this process owns, and what its next checkpoint will write."""
+
+    epoch: int
+    next_offset: int | None
+    #: Bytes of the last checkpoint until the number of channels is known.
+    saved: bytes | None
+    state: Partition | None = None
+    dirty: bool = False
+    boundaries: list[Boundary] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    #: (version id, first offset, end offset), half-open, in order.
+    scored: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+class Streamer:
+    """Follows one topic; the `Owner` of the partitions that the consumer group gives it.
+
+    Parameters
+    ----------
+    source, sink, registry
+        Where records come from, where results go, where state is kept. Closed by the caller.
+    owner
+        Name of this process, for the checkpoints it writes.
+    clock
+        Monotonic seconds, for intervals only; nothing that is kept depends on it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        sink: Sink,
+        registry: SqlRegistry,
+        *,
+        owner: str,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.source = source
+        self.sink = sink
+        self.registry = registry
+        self.owner = owner
+        self.metrics = metrics or Metrics()
+        self.clock = clock
+        self.topic = settings.stream.topic
+        self.stream: Stream = registry.open_stream(self.topic, settings.stream.channels)
+        self.decoder = self._decoder()
+        self.owned: dict[int, Owned] = {}
+        self.live = LiveChampion(registry, self.stream.id, clock)
+        self.dead_letters = DeadLetters(self.topic, sink, self.metrics)
+        self._lag_due = 0.0
+        self._checkpoint_due = clock() + settings.run.checkpoint_interval_s
+
+    # The owner's side -------------------------------------------------------------------------
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Take the partitions over: a new epoch each, and go on from its checkpoint."""
+        go_on: dict[int, int] = {}
+        for number in partitions:
+            checkpoint = self.registry.acquire(self.stream.id, number, self.owner)
+            self.owned[number] = Owned(
+                epoch=checkpoint.epoch,
+                next_offset=checkpoint.next_offset,
+                saved=checkpoint.state,
+            )
+            if checkpoint.next_offset is not None:
+                go_on[number] = checkpoint.next_offset
+            log.info(
+                "partition_assigned",
+                partition=number,
+                epoch=checkpoint.epoch,
+                next_offset=checkpoint.next_offset,
+            )
+        return go_on
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """Write a last checkpoint and give the partitions up."""
+        self.checkpoint(partitions)
+        self.lost(partitions)
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """Forget the partitions and write nothing: somebody else has them."""
+        for number in partitions:
+            if self.owned.pop(number, None) is not None:
+                log.info("partition_released", partition=number)
+
+    # The loop ---------------------------------------------------------------------------------
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Follow the topic until `stop()`; a last checkpoint on the way out."""
+        self.source.subscribe(self)
+        while not stop():
+            self.poll_once()
+        self.checkpoint()
+
+    def poll_once(self) -> int:
+        """Take one poll through the stages; the number of readings.
+
+        1. Poll raw records. Nothing is promised yet.
+        2. Decode into one batch a partition; bad records become dead letters.
+        3. Make windows and score all of them in one pass of the champion.
+        4. Detect: signals, river, confirm, locate.
+        5. Stage the open segments' readings; a closed segment is offered to the reservoir.
+        6. Publish scores, boundaries, dead letters.
+        7. One SQL transaction a partition: boundaries, requests, artifacts, scored ranges, state
+           and next offset, fenced by the epoch. A crash before this replays from the last one.
+        8. Commit the offsets, for lag tools.
+        """
+        polled = self.source.poll(self.settings.run.poll_timeout_s)  # 1
+        self.live.refresh()
+        batches = self._decode(polled)  # 2
+        steps = [self._advance(batch) for batch in batches]  # 3 (windows), 4, 5
+        scores = self.live.score(batches, steps)  # 3
+        self._publish(batches, steps, scores)  # 6
+        marked = any(step.boundaries or step.requests for step in steps)
+        if marked or self.clock() >= self._checkpoint_due:
+            self.checkpoint()  # 7, 8
+        self._take_lag()
+        return sum(map(len, batches))
+
+    def checkpoint(self, partitions: Iterable[int] | None = None) -> None:
+        """Write what the owned partitions have become, then commit their offsets.
+
+        Raises
+        ------
+        StaleEpoch
+            Another process owns a partition now; nothing of it was written.
+        """
+        self._checkpoint_due = self.clock() + self.settings.run.checkpoint_interval_s
+        wanted = self.owned if partitions is None else partitions
+        dirty = {n: self.owned[n] for n in wanted if n in self.owned and self.owned[n].dirty}
+        if not dirty:
+            return
+        self.sink.flush()
+        started = self.clock()
+        for number, owned in dirty.items():
+            self._save(number, owned)
+        self.metrics.checkpoint_seconds.observe(self.clock() - started)
+        self.source.commit({n: o.next_offset for n, o in dirty.items() if o.next_offset})
+        self.dead_letters.report()
+
+    def _save(self, number: int, owned: Owned) -> None:
+        """Step 7 for one partition."""
+        state = owned.state.pack() if owned.state is not None else (owned.saved or b"")
+        if owned.next_offset is None:
+            return
+        self.registry.save(
+            self.stream.id,
+            number,
+            owned.epoch,
+            next_offset=owned.next_offset,
+            state=state,
+            boundaries=owned.boundaries,
+            requests=owned.requests,
+            artifacts=owned.artifacts,
+            scored=owned.scored,
+        )
+        owned.boundaries, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
+        owned.dirty = False
+
+    # The steps --------------------------------------------------------------------------------
+
+    def _decode(self, polled: Sequence[Records]) -> list[Batch]:
+        """Step 2 for every owned partition of a poll."""
+        now = time.time_ns() // 1000
+        batches = []
+        for records in polled:
+            owned = self.owned.get(records.partition)
+            if owned is None:  # revoked while these records were in hand
+                continue
+            batch, letters = self._decode_one(records, now)
+            self._reach(owned, records)
+            self.dead_letters.send(letters)
+            if batch is not None:
+                batches.append(batch)
+        return batches
+
+    def _reach(self, owned: Owned, records: Records) -> None:
+        """Move the partition on; with a champion, note that it scores these offsets."""
+        if owned.next_offset is None:
+            owned.next_offset = records.offsets[0]
+        if self.live.version is not None:
+            _note(owned.scored, self.live.version.id, owned.next_offset, records.next_offset)
+        owned.next_offset = records.next_offset
+        owned.dirty = True
+
+    def _decode_one(self, records: Records, now: int) -> tuple[Batch | None, list[DeadLetter]]:
+        """Decode; the first good reading ever decides the stream's channels, for all processes."""
+        decoded = self.decoder.decode(records, now)
+        if self.stream.channels or not self.decoder.channels:
+            return decoded
+        try:
+            self.stream = self.registry.open_stream(self.topic, self.decoder.channels)
+        except RegistryError:  # another process came first, with others
+            self.stream = self.registry.open_stream(self.topic, ())
+        self.decoder = self._decoder()
+        return self.decoder.decode(records, now)
+
+    def _decoder(self) -> Decoder:
+        return Decoder(
+            self.settings.stream, self.settings.kafka.max_message_bytes, self.stream.channels
+        )
+
+    def _advance(self, batch: Batch) -> Step:
+        """Steps 3 (windows), 4 and 5 for one batch."""
+        owned = self.owned[batch.partition]
+        if owned.state is None:
+            owned.state = self._partition(batch.partition, owned.saved)
+            owned.saved = None
+        step = owned.state.advance(batch)
+        owned.boundaries += step.boundaries
+        owned.requests += step.requests
+        owned.artifacts |= step.artifacts
+        for boundary in step.boundaries:
+            log.info(
+                "boundary_marked",
+                partition=batch.partition,
+                series=boundary.series,
+                segment=boundary.segment,
+                offset=boundary.boundary_offset,
+                detected_offset=boundary.detected_offset,
+                statistic=round(boundary.statistic, 2),
+                detectors=boundary.detectors,
+            )
+        return step
+
+    def _partition(self, number: int, saved: bytes | None) -> Partition:
+        partition = Partition(
+            stream_id=self.stream.id,
+            topic=self.topic,
+            number=number,
+            channels=len(self.stream.channels),
+            settings=self.settings,
+        )
+        if saved:
+            partition.restore(saved)
+        return partition
+
+    def _publish(
+        self, batches: Sequence[Batch], steps: Sequence[Step], scores: Sequence[FloatArray]
+    ) -> None:
+        """Step 6: boundaries as they were marked; scores, if there is a champion."""
+        for batch, step in zip(batches, steps, strict=True):
+            self.metrics.readings.inc(len(batch))
+            self.metrics.boundaries.inc(len(step.boundaries))
+            for boundary in step.boundaries:
+                key, value = boundary_message(
+                    self.topic, batch.partition, boundary, self.stream.channels
+                )
+                self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
+        if self.live.version is None or not self.settings.stream.publish_scores:
+            return
+        for batch, part in zip(batches, scores, strict=True):
+            for key, value in score_messages(batch, part, self.live.version.number):
+                self.sink.send(f"{self.topic}.scores", key=key, value=value)
+
+    def _take_lag(self) -> None:
+        """Lag of every assigned partition, on a timer: it must not freeze when nothing comes."""
+        if self.clock() < self._lag_due:
+            return
+        self._lag_due = self.clock() + LAG_INTERVAL_S
+        for number, behind in self.source.lag().items():
+            self.metrics.lag.labels(str(number)).set(behind)
+
+
+def _note(scored: list[tuple[int, int, int]], version: int, first: int, end: int) -> None:
+    """Extend the last range if the same version goes on, else begin another."""
+    if scored and scored[-1][0] == version and scored[-1][2] <= first:
+        scored[-1] = (version, scored[-1][1], end)
+    else:
+        scored.append((version, first, end))

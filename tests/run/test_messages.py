@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from pipeline.records import Batch, Boundary, DeadLetter
+from pipeline.run.dead_letters import LONGEST, DeadLetters
+from pipeline.run.messages import boundary_message, iso, score_messages
+from pipeline.telemetry import Metrics
+
+
+class Sent:
+    """A sink that keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple] = []
+
+    def send(self, topic, *, key, value, headers=()) -> None:
+        self.records.append((topic, key, value, dict(headers)))
+
+
+def letter(**changed) -> DeadLetter:
+    facts = {
+        "topic": "t",
+        "partition": 2,
+        "offset": 7,
+        "kind": "not_json",
+        "reason": "why",
+        "key": b"k",
+        "value": b"v",
+    }
+    return DeadLetter(**(facts | changed))
+
+
+def test_scores_go_out_once_a_series_with_arrays_inside() -> None:
+    """Two series in one poll: two messages, each keyed by its own first offset; NaN is null."""
+    batch = Batch(
+        topic="t",
+        partition=3,
+        series=("a", "b"),
+        starts=np.array([0, 2, 3]),
+        offsets=np.array([10, 12, 11]),
+        order=np.array([0, 2, 1]),
+        times=np.array([1, 3, 2]),
+        values=np.zeros((3, 1), np.float32),
+        next_offset=13,
+    )
+    messages = dict(score_messages(batch, np.array([np.nan, 1.5, 0.25], np.float32), version=4))
+    assert set(messages) == {b"t/3/10", b"t/3/11"}
+    first = json.loads(messages[b"t/3/10"])
+    assert (first["offsets"], first["scores"], first["version"]) == ([10, 12], [None, 1.5], 4)
+
+
+def test_a_boundary_names_its_sensors_and_its_times() -> None:
+    """Channel indices become the stream's names; microseconds become ISO 8601 with zone."""
+    boundary = Boundary(
+        series="a",
+        segment=1,
+        boundary_row=5,
+        detected_row=9,
+        boundary_offset=50,
+        detected_offset=90,
+        boundary_time=0,
+        detected_time=1_500_000,
+        signal="level",
+        statistic=6.0,
+        threshold=5.0,
+        detectors=("ADWIN",),
+        sensors=((1, -2.5),),
+    )
+    key, value = boundary_message("t", 0, boundary, ("speed", "heat"))
+    body = json.loads(value)
+    assert key == b"t/0/a/1"
+    assert body["sensors"] == [{"name": "heat", "change": -2.5}]
+    assert body["detected_at"] == iso(1_500_000) == "1970-01-01T00:00:01.500000+00:00"
+
+
+def test_a_dead_letter_says_where_and_why_and_is_cut_to_what_the_topic_takes() -> None:
+    """A 2 MB record still reaches the dead-letter topic, with its true size beside it."""
+    sink = Sent()
+    DeadLetters("t", sink, Metrics()).send([letter(value=b"x" * 2_000_000)])
+    topic, key, value, headers = sink.records[0]
+    assert (topic, key, len(value)) == ("t.dead", b"k", LONGEST)
+    assert headers == {
+        "topic": b"t",
+        "partition": b"2",
+        "offset": b"7",
+        "kind": b"not_json",
+        "reason": b"why",
+        "cut_from_bytes": b"2000000",
+    }
+
+
+def test_every_dead_letter_is_counted_by_kind() -> None:
+    """None is lost silently: the counts add up to what came."""
+    letters = DeadLetters("t", Sent(), Metrics())
+    letters.send([letter(), letter(kind="empty"), letter()])
+    assert letters.counts == {"not_json": 2, "empty": 1}
+    assert letters.metrics.dead_letters.labels("not_json")._value.get() == 2
