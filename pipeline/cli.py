@@ -222,7 +222,6 @@ def replay(
             rate=rate,
             batch=batch,
             max_lag=max_lag,
-            group_id=settings.kafka.group_id,
             progress=progress,
         )
     if as_json:

@@ -10,6 +10,9 @@ import numpy as np
 
 from pipeline.records import Batch, Boundary, FloatArray
 
+#: Readings in one message of scores, at most: below a broker's usual limit of 1 MB.
+LONGEST = 10_000
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -21,23 +24,27 @@ def iso(time: int) -> str:
 def score_messages(batch: Batch, scores: FloatArray, version: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) for each series of `batch`: its readings' offsets, times and scores.
 
-    The key `topic/partition/first offset` is the same when a poll is published again after a
-    crash, so a reader can drop the second copy.
+    The key `topic/partition/first offset` says what a message begins with, so a reader can drop
+    what it has seen already when a poll is published again after a crash. A part that begins
+    inside a record has `+` and the reading's place in it.
     """
-    rounded = np.where(np.isfinite(scores), np.round(scores.astype(np.float64), 4), np.nan)
+    rounded = np.round(scores.astype(np.float64), 4)
     for name, first, end in zip(batch.series, batch.starts, batch.starts[1:], strict=False):
-        rows = slice(int(first), int(end))
-        offsets = batch.offsets[rows].tolist()
-        value = {
-            "topic": batch.topic,
-            "partition": batch.partition,
-            "series": name,
-            "version": version,
-            "offsets": offsets,
-            "times": batch.times[rows].tolist(),
-            "scores": rounded[rows].tolist(),
-        }
-        yield f"{batch.topic}/{batch.partition}/{offsets[0]}".encode(), _encode(value)
+        for start in range(int(first), int(end), LONGEST):
+            rows = slice(start, min(start + LONGEST, int(end)))
+            offsets = batch.offsets[rows].tolist()
+            inside = start - int(np.searchsorted(batch.offsets[first:end], offsets[0]) + first)
+            value = {
+                "topic": batch.topic,
+                "partition": batch.partition,
+                "series": name,
+                "version": version,
+                "offsets": offsets,
+                "times": batch.times[rows].tolist(),
+                "scores": rounded[rows].tolist(),
+            }
+            key = f"{batch.topic}/{batch.partition}/{offsets[0]}{f'+{inside}' if inside else ''}"
+            yield key.encode(), _encode(value)
 
 
 def boundary_message(
