@@ -1,0 +1,237 @@
+"""river detectors by name, which propose; the one file that knows river.
+
+Their state travels as plain data (msgpack), never as a pickle: numbers, text, lists, and objects of
+river's own classes, which are looked up inside river only.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import MethodType
+from typing import Any
+
+import msgspec
+import numpy as np
+import river
+from numpy.typing import NDArray
+from river import drift
+from river.base import DriftDetector
+
+from pipeline.errors import PipelineError
+
+#: What each detector is made with, where river's own defaults do not fit.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ADWIN": {"delta": 0.002, "clock": 4},
+    "KSWIN": {"seed": 0},  # without one, a restart would not go on as before
+}
+#: Cheap enough for every signal; the others see the joint residual only.
+ON_EVERY_SIGNAL = ("ADWIN",)
+
+
+class DetectorStateError(PipelineError):
+    """Stored detector state is not river's. It is not loaded."""
+
+
+def make(name: str) -> DriftDetector:
+    """A river detector of `river.drift` by name.
+
+    >>> make("ADWIN").delta
+    0.002
+    >>> make("os")
+    Traceback (most recent call last):
+    ValueError: no river drift detector 'os'; there are ADWIN, KSWIN, PageHinkley
+    """
+    cls = getattr(drift, name, None)
+    if name not in names() or cls is None:
+        raise ValueError(f"no river drift detector {name!r}; there are {', '.join(names())}")
+    made: DriftDetector = cls(**OPTIONS.get(name, {}))
+    return made
+
+
+def names() -> tuple[str, ...]:
+    """Detectors of a real-valued signal."""
+    skip = {"DummyDriftDetector", "NoDrift", "DriftRetrainingClassifier"}
+    return tuple(
+        name
+        for name in sorted(vars(drift))
+        if isinstance(cls := getattr(drift, name), type)
+        and issubclass(cls, DriftDetector)
+        and name not in skip
+    )
+
+
+class Proposers:
+    """The detectors of one series: one of each kind for each signal that it watches.
+
+    Parameters
+    ----------
+    kinds
+        Names of river detectors.
+    signals
+        Scalars a block; the last one is the joint residual.
+    """
+
+    def __init__(self, kinds: Sequence[str], signals: int) -> None:
+        self.kinds = tuple(kinds)
+        self.detectors: list[tuple[int, int, DriftDetector]] = [
+            (k, signal, make(kind))
+            for k, kind in enumerate(self.kinds)
+            for signal in range(0 if kind in ON_EVERY_SIGNAL else signals - 1, signals)
+        ]
+
+    def update(self, columns: Sequence[Sequence[float] | None]) -> list[tuple[int, int]]:
+        """Feed each signal's new values; (row, kind) of each alarm. None: no value yet.
+
+        columns: one list of values a signal, all of one length.
+        """
+        alarms = []
+        for kind, signal, detector in self.detectors:
+            column = columns[signal]
+            if column is None:
+                continue
+            update = detector.update
+            for row, value in enumerate(column):
+                update(value)
+                if detector.drift_detected:
+                    alarms.append((row, kind))
+        return alarms
+
+    def state(self) -> list[Any]:
+        """Plain data that `restore` goes on from."""
+        return [_plain(detector) for _, _, detector in self.detectors]
+
+    def restore(self, state: Sequence[Any]) -> None:
+        """Go on from `state()`; DetectorStateError if it is not of these detectors."""
+        found = [_object(item) for item in state]
+        if [type(d) for d in found] != [type(d) for _, _, d in self.detectors]:
+            raise DetectorStateError("the stored detectors are others than the settings name")
+        self.detectors = [
+            (kind, signal, detector)
+            for (kind, signal, _), detector in zip(self.detectors, found, strict=True)
+        ]
+
+
+def dump(proposers: Sequence[Proposers | None]) -> NDArray[np.uint8]:
+    """The state of many series as bytes; equal states, equal bytes."""
+    plain = [None if p is None else p.state() for p in proposers]
+    return np.frombuffer(msgspec.msgpack.encode(plain), dtype=np.uint8)
+
+
+def load(
+    content: NDArray[np.uint8], kinds: Sequence[str], signals: int
+) -> Iterator[Proposers | None]:
+    """What `dump` was given; DetectorStateError for anything that is not river's."""
+    try:
+        plain = msgspec.msgpack.decode(content.tobytes(), type=list[Any])
+    except msgspec.MsgspecError as exc:
+        raise DetectorStateError(f"not detector state: {exc}") from None
+    for state in plain:
+        if state is None:
+            yield None
+            continue
+        proposers = Proposers(kinds, signals)
+        proposers.restore(state)
+        yield proposers
+
+
+# Objects as plain data: a list [kind, ...] for what msgpack does not have ----------------------
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and text as they are; everything else tagged."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return value
+    for cls, kind, take in _CONTAINERS:
+        if isinstance(value, cls):
+            return [kind, *take(value)]
+    if isinstance(value, MethodType):
+        return ["method", value.__func__.__name__]
+    if _is_rivers(type(value)):
+        return ["object", f"{type(value).__module__}:{type(value).__qualname__}", *_parts(value)]
+    raise DetectorStateError(f"cannot keep {type(value).__name__} in a checkpoint")
+
+
+_CONTAINERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
+    (deque, "deque", lambda d: (d.maxlen, [_plain(v) for v in d])),
+    (list, "list", lambda items: ([_plain(v) for v in items],)),
+    (tuple, "tuple", lambda items: ([_plain(v) for v in items],)),
+    (dict, "dict", lambda d: ([[_plain(k), _plain(v)] for k, v in d.items()],)),
+    (random.Random, "random", lambda r: (_plain(r.getstate()),)),
+)
+
+
+def _parts(value: Any) -> tuple[Any, Any]:
+    """(arguments of __new__, state): Rust objects have both, Python objects a __dict__."""
+    if hasattr(value, "__getnewargs__"):
+        return _plain(tuple(value.__getnewargs__())), value.__getstate__()
+    return None, _plain(dict(vars(value)))
+
+
+def _object(plain: Any, owner: Any = None) -> Any:
+    """The inverse of `_plain`; `owner` is whose method a method is."""
+    if not isinstance(plain, list):
+        return plain
+    try:
+        kind, *rest = plain
+        if kind == "object":
+            return _rivers_object(*rest)
+        if kind == "method":
+            return getattr(owner, _method_name(owner, rest[0]))
+        if kind == "deque":
+            return deque((_object(v, owner) for v in rest[1]), rest[0])
+        if kind == "dict":
+            return {_object(k, owner): _object(v, owner) for k, v in rest[0]}
+        if kind in ("list", "tuple"):
+            items = [_object(v, owner) for v in rest[0]]
+            return items if kind == "list" else tuple(items)
+        if kind == "random":
+            rng = random.Random()
+            rng.setstate(_object(rest[0]))
+            return rng
+    except (TypeError, ValueError, IndexError, AttributeError) as exc:
+        raise DetectorStateError(f"not detector state: {exc}") from None
+    raise DetectorStateError(f"not detector state: {kind!r}")
+
+
+def _rivers_object(path: str, arguments: Any, state: Any) -> Any:
+    cls = _rivers_class(path)
+    if arguments is not None:
+        made = cls.__new__(cls, *_object(arguments))
+        made.__setstate__(state)
+        return made
+    made = cls.__new__(cls)
+    for name, value in _object(state, made).items():
+        setattr(made, name, value)
+    return made
+
+
+def _rivers_class(path: str) -> Any:
+    """A class that river itself defines, and nothing else whatever the path says."""
+    module, _, name = path.partition(":")
+    loaded = _loaded(module)
+    cls = getattr(loaded, name, None)
+    if not isinstance(cls, type) or not _is_rivers(cls):
+        raise DetectorStateError(f"{path} is not one of river's detectors")
+    return cls
+
+
+def _loaded(module: str) -> Any:
+    """A module of river that is imported already: a path in stored data imports nothing."""
+    if module != "river" and not module.startswith("river."):
+        return None
+    return sys.modules.get(module, getattr(river, module.rpartition(".")[2], None))
+
+
+def _is_rivers(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "river"
+
+
+def _method_name(owner: Any, name: str) -> str:
+    if not (isinstance(name, str) and callable(getattr(type(owner), name, None))):
+        raise DetectorStateError(f"no method {name!r}")
+    return name
