@@ -337,26 +337,12 @@ Time = Annotated[str, typer.Argument(help="ISO 8601 with zone, or `now`.")]
 Number = Annotated[int, typer.Argument(help="Number of the version in its stream.", min=1)]
 
 
-def _time(text: str) -> int:
-    """ISO 8601 with zone, or `now`, as microseconds since 1970 UTC."""
-    import time
-    from datetime import datetime
-
-    if text == "now":
-        return time.time_ns() // 1000
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(f"{text!r} is not a time such as 2026-03-01T12:00:00+01:00") from None
-    if at.utcoffset() is None:
-        raise SettingsError(f"{text!r} has no zone: add Z or an offset such as +01:00")
-    return round(at.timestamp() * 1_000_000)
-
-
 @audit.command("live-at")
 def live_at(at: Time, stream_name: StreamName = None, as_json: Json = False) -> None:
     """Which version was live at a time."""
-    when = _time(at)
+    from pipeline.run.times import parse_time
+
+    when = parse_time(at)
     _ask(lambda lineage, name: lineage.live_at(name, when), stream_name, as_json)
 
 
@@ -369,7 +355,9 @@ def why(number: Number, stream_name: StreamName = None, as_json: Json = False) -
 @audit.command("metrics-at")
 def metrics_at(at: Time, stream_name: StreamName = None, as_json: Json = False) -> None:
     """Which figures the version had that was live at a time."""
-    when = _time(at)
+    from pipeline.run.times import parse_time
+
+    when = parse_time(at)
     _ask(lambda lineage, name: lineage.metrics_at(name, when), stream_name, as_json)
 
 

@@ -602,7 +602,7 @@ def _to_edge(t: IntArray) -> IntArray:
 def _ranges(first: IntArray, counts: IntArray) -> IntArray:
     """first[0], first[0] + 1, ... (counts[0] of them), first[1], ..."""
     rank = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(first, counts) + rank
+    return np.asarray(np.repeat(first, counts) + rank)
 
 
 def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

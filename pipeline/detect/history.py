@@ -143,39 +143,48 @@ class Scale:
         test, stride = self.test, self.test.stride
         first = (low // stride + 1) * stride
         most = int(((high - first) // stride).max(initial=-1)) + 1
-        for k in range(most):
-            t = first + k * stride
-            due = (t <= high) & (t >= 3 * test.q)
-            if due.any():
-                self._push("local", slots[due], self._local(ring, slots[due], t[due]))
-            due = (t <= high) & (t - test.q - segment >= test.g_min // BLOCK)
-            if due.any():
-                value = self._as_used(ring, slots[due], t[due], segment[due])
-                self._push("used", slots[due], value)
+        if most <= 0:
+            return
+        t = first[:, None] + np.arange(most) * stride
+        here = t <= high[:, None]
+        due = here & (t >= 3 * test.q)
+        if due.any():
+            self._push("local", slots, due, self._local(ring, slots, np.where(due, t, 3 * test.q)))
+        length = t - test.q - segment[:, None]
+        due = here & (length >= test.g_min // BLOCK)
+        if due.any():
+            g = np.where(due, np.minimum(length, test.g_max // BLOCK), 1)
+            t = np.where(due, t, segment[:, None] + test.q + 1)
+            self._push("used", slots, due, self._as_used(ring, slots, t, g))
 
     def update(self, slots: IntArray) -> None:
         """Recompute sigma from the samples; called at fixed block numbers only."""
         self.sigma[slots] = self._sigma(slots)
 
     def _local(self, ring: Ring, slots: IntArray, t: IntArray) -> Array:
-        q = self.test.q
-        after, _ = ring.between(slots, t - q, t)
-        before, _ = ring.between(slots, t - 3 * q, t - q)
-        m = self.test.m
+        """Against the 2m readings before, at blocks t (S, K): (S, K, F)."""
+        q, m = self.test.q, self.test.m
+        at = slots[:, None]
+        after, _ = ring.between(at, t - q, t)
+        before, _ = ring.between(at, t - 3 * q, t - q)
         return np.asarray(np.abs(after / q - before / (2 * q)) / np.sqrt(1 / m + 1 / (2 * m)))
 
-    def _as_used(self, ring: Ring, slots: IntArray, t: IntArray, segment: IntArray) -> Array:
+    def _as_used(self, ring: Ring, slots: IntArray, t: IntArray, g: IntArray) -> Array:
+        """Against the g blocks before, at blocks t (S, K): (S, K, F)."""
         q, m = self.test.q, self.test.m
-        g = np.minimum(t - q - segment, self.test.g_max // BLOCK)
-        after, _ = ring.between(slots, t - q, t)
-        before, _ = ring.between(slots, t - q - g, t - q)
-        unit = np.sqrt(1 / m + 1 / (g * BLOCK))[:, None]
-        return np.asarray(np.abs(after / q - before / g[:, None]) / unit)
+        at, n = slots[:, None], g[..., None]
+        after, _ = ring.between(at, t - q, t)
+        before, _ = ring.between(at, t - q - g, t - q)
+        return np.asarray(np.abs(after / q - before / n) / np.sqrt(1 / m + 1 / (n * BLOCK)))
 
-    def _push(self, which: str, slots: IntArray, values: Array) -> None:
+    def _push(self, which: str, slots: IntArray, due: NDArray[np.bool_], values: Array) -> None:
+        """Keep the values (S, K, F) that are due (S, K), oldest first."""
         counts = getattr(self, f"n_{which}")
-        getattr(self, which)[slots, counts[slots] % SAMPLES] = values
-        counts[slots] += 1
+        rank = np.cumsum(due, axis=1) - 1
+        s, k = np.nonzero(due)
+        at = (counts[slots[s]] + rank[s, k]) % SAMPLES
+        getattr(self, which)[slots[s], at] = values[s, k]
+        counts[slots] += due.sum(axis=1)
 
     def _sigma(self, slots: IntArray) -> Array:
         prior = self.prior[slots]

@@ -82,7 +82,7 @@ def joint_residual(
     total = np.full(len(white), DIAGONAL * d)
     for j in range(d):
         total += white[:, j] * white[:, j]
-    return np.log(total)
+    return np.asarray(np.log(total))
 
 
 def block_means(rows: Array) -> Array:

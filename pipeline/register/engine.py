@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Insert, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
@@ -70,6 +70,14 @@ def translated(engine: Engine) -> Iterator[None]:
     except DBAPIError as exc:
         where = engine.url.render_as_string(hide_password=True)
         raise RegistryError(f"database {where}: {_first_line(exc.orig or exc)}") from exc
+
+
+def inserted(conn: Connection, statement: Insert) -> int:
+    """Insert one row; the number that the database gave it."""
+    key = conn.execute(statement).inserted_primary_key
+    if key is None:
+        raise RegistryError("the database gave the new row no number")
+    return int(key[0])
 
 
 def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:

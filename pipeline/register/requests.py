@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from pipeline.errors import LeaseLost
 from pipeline.records import Claim, Request
 from pipeline.register import ledger
+from pipeline.register.engine import inserted
 from pipeline.register.tables import requests
 
 #: Pending requests that one claim takes along, at most.
@@ -35,7 +36,7 @@ def submit(conn: Connection, request: Request, *, at: int) -> int:
         "due": request.due,
     }
     values = row | {"status": "pending", "fence": 0, "attempts": 0, "created": at}
-    number = int(conn.execute(insert(requests).values(values)).inserted_primary_key[0])
+    number = inserted(conn, insert(requests).values(values))
     entry = row | {"request": number, "inputs": dict(request.inputs)}
     ledger.append(conn, "request", entry, at=at, actor=request.actor, stream_id=request.stream_id)
     return number

@@ -18,7 +18,7 @@ from pipeline.records import Boundary, Candidate, Claim, Decision, Request, Vers
 from pipeline.register import artifacts, checkpoints, ledger, migrate, requests, versions
 from pipeline.register import tables as t
 from pipeline.register.checkpoints import Checkpoint
-from pipeline.register.engine import connect, now_us, reading, writing
+from pipeline.register.engine import connect, inserted, now_us, reading, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class SqlRegistry:
             text, now = ledger.canonical(list(channels)), self.clock()
             if row is None:
                 row_ = {"name": name, "channels": text, "created": now}
-                number = conn.execute(insert(t.streams).values(row_)).inserted_primary_key[0]
+                number = inserted(conn, insert(t.streams).values(row_))
                 ledger.append(conn, "stream", row_, at=now, stream_id=number)
                 return Stream(id=number, name=name, channels=tuple(channels))
             known = tuple(json.loads(row.channels))
@@ -261,7 +261,23 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return versions.held_out(conn, stream_id, upto, per_task)
 
+    def segments(self, stream_id: int) -> list[tuple[int, int, str]]:
+        """(request, task, sha256 of the readings) of every named segment, in order of arrival."""
+        with reading(self.engine) as conn:
+            return versions.segments(conn, stream_id)
+
+    def last_request(self, stream_id: int) -> int:
+        """Number of the stream's newest request; 0 without one."""
+        with reading(self.engine) as conn:
+            mine = t.requests.c.stream_id == stream_id
+            return int(conn.execute(select(func.max(t.requests.c.id)).where(mine)).scalar() or 0)
+
     # Versions ---------------------------------------------------------------------------------
+
+    def first_version(self, stream_id: int) -> Version | None:
+        """The first version that was ever live."""
+        with reading(self.engine) as conn:
+            return versions.first(conn, stream_id)
 
     def champion(self, stream_id: int) -> Version | None:
         """The version that is live."""

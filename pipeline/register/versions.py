@@ -16,6 +16,7 @@ from pipeline.errors import VersionConflict
 from pipeline.records import Candidate, Claim, Decision, Version
 from pipeline.register import artifacts, ledger, requests
 from pipeline.register import tables as t
+from pipeline.register.engine import inserted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def register(conn: Connection, claim: Claim, made: Made, *, at: int) -> Version:
         "code_version": made.code_version,
         "created": at,
     }
-    version_id = int(conn.execute(insert(t.versions).values(row)).inserted_primary_key[0])
+    version_id = inserted(conn, insert(t.versions).values(row))
     _insert_figures(conn, version_id, made.candidate)
     entry = row | {"metrics": dict(made.candidate.metrics), "skills": dict(made.candidate.skills)}
     ledger.append(conn, "version", entry, at=at, stream_id=stream_id)
@@ -123,8 +124,7 @@ def assign(
             "kind": "normal",
             "fingerprint": ledger.canonical(fingerprint.tolist()),
         }
-        made = conn.execute(insert(t.tasks).values(created=at, **row))
-        task_id = int(made.inserted_primary_key[0])
+        task_id = inserted(conn, insert(t.tasks).values(created=at, **row))
     near = distance if np.isfinite(distance) else None
     conn.execute(
         update(t.requests)
@@ -142,6 +142,27 @@ def champion(conn: Connection, stream_id: int) -> Version | None:
         select(t.versions.c.id).where(t.versions.c.stream_id == stream_id, t.is_champion)
     ).first()
     return _version(conn, row.id) if row else None
+
+
+def first(conn: Connection, stream_id: int) -> Version | None:
+    """The version that was live first."""
+    row = conn.execute(
+        select(t.promotions.c.version_id)
+        .where(t.promotions.c.stream_id == stream_id)
+        .order_by(t.promotions.c.id)
+        .limit(1)
+    ).first()
+    return _version(conn, row.version_id) if row else None
+
+
+def segments(conn: Connection, stream_id: int) -> list[tuple[int, int, str]]:
+    """(request, task, sha256 of the readings) of every named segment, in order of arrival."""
+    rows = conn.execute(
+        select(t.requests.c.id, t.requests.c.task_id, t.requests.c.inputs)
+        .where(t.requests.c.stream_id == stream_id, t.requests.c.task_id.is_not(None))
+        .order_by(t.requests.c.id)
+    )
+    return [(row.id, row.task_id, json.loads(row.inputs)["segment"]) for row in rows]
 
 
 def skills(conn: Connection, version_id: int) -> dict[int, float]:

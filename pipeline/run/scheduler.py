@@ -105,7 +105,7 @@ def last_due(trigger: CronTrigger, now: datetime) -> datetime | None:
     '2026-03-01T02:30:00+00:00'
     """
     for step in LOOK_BACK:
-        due = trigger.get_next_fire_time(None, now - step)
+        due: datetime | None = trigger.get_next_fire_time(None, now - step)
         if due is None or due > now:
             continue
         while (following := trigger.get_next_fire_time(due, due + timedelta(seconds=1))) <= now:

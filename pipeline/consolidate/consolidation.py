@@ -1,0 +1,222 @@
+"""What happens at a boundary, in numbered order: a pure function of its inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import Learn, Score
+from pipeline.consolidate.ewc import Anchor, merge
+from pipeline.consolidate.examples import examples, windows_of
+from pipeline.consolidate.fisher import fisher_diagonal
+from pipeline.consolidate.reservoir import union
+from pipeline.consolidate.staging import Readings
+from pipeline.consolidate.strategies import STRATEGIES, Task
+from pipeline.consolidate.training import Examples
+from pipeline.errors import TrainingFailed
+from pipeline.records import Candidate
+from pipeline.score.models import forecaster
+from pipeline.score.scaling import Scaling
+from pipeline.score.version import Weights
+
+#: A skill is never reported below this.
+WORST = -100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything that a consolidation depends on, as bytes that have a hash."""
+
+    #: The champion's weights and EWC state; None for a first version.
+    parent: bytes | None
+    ewc: bytes | None
+    #: (task id, readings): what is to be learned now.
+    segments: tuple[tuple[int, bytes], ...]
+    #: The newest reservoir of each partition.
+    reservoirs: tuple[bytes, ...]
+    #: Task id -> readings whose held-out part measures it; the new tasks are among them.
+    held_out: Mapping[int, tuple[bytes, ...]]
+    seed: int
+
+
+def consolidate(
+    inputs: Inputs,
+    score: Score,
+    learn: Learn,
+    progress: Callable[[float], None] | None = None,
+) -> Candidate:
+    """Make a candidate; the same inputs and settings give the same bytes on the same platform.
+
+    1. Load the parent, or begin: scaling from the new readings, fresh weights from the seed.
+    2. Fold the Fisher diagonal at the parent's weights, on what it knew, into the running anchor.
+    3. Train on the new segments, with replay from the reservoirs, under the anchor.
+    4. Measure candidate and parent on every task's held-out readings: a row of R each.
+
+    Raises
+    ------
+    TrainingFailed
+        No window to train on or to measure with, or a loss that is not finite.
+    """
+    started = time.monotonic()
+    with _one_thread():
+        generator = torch.Generator().manual_seed(inputs.seed)
+        parent = Weights.from_bytes(inputs.parent) if inputs.parent else None
+        segments = [Readings.from_bytes(content) for _, content in inputs.segments]
+        start = parent or _begin(segments, score, inputs.seed)  # 1
+        train, held = windows_of(segments, start.window, learn.held_out)
+        if not len(train) or not len(held):
+            raise TrainingFailed("the new segment is too short to train and to measure on")
+        kept = union(inputs.reservoirs, learn.reservoir_capacity, inputs.seed)
+        old = examples(kept.values, start.scaling) if kept is not None else None
+        anchor = _anchor(inputs, start, old, learn, generator) if parent else None  # 2
+        model = Weights.from_bytes(start.to_bytes()).model.train()
+        trained = STRATEGIES[learn.strategy](  # 3
+            Task(
+                model=model,
+                new=examples(train.values, start.scaling),
+                held_out=examples(held.values, start.scaling),
+                old=old,
+                anchor=anchor,
+                learn=learn,
+                generator=generator,
+                progress=progress,
+            )
+        )
+        weights = _finish(model.eval(), start, inputs.held_out, learn)
+        skills, sizes = _row(weights, inputs.held_out, learn)  # 4
+        parent_skills = _row(parent, inputs.held_out, learn)[0] if parent else {}
+    return Candidate(
+        weights=weights.to_bytes(),
+        ewc=anchor.to_bytes() if anchor else b"",
+        metrics={
+            "loss_before": trained.loss_before,
+            "loss_after": trained.loss_after,
+            "steps": float(trained.steps),
+            "seconds": time.monotonic() - started,
+            "ewc_lambda": learn.ewc_lambda if anchor else 0.0,
+            "fisher_trace": anchor.trace if anchor else 0.0,
+            "windows_new": float(len(train)),
+            "windows_replayed": float(len(old)) if old is not None else 0.0,
+            "parameters": float(sum(p.numel() for p in model.parameters())),
+            "average_skill": float(np.mean(list(skills.values()))),
+        },
+        skills=skills,
+        parent_skills=parent_skills,
+        new_tasks=tuple(sorted({task for task, _ in inputs.segments})),
+        sizes=sizes,
+    )
+
+
+def evaluate(
+    weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn
+) -> tuple[dict[int, float], dict[int, int]]:
+    """Skill on each task's held-out readings, and the windows behind it.
+
+    skill = 1 - MSE / variance, over the observed cells, each channel in units of its own variance
+    in the task: 0 for who forecasts the regime's mean, below for who takes it for another regime.
+    """
+    with _one_thread():
+        return _row(Weights.from_bytes(weights), held_out, learn)
+
+
+def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
+    if not segments:
+        raise TrainingFailed("there is no reading to begin with")
+    values = np.concatenate([s.values for s in segments])
+    channels = values.shape[1]
+    return Weights(
+        model=forecaster(score.window, channels, score.hidden, seed),
+        scaling=Scaling.fit(values),
+        error_scale=torch.ones(channels),
+        window=score.window,
+        channels=channels,
+        hidden=score.hidden,
+    )
+
+
+def _anchor(
+    inputs: Inputs,
+    parent: Weights,
+    old: Examples | None,
+    learn: Learn,
+    generator: torch.Generator,
+) -> Anchor | None:
+    """Step 2: the parent's weights and the Fisher diagonal there, merged with what came before."""
+    if old is None:
+        return Anchor.from_bytes(inputs.ewc) if inputs.ewc else None
+    rows = torch.randperm(len(old), generator=generator)[: learn.fisher_rows]
+    fisher = fisher_diagonal(parent.model, old.x[rows], generator)
+    theta = {name: p.detach().clone() for name, p in parent.model.named_parameters()}
+    before = Anchor.from_bytes(inputs.ewc) if inputs.ewc else None
+    return merge(before, Anchor(theta=theta, fisher=fisher), learn.gamma)
+
+
+def _finish(
+    model: torch.nn.Module, start: Weights, held_out: Mapping[int, Sequence[bytes]], learn: Learn
+) -> Weights:
+    """The trained model with its error scale: per channel, over every task's held-out readings."""
+    squares, counts = torch.zeros(start.channels), torch.zeros(start.channels)
+    for contents in held_out.values():
+        part = _held_out(contents, start, learn)
+        error = _errors(model, part)
+        squares += error.square().nan_to_num(0.0).sum(dim=0)
+        counts += (~error.isnan()).sum(dim=0)
+    scale = (squares / counts.clamp(min=1)).sqrt()
+    return Weights(
+        model=model,  # type: ignore[arg-type]
+        scaling=start.scaling,
+        error_scale=torch.where(counts > 0, scale, 1.0).clamp(min=1e-3),
+        window=start.window,
+        channels=start.channels,
+        hidden=start.hidden,
+    )
+
+
+def _row(
+    weights: Weights, held_out: Mapping[int, Sequence[bytes]], learn: Learn
+) -> tuple[dict[int, float], dict[int, int]]:
+    skills, sizes = {}, {}
+    for task, contents in sorted(held_out.items()):
+        part = _held_out(contents, weights, learn)
+        if len(part):
+            skills[task] = _skill(_errors(weights.model, part), part.y)
+            sizes[task] = len(part)
+    return skills, sizes
+
+
+def _held_out(contents: Sequence[bytes], weights: Weights, learn: Learn) -> Examples:
+    segments = [Readings.from_bytes(content) for content in contents]
+    _, held = windows_of(segments, weights.window, learn.held_out)
+    return examples(held.values, weights.scaling)
+
+
+@torch.no_grad()
+def _errors(model: torch.nn.Module, part: Examples) -> Tensor:
+    """(N, d) forecast errors in scales, NaN where nothing was observed."""
+    output: Tensor = model(part.x)
+    return output - part.y
+
+
+def _skill(errors: Tensor, targets: Tensor) -> float:
+    mean = targets.nanmean(dim=0)
+    variance = (targets - mean).square().nanmean(dim=0).clamp(min=1e-4)
+    ratio = errors.square() / variance
+    mse = ratio.nan_to_num(0.0).sum() / (~ratio.isnan()).sum().clamp(min=1)
+    return max(WORST, 1.0 - float(mse))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over threads would come in another order: the same bytes need one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

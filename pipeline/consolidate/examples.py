@@ -1,0 +1,34 @@
+"""Segments in; windows apart for training and for measuring, scaled for the model, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.consolidate.staging import Readings, Windows, split
+from pipeline.consolidate.training import Examples
+from pipeline.records import FloatArray
+from pipeline.score.scaling import Scaling
+
+
+def windows_of(
+    segments: Sequence[Readings], window: int, held_out: float
+) -> tuple[Windows, Windows]:
+    """Training and held-out windows of several segments; none crosses from one to another."""
+    pairs = [split(readings, window, held_out) for readings in segments]
+    return _join([train for train, _ in pairs]), _join([held for _, held in pairs])
+
+
+def examples(windows: FloatArray, scaling: Scaling) -> Examples:
+    """Windows (N, W + 1, d), scaled: the first W as input, the last as target."""
+    scaled = scaling.apply(torch.from_numpy(np.array(windows)))
+    return Examples(x=scaled[:, :-1].nan_to_num(0.0), y=scaled[:, -1])
+
+
+def _join(parts: Sequence[Windows]) -> Windows:
+    return Windows(
+        values=np.concatenate([p.values for p in parts]),
+        offsets=np.concatenate([p.offsets for p in parts]),
+    )

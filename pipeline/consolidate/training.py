@@ -1,0 +1,140 @@
+"""A model, new windows and replayed ones in; the same model trained out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Learn
+from pipeline.consolidate.ewc import Anchor, proximal_step
+from pipeline.errors import TrainingFailed
+
+#: Epochs without a better held-out loss after which training stops.
+PATIENCE = 5
+#: Weight of the match to the parent's outputs on replayed windows, and of the replayed targets.
+MATCH, REPLAY = 1.0, 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Scaled windows (N, W, d) without holes, and targets (N, d), NaN where nothing was seen."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Old windows, and what the parent answered on them."""
+
+    examples: Examples
+    outputs: Tensor  # (N, d)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """How a training went."""
+
+    steps: int
+    loss_before: float
+    loss_after: float
+
+
+def masked_mse(output: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over the observed cells; 0 if there is none."""
+    observed = ~target.isnan()
+    error = torch.where(observed, output - target, 0.0)
+    return error.square().sum() / observed.sum().clamp(min=1)
+
+
+def train(
+    model: nn.Module,
+    new: Examples,
+    held_out: Examples,
+    learn: Learn,
+    *,
+    replay: Replay | None,
+    anchor: Anchor | None,
+    generator: torch.Generator,
+    progress: Callable[[float], None] | None = None,
+) -> Trained:
+    """Adam over the new windows, each batch with as many replayed ones; the best epoch is kept.
+
+    loss = MSE(new) + REPLAY MSE(replayed) + MATCH MSE(output, parent's output on replayed), and
+    the EWC penalty as a proximal step after each of Adam's.
+
+    Raises
+    ------
+    TrainingFailed
+        The loss is not finite, or `max_seconds` are over: a time limit that cut training short
+        would make the weights depend on the clock.
+    """
+    optimiser = torch.optim.Adam(model.parameters(), lr=learn.lr)
+    per_epoch = -(-len(new) // learn.batch)
+    total = learn.epochs * per_epoch
+    best = before = _loss(model, held_out)
+    kept = _copy(model)
+    deadline, since_best, step = time.monotonic() + learn.max_seconds, 0, 0
+    for epoch in range(learn.epochs):
+        order = torch.randperm(len(new), generator=generator)
+        for first in range(0, len(new), learn.batch):
+            batch = order[first : first + learn.batch]
+            optimiser.param_groups[0]["lr"] = learn.lr * (1 - step / total)
+            _step(model, optimiser, new, batch, replay, generator)
+            if anchor is not None and learn.ewc_lambda:
+                proximal_step(model, anchor, optimiser, learn.ewc_lambda)
+            step += 1
+        loss = _loss(model, held_out)
+        if not loss < float("inf"):
+            raise TrainingFailed(f"the loss is {loss} after epoch {epoch + 1}")
+        since_best = 0 if loss < best else since_best + 1
+        if loss < best:
+            best, kept = loss, _copy(model)
+        if time.monotonic() > deadline:
+            raise TrainingFailed(f"not done within learn.max_seconds = {learn.max_seconds:g}")
+        if progress:
+            progress((epoch + 1) / learn.epochs)
+        if since_best >= PATIENCE:
+            break
+    model.load_state_dict(kept)
+    return Trained(steps=step, loss_before=before, loss_after=best)
+
+
+def _step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    new: Examples,
+    batch: Tensor,
+    replay: Replay | None,
+    generator: torch.Generator,
+) -> None:
+    """One forward and one backward pass of new and replayed windows together."""
+    x = new.x[batch]
+    if replay is not None:
+        old = torch.randint(len(replay.examples), (len(batch),), generator=generator)
+        x = torch.cat([x, replay.examples.x[old]])
+    output = model(x)
+    loss = masked_mse(output[: len(batch)], new.y[batch])
+    if replay is not None:
+        again = output[len(batch) :]
+        loss = loss + REPLAY * masked_mse(again, replay.examples.y[old])
+        loss = loss + MATCH * (again - replay.outputs[old]).square().mean()
+    optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimiser.step()
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, examples: Examples) -> float:
+    return float(masked_mse(model(examples.x), examples.y))
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.state_dict().items()}

@@ -1,0 +1,229 @@
+"""What a run left in SQL, beside the truth and the baselines: as data, and as tables to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import Settings
+from pipeline.consolidate.transfer import transfer
+from pipeline.detect.matching import match
+from pipeline.register.sql import SqlRegistry
+from pipeline.run import baselines
+from pipeline.run.shuttle import SEGMENTS, SERIES, Recording
+from pipeline.run.times import parse_time
+from pipeline.serve.lineage import Lineage
+
+#: An alarm so many readings after a true boundary still finds it.
+TOLERANCE = 60
+
+
+def report(settings: Settings, registry: SqlRegistry, recording: Recording) -> dict[str, Any]:
+    """The demo's answer; the truth enters here, and nowhere before."""
+    name = settings.stream.topic
+    stream = registry.stream(name)
+    lineage = Lineage(settings.database)
+    try:
+        history = lineage.history(name)
+        return {
+            "arranged": _arranged(recording),
+            "boundaries": _boundaries(lineage.boundaries(name), recording),
+            "versions": history,
+            "retention": _retention(history),
+            "baselines": _baselines(settings, registry, stream.id if stream else 0),
+            "audit": _audit(lineage, name, history),
+        }
+    finally:
+        lineage.close()
+
+
+def _arranged(recording: Recording) -> dict[str, Any]:
+    return {
+        "recording": "Statlog (Shuttle) as river bundles it: real readings, no order in time",
+        "arrangement": "series of segments, normal and anomalous in turn; each reading once",
+        "readings": recording.rows,
+        "series": list(SERIES),
+        "segments": list(SEGMENTS),
+    }
+
+
+def _boundaries(found: Sequence[Mapping[str, Any]], recording: Recording) -> dict[str, Any]:
+    rows = sum(SEGMENTS)
+    by_series = {name: [b for b in found if b["series"] == name] for name in SERIES}
+    matches = {
+        name: match([b["detected_row"] for b in mine], recording.boundaries, rows, TOLERANCE)
+        for name, mine in by_series.items()
+    }
+    delays = sorted(d for m in matches.values() for d in m.delays)
+    return {
+        "tolerance_readings": TOLERANCE,
+        "true": {name: list(recording.boundaries) for name in SERIES},
+        "true_count": len(SERIES) * len(recording.boundaries),
+        "found": list(found),
+        "hits": sum(m.hits for m in matches.values()),
+        "false": sum(m.false_alarms for m in matches.values()),
+        "missed": sum(m.missed for m in matches.values()),
+        "median_delay_readings": delays[len(delays) // 2] if delays else None,
+    }
+
+
+def _retention(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """R over the versions that became champion, and its summaries."""
+    live = [v for v in history if v["live"]]
+    tasks = sorted({task for v in live for task in v["skills"]}, key=lambda t: int(t.split()[1]))
+    r = np.array([[v["skills"].get(task, np.nan) for task in tasks] for v in live], dtype=float)
+    if not r.size:
+        return {"tasks": [], "versions": [], "R": []}
+    learned = [int(np.flatnonzero(~np.isnan(r[:, j]))[0]) for j in range(len(tasks))]
+    kept = transfer(r, learned)
+    return {
+        "tasks": tasks,
+        "versions": [v["version"] for v in live],
+        "R": [[None if np.isnan(x) else float(x) for x in row] for row in r],
+        "average": kept.average,
+        "forgetting": kept.forgetting,
+        "backward_transfer": kept.backward,
+        "forward_transfer": kept.forward,
+    }
+
+
+def _baselines(settings: Settings, registry: SqlRegistry, stream_id: int) -> dict[str, Any]:
+    """Each model's skill a task, all on the same held-out readings, at the end of the stream."""
+    numbers = {task.id: task.number for task in registry.tasks(stream_id)}
+    return {
+        name: {
+            "average": baselines.mean(skills),
+            "skills": {f"task {numbers[task]}": skill for task, skill in skills.items()},
+        }
+        for name, skills in baselines.measure(settings, registry, stream_id).items()
+    }
+
+
+def _audit(lineage: Lineage, name: str, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Three questions about the last version that became champion."""
+    live = [v for v in history if v["live"]]
+    if not live:
+        return {}
+    last = live[-1]
+    at = parse_time(last["live"][0]["from"])
+    return {
+        "live-at": lineage.live_at(name, at),
+        "why": lineage.why(name, last["version"]),
+        "metrics-at": lineage.metrics_at(name, at),
+    }
+
+
+# To read --------------------------------------------------------------------------------------
+
+
+def print_report(answer: Mapping[str, Any]) -> None:
+    """The demo's answer as tables on standard output."""
+    console = Console(soft_wrap=False)
+    _print_boundaries(console, answer)
+    _print_versions(console, answer["versions"])
+    _print_retention(console, answer)
+    for question, reply in answer["audit"].items():
+        console.print(f"\n[bold]tidemark audit {question}[/bold]")
+        console.print(_lines(reply))
+    console.print(f"\n{answer['seconds']} s")
+
+
+def print_answer(answer: Any) -> None:
+    """One audit answer: `key: value` lines, or a table of several."""
+    console = Console()
+    if isinstance(answer, Mapping):
+        console.print(_lines(answer), highlight=False)
+    else:
+        _print_versions(console, answer)
+
+
+def _print_boundaries(console: Console, answer: Mapping[str, Any]) -> None:
+    found, arranged = answer["boundaries"], answer["arranged"]
+    console.print(
+        f"[bold]Recording[/bold]: {arranged['recording']}; arranged by us as "
+        f"{len(arranged['series'])} {arranged['arrangement']}."
+    )
+    table = Table(title="Boundaries: found (row of detection) beside true", title_justify="left")
+    for column in ("series", "true", "found", "detected after", "signal", "detectors", "moved"):
+        table.add_column(column)
+    for name, true in found["true"].items():
+        for b in (b for b in found["found"] if b["series"] == name):
+            near = [t for t in true if t <= b["detected_row"] < t + TOLERANCE]
+            table.add_row(
+                name,
+                str(near[0]) if near else "none",
+                str(b["boundary_row"]),
+                f"{b['detected_row'] - near[0]} readings" if near else "",
+                f"{b['signal']} {b['statistic']:.1f} > {b['threshold']:g}",
+                ", ".join(b["detectors"]),
+                ", ".join(f"f{c + 1} {change:+.1f}" for c, change in b["sensors"]),
+            )
+    console.print(table)
+    console.print(
+        f"{found['hits']} of {found['true_count']} true boundaries found within "
+        f"{found['tolerance_readings']} readings, {found['false']} false ones; "
+        "nobody told the pipeline where they are."
+    )
+
+
+def _print_versions(console: Console, versions: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title="Versions", title_justify="left")
+    for column in ("version", "parent", "reason", "fate", "skills", "loss", "decision"):
+        table.add_column(column)
+    for v in versions:
+        loss = v["metrics"]
+        table.add_row(
+            str(v["version"]),
+            str(v["parent"] or ""),
+            v["reason"],
+            v["fate"],
+            _skills(v["skills"]),
+            f"{loss.get('loss_before', 0):.2f} to {loss.get('loss_after', 0):.2f}",
+            v["decision"],
+        )
+    console.print(table)
+
+
+def _print_retention(console: Console, answer: Mapping[str, Any]) -> None:
+    kept = answer["retention"]
+    table = Table(
+        title="R: skill (1 - MSE / variance) of each champion on each task's held-out readings",
+        title_justify="left",
+    )
+    table.add_column("after")
+    for task in kept["tasks"]:
+        table.add_column(task)
+    table.add_column("average")
+    for version, row in zip(kept["versions"], kept["R"], strict=True):
+        table.add_row(f"version {version}", *map(_skill, row), "")
+    table.add_section()
+    for name, line in answer["baselines"].items():
+        cells = [_skill(line["skills"].get(task)) for task in kept["tasks"]]
+        table.add_row(f"{name}, at the end", *cells, _skill(line["average"]))
+    console.print(table)
+
+
+def _skill(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _skills(skills: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {value:.2f}" for task, value in skills.items())
+
+
+def _lines(answer: Mapping[str, Any]) -> str:
+    return "\n".join(f"  {key}: {_short(value)}" for key, value in answer.items() if value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return "; ".join(map(_short, value))
+    return str(value)

@@ -1,0 +1,44 @@
+"""Running location and scale per channel: sensors' units out of the model's way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.records import FloatArray
+
+#: Scaled readings are clipped here: an outlier must not own the loss.
+CLIP = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """x -> clip((x - location) / scale); belongs to a version, fitted on its training readings."""
+
+    location: Tensor  # (d,)
+    scale: Tensor  # (d,)
+
+    @classmethod
+    def fit(cls, readings: FloatArray) -> Scaling:
+        """Median, and the larger of the quartiles' distance and a tenth of the deviation, (n, d).
+
+        A sensor that never moves is scaled by a thousandth of its value, one that is silent by 1.
+        """
+        x = np.where(np.isfinite(readings), readings, np.nan).astype(np.float64)
+        silent = np.isnan(x).all(axis=0)
+        x[:, silent] = 0.0
+        low, median, high = np.nanquantile(x, (0.25, 0.5, 0.75), axis=0)
+        scale = np.maximum((high - low) / 1.349, np.nanstd(x, axis=0) / 10)
+        still = np.maximum(np.abs(median) * 1e-3, 1e-9)
+        scale = np.where(silent, 1.0, np.where(scale > np.abs(median) * 1e-9, scale, still))
+        return cls(
+            location=torch.from_numpy(median.astype(np.float32)),
+            scale=torch.from_numpy(np.maximum(scale, 1e-30).astype(np.float32)),
+        )
+
+    def apply(self, readings: Tensor) -> Tensor:
+        """(..., d) readings, scaled; a missing cell stays NaN."""
+        return ((readings - self.location) / self.scale).clamp_(-CLIP, CLIP)
