@@ -22,8 +22,12 @@ PREFIX = "TIDEMARK_"
 #: Names the TOML file itself.
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
-Count = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0)]
+#: No setting is larger: it still fits Kafka's and SQL's integers, and infinity is out.
+LARGEST = 2**31 - 1
+
+Count = Annotated[int, Meta(ge=1, le=LARGEST)]
+Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
+NotNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -90,7 +94,7 @@ class Stream(Section, frozen=True, kw_only=True):
     series: Annotated[
         str,
         Meta(
-            pattern=r"^(key|topic|field:.+)$",
+            pattern=r"^(key|topic|field:(?!(time|values)$).+)$",
             description="What names a series: key, topic (one series) or field:NAME",
         ),
     ] = "key"
@@ -137,10 +141,11 @@ class Detect(Section, frozen=True, kw_only=True):
         Meta(min_length=1, description="river detectors whose alarms open a watch"),
     ] = ("ADWIN", "PageHinkley")
     warm_up: Annotated[
-        int, Meta(ge=60, description="Readings behind the robust scale of a series")
+        int, Meta(ge=60, le=LARGEST, description="Readings behind the robust scale of a series")
     ] = 300
     fit_after: Annotated[
-        int, Meta(ge=100, description="Readings behind the VAR(1) forecaster of a series")
+        int,
+        Meta(ge=100, le=LARGEST, description="Readings behind the VAR(1) forecaster of a series"),
     ] = 1000
     watch: Annotated[
         Count, Meta(description="Readings after a river alarm in which a test may confirm")
@@ -161,13 +166,14 @@ class Learn(Section, frozen=True, kw_only=True):
     """What a consolidation does."""
 
     adapt_after: Annotated[
-        int, Meta(ge=64, description="Readings of a new segment before it is learned")
+        int, Meta(ge=64, le=LARGEST, description="Readings of a new segment before it is learned")
     ] = 256
     refine_after: Annotated[
-        int, Meta(ge=0, description="Readings of a segment before it is refined; 0: never")
+        int,
+        Meta(ge=0, le=LARGEST, description="Readings of a segment before it is refined; 0: never"),
     ] = 2000
     segment_capacity: Annotated[
-        int, Meta(ge=64, description="Readings kept of an open segment, from its start")
+        int, Meta(ge=64, le=LARGEST, description="Readings kept of an open segment, from its start")
     ] = 2000
     held_out: Annotated[
         float, Meta(gt=0, lt=0.6, description="Share of a segment kept apart for measuring")
@@ -182,24 +188,24 @@ class Learn(Section, frozen=True, kw_only=True):
     batch: Annotated[Count, Meta(description="New windows in a step (and as many replayed)")] = 64
     lr: Annotated[Positive, Meta(description="Adam's learning rate, falling linearly to 0")] = 2e-3
     ewc_lambda: Annotated[
-        float, Meta(ge=0, description="Strength of the EWC penalty; 0: no penalty")
+        NotNegative, Meta(description="Strength of the EWC penalty; 0: no penalty")
     ] = 10.0
     gamma: Annotated[Share, Meta(description="Decay of the running Fisher at a boundary")] = 0.9
     fisher_rows: Annotated[Count, Meta(description="Windows behind the Fisher diagonal")] = 500
     max_seconds: Annotated[
         Positive, Meta(description="A consolidation stops training after, in seconds")
     ] = 60.0
-    seed: Annotated[int, Meta(ge=0, description="Seed of everything random")] = 0
+    seed: Annotated[int, Meta(ge=0, le=LARGEST, description="Seed of everything random")] = 0
 
 
 class Gate(Section, frozen=True, kw_only=True):
     """When a candidate becomes champion."""
 
     min_gain: Annotated[
-        float, Meta(ge=0, description="Least rise of the skill on the new task")
+        NotNegative, Meta(description="Least rise of the skill on the new task")
     ] = 0.02
     max_forgetting: Annotated[
-        float, Meta(ge=0, description="Largest fall of the skill on any old task")
+        NotNegative, Meta(description="Largest fall of the skill on any old task")
     ] = 0.05
 
 
@@ -334,10 +340,10 @@ def as_markdown() -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A default as TOML writes it."""
+    """A value as TOML writes it: as JSON does, but for one control character."""
     if isinstance(value, tuple | list):
         return "[" + ", ".join(toml_value(v) for v in value) + "]"
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007F")
 
 
 def digest(settings: Settings) -> str:
@@ -346,7 +352,15 @@ def digest(settings: Settings) -> str:
 
     public = msgspec.to_builtins(settings)
     public["kafka"].pop("sasl_password")
+    public["database"]["url"] = _without_password(settings.database.url)
     return hashlib.sha256(msgspec.json.encode(public, order="sorted")).hexdigest()
+
+
+def _without_password(url: str) -> str:
+    """`scheme://user:secret@host/name?options` as `scheme://user@host/name`."""
+    scheme, mark, rest = url.partition("?")[0].partition("://")
+    who, at, where = rest.rpartition("@")
+    return f"{scheme}{mark}{who.partition(':')[0]}{at}{where}"
 
 
 def _read(path: Path) -> dict[str, Any]:

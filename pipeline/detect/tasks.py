@@ -11,12 +11,14 @@ from pipeline.records import FloatArray
 
 Array = NDArray[np.float64]
 
+#: The first and the last decile of a normal distribution are so many deviations apart.
+DECILES = 2.563
 #: A regime further from every known one is new.
 NEW_FROM = 1.0
 
 
 def fingerprint(values: FloatArray) -> Array:
-    """Location and scale (2, d) of a segment's readings (n, d): medians, quartiles' distance.
+    """Location and scale (2, d) of a segment's readings (n, d): medians, the deciles' distance.
 
     A missing cell counts for nothing; a sensor without any cell has NaN. The scale of a sensor that
     repeats one value is its standard deviation.
@@ -24,8 +26,8 @@ def fingerprint(values: FloatArray) -> Array:
     x = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
     silent = np.isnan(x).all(axis=0)
     x[:, silent] = 0.0
-    low, median, high = np.nanquantile(x, (0.25, 0.5, 0.75), axis=0)
-    scale = (high - low) / 1.349
+    low, median, high = np.nanquantile(x, (0.1, 0.5, 0.9), axis=0)
+    scale = (high - low) / DECILES
     scale = np.where(scale > 0, scale, np.nanstd(x, axis=0))
     return np.where(silent, np.nan, np.stack([median, scale]))
 

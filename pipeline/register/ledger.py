@@ -24,7 +24,8 @@ _LOCK = 7_233_001
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values, equal text."""
-    return msgspec.json.encode(value, order="sorted").decode()
+    plain = msgspec.to_builtins(value, str_keys=True)
+    return msgspec.json.encode(plain, order="sorted").decode()
 
 
 def append(

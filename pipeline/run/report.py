@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from pipeline.serve.lineage import Lineage
 
 #: An alarm so many readings after a true boundary still finds it.
 TOLERANCE = 60
+#: Long lists of hashes, for machines: `--json` has them.
+ONLY_JSON = ("inputs",)
 
 
 def report(settings: Settings, registry: SqlRegistry, recording: Recording) -> dict[str, Any]:
@@ -122,23 +125,28 @@ def _audit(lineage: Lineage, name: str, history: Sequence[Mapping[str, Any]]) ->
 
 def print_report(answer: Mapping[str, Any]) -> None:
     """The demo's answer as tables on standard output."""
-    console = Console(soft_wrap=False)
+    console = _console()
     _print_boundaries(console, answer)
     _print_versions(console, answer["versions"])
     _print_retention(console, answer)
     for question, reply in answer["audit"].items():
         console.print(f"\n[bold]tidemark audit {question}[/bold]")
-        console.print(_lines(reply))
+        console.print(_lines(reply), highlight=False, markup=False)
     console.print(f"\n{answer['seconds']} s")
 
 
 def print_answer(answer: Any) -> None:
     """One audit answer: `key: value` lines, or a table of several."""
-    console = Console()
+    console = _console()
     if isinstance(answer, Mapping):
         console.print(_lines(answer), highlight=False)
     else:
         _print_versions(console, answer)
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for the tables where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def _print_boundaries(console: Console, answer: Mapping[str, Any]) -> None:
@@ -216,7 +224,8 @@ def _skills(skills: Mapping[str, float]) -> str:
 
 
 def _lines(answer: Mapping[str, Any]) -> str:
-    return "\n".join(f"  {key}: {_short(value)}" for key, value in answer.items() if value)
+    told = {key: value for key, value in answer.items() if value and key not in ONLY_JSON}
+    return "\n".join(f"  {key}: {_short(value)}" for key, value in told.items())
 
 
 def _short(value: Any) -> str:

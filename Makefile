@@ -1,0 +1,37 @@
+# make demo, make test: everything else stands on these. make help lists all.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint clean
+
+help: ## This list
+	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(STAMP) ## A virtual environment in .venv with tidemark and the tools to develop it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tidemark needs Python 3.11 or later: make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[postgres]" --group dev
+	@touch $@
+
+demo: install ## Real readings through the whole line, in about a minute (ARGS="--json")
+	@$(BIN)/tidemark demo $(ARGS)
+
+test: install lint ## Everything that CI checks (ARGS="-k name")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## Style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-%: install ## A benchmark: bench-throughput (ARGS="--json")
+	$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)
+
+clean: ## Remove what was built
+	rm -rf $(VENV) build dist tidemark-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,293 @@
+"""Settings: a mistake stops the start and names its key; what is printed can be read back."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import inspect
+
+from pipeline.config import (
+    CONFIG_VARIABLE,
+    LARGEST,
+    Key,
+    Settings,
+    as_markdown,
+    as_toml,
+    digest,
+    keys,
+    load,
+    toml_value,
+)
+from pipeline.errors import SettingsError
+
+KEYS = list(keys())
+#: Letters, and what TOML must escape or might mistake for its own.
+ALPHABET = "abkeytopicfield:0123456789. \"'\\#=[],\n\t\0\x1b\x7f\x85\u2028é☃𝄞"
+
+
+def values(info: Any) -> st.SearchStrategy[Any]:
+    """Every value that a setting's type and limits allow."""
+    match info:
+        case inspect.Metadata(type=inner):
+            return values(inner)
+        case inspect.BoolType():
+            return st.booleans()
+        case inspect.LiteralType(values=choices):
+            return st.sampled_from(sorted(choices))
+        case inspect.VarTupleType(item_type=item, min_length=least):
+            return st.lists(values(item), min_size=least or 0, max_size=4).map(tuple)
+        case inspect.IntType(ge=least, le=most):
+            return st.integers(least, most)
+        case inspect.FloatType(gt=above, ge=least, lt=below, le=most):
+            low, high = (least if above is None else above), (most if below is None else below)
+            open_low, open_high = above is not None, below is not None
+            return st.floats(low, high, exclude_min=open_low, exclude_max=open_high)
+        case inspect.StrType(pattern=str(pattern)):
+            return st.from_regex(pattern, alphabet=ALPHABET)
+        case inspect.StrType(min_length=least):
+            return st.text(ALPHABET, min_size=least or 0, max_size=20)
+    raise NotImplementedError(info)
+
+
+def other_value(key: Key) -> Any:
+    """A value that is allowed and is not the default."""
+    match key.default:
+        case bool(default):
+            return not default
+        case int(default):
+            return default + 1
+        case float(default):
+            return default / 2
+        case tuple(default):
+            return (*default, "another")
+    choices = inspect.type_info(key.type)
+    if isinstance(choices, inspect.Metadata):
+        choices = choices.type
+    if isinstance(choices, inspect.LiteralType):
+        return next(c for c in choices.values if c != key.default)
+    return {"api_version": "2.3", "series": "topic", "url": "sqlite:///b.db"}.get(key.name, "other")
+
+
+def as_text(value: Any) -> str:
+    """How a person writes a value into the environment."""
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "tidemark.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def message_of(path: Path | None = None, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(path, environ or {})
+    return str(caught.value)
+
+
+def test_without_file_and_environment_the_defaults_hold() -> None:
+    """A first start needs no file; the variables of other programs are none of ours."""
+    assert load(None, {"PATH": "/bin", "PGPASSWORD": "x"}) == Settings()
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda k: f"{k.section}.{k.name}")
+def test_the_environment_overrides_every_key(key: Key) -> None:
+    """TIDEMARK_SECTION_NAME changes that key and no other."""
+    wanted = other_value(key)
+    loaded = load(None, {key.variable: as_text(wanted)})
+    for other in KEYS:
+        value = getattr(getattr(loaded, other.section), other.name)
+        assert value == (wanted if other == key else other.default)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda k: f"{k.section}.{k.name}")
+def test_every_key_has_help_and_an_allowed_default(key: Key) -> None:
+    """The README's table is made of these; a default that is refused would stop every start."""
+    assert key.help[:1].isupper() or key.help.startswith(("river", "auto"))
+    assert "\n" not in key.help
+    assert "|" not in key.help
+    assert msgspec.convert(msgspec.to_builtins(key.default), key.type) == key.default
+
+
+def test_every_number_with_a_unit_says_it() -> None:
+    """A name that ends in _s, _ms or _bytes is a quantity, and its help names the unit."""
+    units = {"_s": "in seconds", "_ms": "in ms", "_bytes": "in bytes", "_seconds": "in seconds"}
+    named = [(k, unit) for k in KEYS for end, unit in units.items() if k.name.endswith(end)]
+    assert len(named) >= 8
+    assert [k.name for k, unit in named if unit not in k.help] == []
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    """One file serves several processes; what differs comes from their environment."""
+    path = write(tmp_path, "[score]\nwindow = 8\nhidden = 32\n")
+    loaded = load(path, {"TIDEMARK_SCORE_WINDOW": "24"})
+    assert (loaded.score.window, loaded.score.hidden) == (24, 32)
+
+
+def test_the_file_can_be_named_by_the_environment(tmp_path: Path) -> None:
+    """Containers get TIDEMARK_CONFIG; --config, given, is stronger."""
+    named = write(tmp_path, "[score]\nwindow = 8\n")
+    assert load(None, {CONFIG_VARIABLE: str(named)}).score.window == 8
+    given_file = tmp_path / "given.toml"
+    given_file.write_text("[score]\nwindow = 9\n")
+    assert load(given_file, {CONFIG_VARIABLE: str(named)}).score.window == 9
+
+
+@pytest.mark.parametrize(
+    ("toml", "key", "what"),
+    [
+        ("[detect]\nwach = 9", "detect.wach", "no such setting"),
+        ("[detects]\nwatch = 9", "detects", "no such setting"),
+        ("watch = 9", "watch", "no such setting"),
+        ("kafka = 3", "kafka", "got `int`"),
+        ("[detect]\nwatch = '9'", "detect.watch", "Expected `int`, got `str`"),
+        ("[detect]\nwatch = true", "detect.watch", "Expected `int`, got `bool`"),
+        ("[score]\nthreads = 1.0", "score.threads", "Expected `int`, got `float`"),
+        ("[stream]\nchannels = 'a'", "stream.channels", "Expected `array`, got `str`"),
+        ("[stream]\nchannels = ['a', 3]", "stream.channels[1]", "Expected `str`, got `int`"),
+        ("[detect]\nwatch = 0", "detect.watch", "Expected `int` >= 1"),
+        (f"[detect]\nwatch = {LARGEST + 1}", "detect.watch", f"<= {LARGEST}"),
+        ("[learn]\nheld_out = 0.6", "learn.held_out", "< 0.6"),
+        ("[learn]\nlr = nan", "learn.lr", "> 0"),
+        ("[learn]\newc_lambda = inf", "learn.ewc_lambda", f"<= {LARGEST}"),
+        ("[detect]\ndetectors = []", "detect.detectors", "length >= 1"),
+        ("[kafka]\nsecurity_protocol = 'ssl'", "kafka.security_protocol", "'ssl'"),
+        ("[kafka]\napi_version = '2'", "kafka.api_version", "matching regex"),
+        ("[stream]\nseries = 'field:'", "stream.series", "matching regex"),
+        ("[stream]\nseries = 'field:values'", "stream.series", "matching regex"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_its_key(
+    tmp_path: Path, toml: str, key: str, what: str
+) -> None:
+    """A person must find the line at fault without reading our source."""
+    path = write(tmp_path, toml)
+    message = message_of(path)
+    assert message.startswith(f"{path}: {key}: ")
+    assert what in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "what"),
+    [
+        ("TIDEMARK_DETECT_WACH", "9", "no such setting"),
+        ("TIDEMARK_DETECT_WATCH", "many", "Expected `int`"),
+        ("TIDEMARK_DETECT_WATCH", "1.5", "Expected `int`"),
+        ("TIDEMARK_DETECT_WATCH", "0", "Expected `int` >= 1"),
+        ("TIDEMARK_LEARN_LR", "inf", f"<= {LARGEST}"),
+        ("TIDEMARK_STREAM_PUBLISH_SCORES", "maybe", "Expected `bool`"),
+        ("TIDEMARK_DETECT_DETECTORS", " , ", "length >= 1"),
+        ("TIDEMARK_KAFKA_GROUP_ID", "", "length >= 1"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_its_variable(
+    variable: str, text: str, what: str
+) -> None:
+    """The variable is what the person wrote, so it is what the message names."""
+    message = message_of(environ={variable: text})
+    assert message.startswith(f"{variable}: ")
+    assert what in message
+
+
+def test_a_variable_for_a_section_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    """The environment cannot mend a file whose section is a number."""
+    path = write(tmp_path, "score = 3\n")
+    assert message_of(path, {"TIDEMARK_SCORE_WINDOW": "8"}).startswith("score: expected a table")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Absent, a folder, not TOML, not UTF-8: one line with the path."""
+    broken = write(tmp_path, "[detect\n")
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes('[kafka]\ngroup_id = "Gerät"'.encode("latin-1"))
+    for path in (tmp_path / "absent.toml", tmp_path, broken, latin):
+        message = message_of(path)
+        assert message.startswith(f"{path}: ")
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("a", ("a",)), ("a,b", ("a", "b")), (" a , b ,", ("a", "b")), ("", ())],
+)
+def test_a_list_in_the_environment_is_separated_by_commas(
+    text: str, wanted: tuple[str, ...]
+) -> None:
+    """Spaces around a name do not belong to it; an empty text is an empty list."""
+    assert load(None, {"TIDEMARK_STREAM_CHANNELS": text}).stream.channels == wanted
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_what_is_printed_reads_back_as_it_was(data: st.DataObject) -> None:
+    """`tidemark config` is a file to start from, so any settings survive TOML and back."""
+    tree: dict[str, dict[str, Any]] = {}
+    for key in data.draw(st.lists(st.sampled_from(KEYS), unique_by=lambda k: k.variable)):
+        value = data.draw(values(inspect.type_info(key.type)))
+        tree.setdefault(key.section, {})[key.name] = value
+    wanted = msgspec.convert(tree, Settings)
+    assert _reread(as_toml(wanted)) == wanted
+
+
+def _reread(toml: str) -> Settings:
+    with tempfile.TemporaryDirectory() as folder:
+        return load(write(Path(folder), toml), {})
+
+
+@given(st.text(ALPHABET) | st.integers(0, LARGEST) | st.floats(0, LARGEST) | st.booleans())
+@settings(deadline=None)
+def test_a_value_is_written_as_toml_writes_it(value: Any) -> None:
+    """The oracle is the standard library's reader."""
+    read = tomllib.loads(f"x = {toml_value(value)}")["x"]
+    assert read == value
+    assert isinstance(read, type(value))
+
+
+def test_the_printed_file_explains_every_key() -> None:
+    """Each key stands below its help, in its section, with its default."""
+    lines = as_toml().splitlines()
+    for key in KEYS:
+        line = f"{key.name} = {toml_value(key.default)}"
+        assert f"# {key.help}\n{line}" in "\n".join(lines[lines.index(f"[{key.section}]") :])
+
+
+def test_the_table_has_a_row_for_every_key() -> None:
+    """A header of two lines, then one row a key."""
+    assert len(as_markdown().splitlines()) == 2 + len(KEYS)
+
+
+def test_secrets_are_not_in_the_digest() -> None:
+    """The digest is kept for ever beside each version; a password must not be guessable from it."""
+    first = load(None, {"TIDEMARK_KAFKA_SASL_PASSWORD": "a", **_database("tidemark:a@")})
+    second = load(None, {"TIDEMARK_KAFKA_SASL_PASSWORD": "b", **_database("tidemark:b@")})
+    option = load(None, _database("tidemark@", "?password=c"))
+    assert digest(first) == digest(second) == digest(option)
+    assert digest(first) != digest(load(None, _database("somebody:a@")))
+
+
+def _database(who: str, options: str = "") -> dict[str, str]:
+    return {"TIDEMARK_DATABASE_URL": f"postgresql://{who}db.example/tidemark{options}"}
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda k: f"{k.section}.{k.name}")
+def test_every_key_but_the_secret_changes_the_digest(key: Key) -> None:
+    """Equal digests promise equal settings; the password is the one thing left out."""
+    changed = load(None, {key.variable: as_text(other_value(key))})
+    assert (digest(changed) == digest(Settings())) == (key.name == "sasl_password")
+
+
+def test_whole_numbers_are_taken_where_a_fraction_may_stand(tmp_path: Path) -> None:
+    """`lease_s = 30` is what a person writes; it means 30.0."""
+    loaded = load(write(tmp_path, "[run]\nlease_s = 30\n"), {})
+    assert math.isclose(loaded.run.lease_s, 30.0)
