@@ -1,5 +1,8 @@
 # make demo, make test: everything else stands on these. make help lists all.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first that runs and is new enough: a version manager's python3.11 may be an empty shim.
+PYTHON ?= $(shell for name in python3.11 python3; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		&& { echo $$name; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -11,11 +14,12 @@ help: ## This list
 
 install: $(STAMP) ## A virtual environment in .venv with tidemark and the tools to develop it
 
+# To standard error: `make --silent demo ARGS=--json` prints JSON and nothing else.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tidemark needs Python 3.11 or later: make PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "tidemark needs Python 3.11 or later: make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[postgres]" --group dev
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" >&2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[postgres]" --group dev >&2
 	@touch $@
 
 demo: install ## Real readings through the whole line, in about a minute (ARGS="--json")
@@ -31,7 +35,8 @@ lint: install ## Style, types, and who may import whom
 	$(BIN)/lint-imports
 
 bench-%: install ## A benchmark: bench-throughput (ARGS="--json")
-	$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)
+	@$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)
 
 clean: ## Remove what was built
-	rm -rf $(VENV) build dist tidemark-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist tidemark-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache

@@ -323,10 +323,10 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
 def as_toml(settings: Settings | None = None) -> str:
     """Every key with its help, unit and value, as a file that `load` reads back."""
     settings = settings or Settings()
-    lines = []
+    lines, every = [], list(keys())
     for section, cls in sections():
         lines += ["", f"# {(cls.__doc__ or '').splitlines()[0]}", f"[{section}]"]
-        for key in (k for k in keys() if k.section == section):
+        for key in (k for k in every if k.section == section):
             value = getattr(getattr(settings, section), key.name)
             lines += [f"# {key.help}", f"{key.name} = {toml_value(value)}"]
     return "\n".join(lines[1:]) + "\n"

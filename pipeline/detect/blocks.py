@@ -83,6 +83,7 @@ class Blocker:
             readings, places = readings[inside], places[inside]
         else:
             self.waiting[slots] = 0
+            self.rest[slots], self.rest_places[slots] = 0.0, 0  # equal states, equal bytes
         before = np.empty_like(readings)
         before[1:] = readings[:-1]
         here = whole > 0

@@ -19,6 +19,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from pipeline.config import Stream
+from pipeline.errors import SettingsError
 from pipeline.records import Batch, DeadLetter, FloatArray, IntArray, Records
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -27,10 +28,23 @@ MICROSECOND = timedelta(microseconds=1)
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0}
 #: Cells beyond this are not finite as float32.
 LARGEST = float(np.finfo(np.float32).max)
+#: What a dead letter quotes of a record is cut here, in characters.
+QUOTED = 40
+
+#: Every `DeadLetter.kind` there is.
+KINDS = frozenset(
+    "tombstone empty too_large not_utf8 not_json too_deep not_object "
+    "key_missing key_not_utf8 series_missing bad_series "
+    "time_missing bad_time time_without_zone time_in_future time_before_1970 "
+    "values_missing bad_value infinite wrong_shape ragged wrong_channels unknown_channel "
+    "wrong_length empty_batch".split()
+)
 
 Instant = float | Annotated[datetime, Meta(tz=True)]
 Cell = float | None
 Row = list[Cell]
+#: (record, time, values) of each reading: (N,), (N,), (N, d).
+Columns = tuple[IntArray, IntArray, NDArray[np.float64]]
 
 
 class _Bad(Exception):
@@ -52,7 +66,13 @@ class Decoder:
     max_message_bytes
         A larger record is a dead letter.
     channels
-        Names of the d sensors, in order; empty: not known yet.
+        Names of the d sensors, in order; empty: not known yet. Readings without names then call
+        theirs c0 ... c{d-1}; readings with names have them sorted.
+
+    Raises
+    ------
+    SettingsError
+        The series is to come from a field that is the reading's own.
     """
 
     def __init__(
@@ -62,28 +82,28 @@ class Decoder:
         self.max_message_bytes = max_message_bytes
         self.channels = channels
         self._names = _Names()
-        self._message = _message_type(stream.series)
+        self._field = stream.series.partition("field:")[2] or None
+        self._message = _message_type(self._field)
         self._decode = msgspec.json.Decoder(self._message).decode
 
-    def decode(self, records: Records, now: int) -> tuple[Batch | None, list[DeadLetter]]:
+    def decode(self, records: Records, now_us: int) -> tuple[Batch | None, list[DeadLetter]]:
         """Records of one poll as a batch (None if no reading is good) and the bad ones.
 
-        now: microseconds since 1970 UTC, for the limit on times in the future. Never raises for
-        what a record holds.
+        now_us: microseconds since 1970 UTC, for the limit on times in the future. Each record
+        becomes rows or exactly one dead letter; nothing that a record holds raises.
         """
         bad: dict[int, _Bad] = {}
+        latest = now_us + int(self.stream.max_future_s * 1e6)
         at, messages = self._parse(records.values, bad)
-        at, series = self._name(records, at, messages, bad)
-        columns = self._columns(at, messages, bad)
-        if columns is None:
-            return None, _letters(records, bad)
-        record, times, values = columns
-        keep = self._plausible(record, times, values, now, bad)
-        if keep is not None:
-            record, times, values = record[keep], times[keep], values[keep]
-        if not len(record):
-            return None, _letters(records, bad)
-        batch = self._batch(records, series, record, times, values)
+        at, messages, series = self._name(records, at, messages, bad)
+        if not self.channels:
+            self._learn_channels(messages, latest)
+        columns = _join(self._columns(at, messages, bad))
+        batch = None
+        if columns is not None:
+            columns = _plausible(columns, latest, bad)
+            if len(columns[0]):
+                batch = self._batch(records, series, columns)
         return batch, _letters(records, bad)
 
     # Bytes to messages ------------------------------------------------------------------------
@@ -110,194 +130,177 @@ class Decoder:
     def _parse_one(self, value: bytes | None) -> Any:
         if value is None:
             raise _Bad("tombstone", "the record has no value")
-        if not value.strip():
-            raise _Bad("empty", "the record is empty")
         if len(value) > self.max_message_bytes:
             raise _Bad("too_large", f"{len(value)} bytes, more than {self.max_message_bytes}")
+        if not value.strip():
+            raise _Bad("empty", "the record is empty")
         try:
             return self._decode(value)
-        except msgspec.ValidationError as exc:
-            raise _explain(str(exc)) from None
-        except RecursionError:
-            raise _Bad("not_json", "nested too deeply") from None
-        except (msgspec.DecodeError, ValueError) as exc:
-            return self._parse_lenient(value, str(exc))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return self._parse_carefully(value)
 
-    def _parse_lenient(self, value: bytes, why: str) -> Any:
-        """Python's JSON has a bare NaN, which producers in Python send for a missing cell."""
+    def _parse_carefully(self, value: bytes) -> Any:
+        """What msgspec refused: right after all (Python's bare NaN, other ISO times), or why not.
+
+        `json` takes NaN and Infinity; the latter is found with the numbers too large for float32.
+        """
+        tree = _tree(value)
+        for name in ("time", "values"):
+            if name not in tree:
+                raise _Bad(f"{name}_missing", f"the object has no {name}")
+        if self._field is not None and self._field not in tree:
+            raise _Bad("series_missing", f"the object has no {self._field} to name the series")
+        tree["time"] = _instants(tree["time"])
+        if not isinstance(tree["values"], list | dict):
+            raise _Bad("wrong_shape", "values is neither a list nor an object")
         try:
-            value.decode()
-        except UnicodeDecodeError as exc:
-            raise _Bad("not_utf8", f"byte {exc.start} is not UTF-8") from None
-        try:
-            return msgspec.convert(json.loads(value), self._message)
+            message = msgspec.convert(tree, self._message)
+            _names_in(message, self._field).encode()
         except msgspec.ValidationError as exc:
             raise _explain(str(exc)) from None
-        except (ValueError, RecursionError):
-            raise _Bad("not_json", f"not JSON: {why}") from None
+        except UnicodeEncodeError:
+            raise _Bad("not_utf8", "a name has half a surrogate pair") from None
+        return message
 
     def _name(
         self, records: Records, at: list[int], messages: list[Any], bad: dict[int, _Bad]
-    ) -> tuple[list[int], list[int]]:
-        """Each good record's series, as a number; records without one leave `at`, `messages`."""
+    ) -> tuple[list[int], list[Any], list[int]]:
+        """`at` and `messages` without the records that name no series; each record's series."""
         source, names = self.stream.series, self._names
         if source == "topic":
-            return at, [names[records.topic.encode()]] * len(records)
+            return at, messages, [names[records.topic.encode()]] * len(records)
         series = [0] * len(records)
         if source != "key":
             for i, message in zip(at, messages, strict=True):
                 series[i] = names[str(message.series).encode()]
-            return at, series
+            return at, messages, series
         try:
-            return at, [names[key] for key in records.keys]  # type: ignore[index]
+            return at, messages, [names[key] for key in records.keys]  # type: ignore[index]
         except (KeyError, UnicodeDecodeError):
             pass
-        kept = []
         for i in at:
             try:
                 series[i] = names[records.keys[i]]  # type: ignore[index]
-                kept.append(i)
             except KeyError:
                 bad[i] = _Bad("key_missing", "no key to name the series (stream.series = key)")
             except UnicodeDecodeError:
                 bad[i] = _Bad("key_not_utf8", "the key is not UTF-8")
-        messages[:] = [m for i, m in zip(at, messages, strict=True) if i not in bad]
-        return kept, series
+        good = [(i, m) for i, m in zip(at, messages, strict=True) if i not in bad]
+        return [i for i, _ in good], [m for _, m in good], series
 
     # Messages to columns ----------------------------------------------------------------------
 
-    def _columns(
-        self, at: list[int], messages: list[Any], bad: dict[int, _Bad]
-    ) -> tuple[IntArray, IntArray, NDArray[np.float64]] | None:
-        """(record, time, values) of each reading; a bad message is found by halving."""
+    def _learn_channels(self, messages: list[Any], latest: int) -> None:
+        """The first message that is good in every respect decides; a bad one decides nothing."""
+        for message in messages:
+            self.channels = _channels_of(message.values)
+            bad: dict[int, _Bad] = {}
+            columns = _join(self._columns([0], [message], bad))
+            if columns is not None:
+                _plausible(columns, latest, bad)
+            if self.channels and not bad:
+                return
+        self.channels = ()
+
+    def _columns(self, at: list[int], messages: list[Any], bad: dict[int, _Bad]) -> list[Columns]:
+        """Columns of the good messages, in one piece if all are good and of one form."""
         if not messages:
-            return None
+            return []
         try:
             counts, times, values = self._stack(messages)
         except _Bad as exc:
             if len(messages) == 1:
                 bad[at[0]] = exc
-                return None
+                return []
         else:
-            return np.repeat(np.array(at, dtype=np.int64), counts), times, values
-        half = len(messages) // 2
-        parts = [
-            self._columns(at[part], messages[part], bad)
-            for part in (slice(0, half), slice(half, None))
+            return [(np.repeat(np.array(at, dtype=np.int64), counts), times, values)]
+        return [
+            piece
+            for part in _parts(messages)
+            for piece in self._columns([at[i] for i in part], [messages[i] for i in part], bad)
         ]
-        good = [part for part in parts if part is not None]
-        if not good:
-            return None
-        record, times, values = (np.concatenate(column) for column in zip(*good, strict=True))
-        return record, times, values
 
     def _stack(self, messages: list[Any]) -> tuple[IntArray | int, IntArray, NDArray[np.float64]]:
-        """Readings a message, times (N,) and values (N, d) of messages of one form."""
+        """Readings in each message, times (N,) and values (N, d) of messages of one form."""
         first = messages[0]
-        if isinstance(first.values, dict):
-            rows, counts = self._rows_by_name(messages)
-        elif first.values and isinstance(first.values[0], list):
-            counts = [_length(m.values) for m in messages]
-            rows = list(chain.from_iterable(m.values for m in messages))
+        times: list[Any] = [m.time for m in messages]
+        counts: IntArray | int = 1
+        if isinstance(first.time, list) or _nested(first.values):
+            lengths = _lengths(times)
+            if isinstance(first.values, dict):
+                rows = self._rows_by_name_of_many(messages, lengths)
+            elif lengths != _lengths([m.values for m in messages]):
+                raise _Bad("wrong_length", "time and values differ in length")
+            else:
+                rows = list(chain.from_iterable([m.values for m in messages]))
+            times, counts = list(chain.from_iterable(times)), np.array(lengths, dtype=np.int64)
+        elif isinstance(first.values, dict):
+            self._check_names(messages)
+            rows = [[m.values.get(name) for name in self.channels] for m in messages]
         else:
-            rows, counts = [m.values for m in messages], None
-        times = self._times(messages, counts)
+            rows = [m.values for m in messages]
         values = self._matrix(rows)
-        return (1 if counts is None else np.array(counts, dtype=np.int64)), times, values
+        return counts, self._times(times), values
+
+    def _check_names(self, messages: list[Any]) -> None:
+        known = frozenset(self.channels)
+        for message in messages:
+            if not isinstance(message.values, dict) or not message.values:
+                raise _Bad("wrong_shape", "values has no channel")
+            if not known.issuperset(message.values):
+                name = min(message.values.keys() - known)
+                raise _Bad("unknown_channel", f"no channel {name[:QUOTED]!r} in the stream")
+
+    def _rows_by_name_of_many(self, messages: list[Any], lengths: list[int]) -> list[Any]:
+        """Rows of messages with a list for each channel; an absent channel is missing cells."""
+        self._check_names(messages)
+        rows: list[Any] = []
+        for message, n in zip(messages, lengths, strict=True):
+            if any(not isinstance(c, list) or len(c) != n for c in message.values.values()):
+                raise _Bad("wrong_length", "time and values differ in length")
+            absent = [None] * n
+            columns = [message.values.get(name, absent) for name in self.channels]
+            rows += map(list, zip(*columns, strict=True))
+        return rows
 
     def _matrix(self, rows: list[Any]) -> NDArray[np.float64]:
-        """(N, d); the first good reading decides d, if nothing else has."""
-        try:
-            values = np.array(rows, dtype=np.float64)
-        except (ValueError, TypeError):
-            raise _Bad("wrong_shape", "values are not rows of numbers of one length") from None
-        if values.ndim != 2 or not values.shape[1]:
+        """(N, d) of rows of numbers; None is NaN."""
+        if set(map(type, rows)) != {list}:
             raise _Bad("wrong_shape", "values is neither one reading nor a list of readings")
-        if not self.channels:
-            if np.isinf(values).any():  # a bad record decides nothing
-                raise _Bad("infinite", "a value is not finite")
-            self.channels = tuple(f"c{i}" for i in range(values.shape[1]))
-        if values.shape[1] != len(self.channels):
-            raise _Bad(
-                "wrong_channels",
-                f"{values.shape[1]} channels, the stream has {len(self.channels)}",
-            )
-        return values
-
-    def _rows_by_name(self, messages: list[Any]) -> tuple[list[Any], list[int] | None]:
-        """Values given by channel name; an absent channel is a missing cell."""
-        if not self.channels:
-            self.channels = _names_of(messages[0].values)
-        known = set(self.channels)
-        if any(not isinstance(m.values, dict) for m in messages):
-            raise _Bad("wrong_shape", "values is neither one reading nor a list of readings")
-        for message in messages:
-            if unknown := message.values.keys() - known:
-                raise _Bad("unknown_channel", f"no channel {sorted(unknown)[0]!r} in the stream")
-        if not any(isinstance(m.time, list) for m in messages):
-            return [[m.values.get(c) for c in self.channels] for m in messages], None
-        rows, counts = [], []
-        for message in messages:
-            n = _length(message.time) if isinstance(message.time, list) else -1
-            columns = [message.values.get(c, [None] * n) for c in self.channels]
-            if any(not isinstance(c, list) or len(c) != n for c in columns):
-                raise _Bad("wrong_length", "time and values differ in length")
-            rows += list(zip(*columns, strict=True))
-            counts.append(n)
-        return rows, counts
-
-    def _times(self, messages: list[Any], counts: list[int] | None) -> IntArray:
-        """(N,) microseconds."""
-        raw: list[Any] = [m.time for m in messages]
-        if counts is not None:
-            if any(
-                not isinstance(t, list) or len(t) != n for t, n in zip(raw, counts, strict=True)
-            ):
-                raise _Bad("wrong_length", "time and values differ in length")
-            raw = list(chain.from_iterable(raw))
+        widths = set(map(len, rows))
+        if len(widths) != 1:
+            raise _Bad("ragged", "the readings have different numbers of channels")
+        width, d = widths.pop(), len(self.channels)
         try:
-            if any(isinstance(t, list) for t in raw[:1]):
-                raise _Bad("wrong_length", "time and values differ in length")
+            try:
+                flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * width)
+            except TypeError:  # a missing cell: the slower way knows None
+                flat = np.array(rows, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise _Bad("wrong_shape", "a list where a number belongs") from None
+        if width != d or flat.size != len(rows) * d:
+            raise _Bad("wrong_channels", f"{width} channels, the stream has {d}")
+        return flat.reshape(len(rows), d)
+
+    def _times(self, raw: list[Any]) -> IntArray:
+        """(N,) microseconds; whether they are plausible is for later."""
+        try:
             if isinstance(raw[0], datetime):
                 return np.array([(t - EPOCH) // MICROSECOND for t in raw], dtype=np.int64)
-            scaled = np.array(raw, dtype=np.float64) * UNITS[self.stream.time_unit]
+            numbers = np.array(raw, dtype=np.float64)
         except (TypeError, ValueError):
-            raise _Bad("bad_time", "times of two kinds, or a list where one belongs") from None
+            raise _Bad("bad_time", "times of two kinds in one message") from None
+        with np.errstate(over="ignore"):
+            scaled = numbers * UNITS[self.stream.time_unit]
         if not (np.abs(scaled) < 2.0**62).all():
             raise _Bad("bad_time", "a time is not finite, or absurd")
         return np.rint(scaled).astype(np.int64)
 
     # Columns to a batch -----------------------------------------------------------------------
 
-    def _plausible(
-        self,
-        record: IntArray,
-        times: IntArray,
-        values: NDArray[np.float64],
-        now: int,
-        bad: dict[int, _Bad],
-    ) -> NDArray[np.bool_] | None:
-        """Rows of records with finite cells and possible times; None: all of them."""
-        latest = now + int(self.stream.max_future_s * 1e6)
-        wrong_cell = (np.abs(values) > LARGEST).any(axis=1)
-        wrong_time = (times < 0) | (times > latest)
-        if not (wrong_cell.any() or wrong_time.any()):
-            return None
-        for i in np.unique(record[wrong_time]).tolist():
-            bad[i] = _Bad("bad_time", "a time before 1970, or further ahead than max_future_s")
-        for i in np.unique(record[wrong_cell]).tolist():
-            bad[i] = _Bad("infinite", "a value is not finite as float32")
-        return ~np.isin(record, list(bad))
-
-    def _batch(
-        self,
-        records: Records,
-        series: list[int],
-        record: IntArray,
-        times: IntArray,
-        values: NDArray[np.float64],
-    ) -> Batch:
+    def _batch(self, records: Records, series: list[int], columns: Columns) -> Batch:
         """Group the readings by series, in the order of the log inside each."""
+        record, times, values = columns
         ids = np.array(series, dtype=np.int64)[record]
         order = np.argsort(ids, kind="stable")
         sorted_ids = ids[order]
@@ -332,40 +335,133 @@ class _Names(dict[bytes, int]):
         return number
 
 
-def _message_type(series: str) -> Any:
+def _message_type(field: str | None) -> Any:
     """A struct with the fields that the settings name."""
     fields: list[Any] = [
         ("time", Instant | list[Instant]),
         ("values", list[Cell | Row] | dict[str, Cell | Row]),
     ]
-    if series.startswith("field:"):
-        name = series.removeprefix("field:")
-        fields.append(("series", str | int, msgspec.field(name=name)))
-    return msgspec.defstruct("Message", fields)
+    if field in ("time", "values"):
+        raise SettingsError(f"stream.series: field:{field} holds the reading, not a name")
+    if field is not None:
+        fields.append(("series", str | int, msgspec.field(name=field)))
+    return msgspec.defstruct("Message", fields, gc=False)
+
+
+def _tree(value: bytes) -> dict[str, Any]:
+    """A record's JSON object as Python reads it."""
+    try:
+        text = value.decode()
+        tree = json.loads(text, parse_int=_integer)
+    except UnicodeDecodeError as exc:
+        raise _Bad("not_utf8", f"byte {exc.start} is not UTF-8") from None
+    except RecursionError:
+        raise _Bad("too_deep", "nested too deeply") from None
+    except ValueError as exc:
+        raise _Bad("not_json", f"not JSON: {exc}") from None
+    if not isinstance(tree, dict):
+        raise _Bad("not_object", f"a {type(tree).__name__}, not an object")
+    return tree
+
+
+def _integer(digits: str) -> int | float:
+    """Beyond 64 bits a float: Python refuses to read very long integers, and we need none."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
+def _instants(time: Any) -> Any:
+    """A time, or a list of them, as number or datetime: ISO 8601 in all that Python reads."""
+    return [_instant(t) for t in time] if isinstance(time, list) else _instant(time)
+
+
+def _instant(time: Any) -> datetime | float:
+    if isinstance(time, bool) or not isinstance(time, str | int | float):
+        raise _Bad("bad_time", f"time is a {type(time).__name__}, not a number or ISO 8601 text")
+    if not isinstance(time, str):
+        return time
+    try:
+        read = datetime.fromisoformat(time)
+    except ValueError:
+        raise _Bad("bad_time", f"time is not ISO 8601: {time[:QUOTED]!r}") from None
+    if read.tzinfo is None:
+        raise _Bad("time_without_zone", f"time has no zone: {time[:QUOTED]!r}")
+    return read
+
+
+def _names_in(message: Any, field: str | None) -> str:
+    """All text that a message gives us to keep: its channels' names and its series'."""
+    names = "".join(message.values) if isinstance(message.values, dict) else ""
+    return names if field is None else f"{names}{message.series}"
 
 
 def _explain(message: str) -> _Bad:
     """msgspec's "Expected `float`, got `str` - at `$.values[2]`" as a kind and a sentence."""
-    if "missing required field" in message:
-        field = message.split("`")[1]
-        return _Bad(f"{field}_missing", message)
-    if "`$.time" in message:
-        return _Bad("bad_time", message)
-    if "`$.values" in message:
-        return _Bad("bad_value", message)
-    return _Bad("wrong_shape", message)
+    if "`$.values" not in message:
+        return _Bad("bad_time" if "`$.time" in message else "bad_series", message)
+    if "got `array`" in message or "got `object`" in message:
+        return _Bad("wrong_shape", message)
+    return _Bad("infinite" if "out of range" in message else "bad_value", message)
 
 
-def _length(items: Sequence[Any]) -> int:
-    if not items:
-        raise _Bad("wrong_shape", "a message without a reading")
-    return len(items)
+def _nested(values: Any) -> bool:
+    """Whether values without names hold a list of readings, or nothing at all."""
+    return isinstance(values, list) and (not values or isinstance(values[0], list))
 
 
-def _names_of(values: dict[str, Any]) -> tuple[str, ...]:
-    if not values:
-        raise _Bad("wrong_shape", "values has no channel")
-    return tuple(sorted(values))
+def _channels_of(values: Any) -> tuple[str, ...]:
+    """Names for the channels of a message that has them, or seems to."""
+    if isinstance(values, dict):
+        return tuple(sorted(values))
+    row = values[0] if values and isinstance(values[0], list) else values
+    return tuple(f"c{i}" for i in range(len(row)))
+
+
+def _lengths(lists: list[Any]) -> list[int]:
+    """Length of each list: the readings in each message."""
+    if set(map(type, lists)) != {list}:
+        raise _Bad("wrong_length", "one of time and values is a list of readings, the other not")
+    lengths = list(map(len, lists))
+    if not all(lengths):
+        raise _Bad("empty_batch", "a message without a reading")
+    return lengths
+
+
+def _parts(messages: list[Any]) -> list[Sequence[int]]:
+    """Messages that cannot be stacked: those of each form; if all are of one, its halves."""
+    forms: dict[Any, list[int]] = {}
+    for i, message in enumerate(messages):
+        first = message.time[0] if isinstance(message.time, list) and message.time else message.time
+        form = (type(message.values), type(message.time), type(first), _nested(message.values))
+        forms.setdefault(form, []).append(i)
+    if len(forms) > 1:
+        return list(forms.values())
+    half = len(messages) // 2
+    return [range(half), range(half, len(messages))]
+
+
+def _join(pieces: list[Columns]) -> Columns | None:
+    """One piece, in the order of the log."""
+    if len(pieces) < 2:
+        return pieces[0] if pieces else None
+    record, times, values = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    order = np.argsort(record, kind="stable")
+    return record[order], times[order], values[order]
+
+
+def _plausible(columns: Columns, latest: int, bad: dict[int, _Bad]) -> Columns:
+    """The columns without records that have a cell or a time that cannot be."""
+    record, times, values = columns
+    faults = (
+        (times > latest, "time_in_future", "a time is further ahead than stream.max_future_s"),
+        (times < 0, "time_before_1970", "a time lies before 1970"),
+        ((np.abs(values) > LARGEST).any(axis=1), "infinite", "a value is not finite as float32"),
+    )
+    if not any(fault.any() for fault, _, _ in faults):
+        return columns
+    for fault, kind, reason in faults:
+        bad.update((i, _Bad(kind, reason)) for i in np.unique(record[fault]).tolist())
+    keep = ~np.isin(record, list(bad))
+    return record[keep], times[keep], values[keep]
 
 
 def _letters(records: Records, bad: dict[int, _Bad]) -> list[DeadLetter]:

@@ -101,6 +101,7 @@ def _look_after(child: Child, config: Path | None, restart_limit: int) -> None:
     if child.due is None:
         _schedule_restart(child, code, restart_limit)
     elif time.monotonic() >= child.due:
+        end([child.process])
         child.process, child.started = spawn(child.role, config), time.monotonic()
         child.due = None
 
