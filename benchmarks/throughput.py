@@ -174,10 +174,10 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
 
     import structlog
     import torch
+
     from pipeline.ingest.kafka import KafkaSink, KafkaSource
     from pipeline.register.migrate import upgrade
     from pipeline.register.sql import SqlRegistry
-
     from pipeline.run.stream import Streamer
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
@@ -208,12 +208,11 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
 def _bootstrap(settings: Settings, registry: Any) -> None:
     """A first version, so that scoring has something to score with."""
     from pipeline.consolidate.staging import Readings
-
     from pipeline.records import Request
     from pipeline.run.trainer import Trainer
 
     values = _readings(1000).astype(np.float32)
-    segment = Readings(values=values, offsets=np.arange(1000), first_row=0).to_bytes()
+    segment = Readings(values=values, offsets=np.arange(1000)).to_bytes()
     names = tuple(f"c{i}" for i in range(CHANNELS))
     known = registry.open_stream(settings.stream.topic, names)
     sha = registry.put("segment", segment)

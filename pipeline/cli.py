@@ -50,20 +50,28 @@ class Options:
 options = Options()
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import pipeline
+
+        typer.echo(f"tidemark {pipeline.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def before(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file; else $TIDEMARK_CONFIG.")
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks and more log lines.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and end.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
 ) -> None:
     """Keep the options that every command shares."""
-    if version:
-        import pipeline
-
-        typer.echo(f"tidemark {pipeline.__version__}")
-        raise typer.Exit
     options.config, options.debug = config, debug
 
 
@@ -75,7 +83,7 @@ def main() -> NoReturn:
         code = _failed(exc, 2)
     except PipelineError as exc:
         code = _failed(exc, 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # typer turns the first into the second
         typer.echo("interrupted", err=True)
         code = 1
     except Exception as exc:
@@ -318,10 +326,12 @@ def _open(name: str | None) -> tuple[SqlRegistry, Stream]:
 
 def _ask(question: Callable[[Any, str], Any], stream_name: str | None, as_json: bool) -> None:
     """Put one question to the history; an answer is a mapping or a list of them."""
+    from pipeline.register.migrate import check_schema
     from pipeline.run.report import print_answer
     from pipeline.serve.lineage import Lineage
 
     settings = _settings()
+    check_schema(settings.database)
     lineage = Lineage(settings.database)
     try:
         answer = question(lineage, stream_name or settings.stream.topic)

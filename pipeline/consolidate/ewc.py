@@ -35,14 +35,15 @@ class Anchor:
     @classmethod
     def from_bytes(cls, content: bytes) -> Anchor:
         """What `to_bytes` made; ArtifactCorrupt for anything else."""
-        try:
-            tensors = load(content)
-        except SafetensorError as exc:
-            raise ArtifactCorrupt(f"not an EWC state: {exc}") from None
         parts: dict[str, Params] = {"theta": {}, "fisher": {}}
-        for name, tensor in tensors.items():
-            part, _, parameter = name.partition(".")
-            parts[part][parameter] = tensor
+        try:
+            for name, tensor in load(content).items():
+                part, _, parameter = name.partition(".")
+                parts[part][parameter] = tensor
+        except (SafetensorError, KeyError) as exc:
+            raise ArtifactCorrupt(f"not an EWC state: {exc}") from None
+        if parts["theta"].keys() != parts["fisher"].keys():
+            raise ArtifactCorrupt("not an EWC state: weights and Fisher diagonal do not match")
         return cls(theta=parts["theta"], fisher=parts["fisher"])
 
 

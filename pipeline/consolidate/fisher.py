@@ -27,32 +27,35 @@ def fisher_diagonal(model: nn.Module, x: Tensor, generator: torch.Generator) -> 
     """
     with _evaluating(model):
         noise = torch.randn(len(x), _outputs(model, x), generator=generator)
-        if _only_linear(model):
-            return _by_outer_products(model, x, noise)
-        return _by_vmap(model, x, noise)
+        fisher = _by_outer_products(model, x, noise) if _only_linear(model) else None
+        return fisher or _by_vmap(model, x, noise)
 
 
-def _by_outer_products(model: nn.Module, x: Tensor, noise: Tensor) -> Params:
-    """For y = W a + b: sum_n (g_n a_n')^2 = (g^2)' (a^2), element by element."""
-    inputs: dict[nn.Linear, Tensor] = {}
-    outputs: dict[nn.Linear, Tensor] = {}
+def _by_outer_products(model: nn.Module, x: Tensor, noise: Tensor) -> Params | None:
+    """For y = W a + b: sum_n (g_n a_n')^2 = (g^2)' (a^2), element by element.
+
+    None if a sample passes a layer more or less than once: the square is then not of one product.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    calls: dict[nn.Linear, list[tuple[Tensor, Tensor]]] = {m: [] for m in layers.values()}
 
     def keep(layer: nn.Linear, args: tuple[Tensor, ...], out: Tensor) -> None:
-        inputs[layer], outputs[layer] = args[0].detach(), out
+        calls[layer].append((args[0].detach(), out))
 
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     hooks = [layer.register_forward_hook(keep) for layer in layers.values()]
     try:
         with torch.enable_grad():
             loss = (model(x) * noise).sum()
-            grads = torch.autograd.grad(loss, [outputs[layer] for layer in layers.values()])
     finally:
         for hook in hooks:
             hook.remove()
+    if any([a.shape for a, _ in calls[m]] != [(len(x), m.in_features)] for m in layers.values()):
+        return None
+    grads = torch.autograd.grad(loss, [calls[layer][0][1] for layer in layers.values()])
     fisher: Params = {}
     for (name, layer), g in zip(layers.items(), grads, strict=True):
         squared = g.square()
-        fisher[f"{name}.weight"] = squared.T @ inputs[layer].square() / len(x)
+        fisher[f"{name}.weight"] = squared.T @ calls[layer][0][0].square() / len(x)
         if layer.bias is not None:
             fisher[f"{name}.bias"] = squared.mean(dim=0)
     return {name: fisher[name] for name, _ in model.named_parameters()}
@@ -71,10 +74,10 @@ def _by_vmap(model: nn.Module, x: Tensor, noise: Tensor) -> Params:
 
 
 def _only_linear(model: nn.Module) -> bool:
-    """Whether every parameter belongs to a linear layer that sees each sample once, flat."""
-    owned = {id(p) for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters()}
-    shared = len(list(model.parameters())) != len(owned)
-    return not shared and all(id(p) in owned for p in model.parameters())
+    """Whether every parameter belongs to one linear layer, and to it alone."""
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    owned = [id(p) for m in linear for p in m.parameters(recurse=False)]
+    return len(owned) == len(set(owned)) and set(map(id, model.parameters())) <= set(owned)
 
 
 @torch.no_grad()

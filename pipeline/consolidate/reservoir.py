@@ -94,7 +94,8 @@ class Reservoir:
 def union(artifacts: Sequence[bytes], capacity: int, seed: int) -> Windows | None:
     """One sample of several partitions' reservoirs; None if they hold nothing.
 
-    Drawn down to `capacity`, from each in proportion to what it has seen.
+    Drawn down to `capacity`, from each in proportion to what it has seen; give or take a window
+    for each partition, since none is left out.
     """
     parts = [part for part in map(_load, artifacts) if len(part["values"])]
     if not parts:
@@ -115,6 +116,6 @@ def union(artifacts: Sequence[bytes], capacity: int, seed: int) -> Windows | Non
 def _load(content: bytes) -> dict[str, NDArray[Any]]:
     try:
         arrays: dict[str, NDArray[Any]] = load(content)
-    except SafetensorError as exc:
+        return {name: arrays[name] for name in ("values", "offsets", "seen")}
+    except (SafetensorError, KeyError) as exc:
         raise ArtifactCorrupt(f"not a reservoir: {exc}") from None
-    return arrays

@@ -38,6 +38,8 @@ LEAVE_ONE_OUT = 0.6
 LOCATORS = 8
 #: A boundary lies at most so many readings before its detection.
 LOOK_BACK = 500
+#: Blocks on either side of a boundary that say which sensors moved.
+AROUND = 12
 #: Sigma changes at multiples of so many blocks: often in a series' early life, then seldom.
 YOUNG, YOUNG_STRIDE, STRIDE = 256, 16, 128
 #: River sees block means in units of the fit window's deviation, cut here.
@@ -79,8 +81,9 @@ class BoundaryDetector:
         self.blocker = Blocker(channels)
         self.warm = WarmUp(channels, self.fit_after)
         features = {"level": channels, "residual": 1}
-        reach = {s: max(t.reach for t in TESTS if t.signal == s) + STRIDE for s in features}
-        self.rings = {s: Ring(features[s], reach[s]) for s in features}
+        reach = {s: max(t.reach for t in TESTS if t.signal == s) for s in features}
+        reach["level"] = max(reach["level"], LOOK_BACK // BLOCK + AROUND)
+        self.rings = {s: Ring(features[s], reach[s] + STRIDE) for s in features}
         self.scales = [Scale(test, features[test.signal]) for test in TESTS]
         self.proposers: list[detectors.Proposers | None] = []
         self._fields = self._empty(0)
@@ -163,7 +166,6 @@ class BoundaryDetector:
         centre, deviation = means.mean(axis=0), np.maximum(means.std(axis=0), 1e-6)
         fields["signal_centre"][slot, :-1] = centre
         fields["signal_deviation"][slot, :-1] = deviation
-        self._fill("level", slot, means)
         self._remember(slot, places[::BLOCK])
         self.blocker.start(slot, readings[-1])
         self.proposers[slot] = proposers = detectors.Proposers(
@@ -174,7 +176,8 @@ class BoundaryDetector:
         phi = reference.lag_one(y)
         spread = y.std(axis=0) * PRIOR
         for scale_ in self._scales("level"):
-            self._begin(scale_, slot, spread * reference.inflation(phi, scale_.test.m))
+            scale_.start(slot, spread * reference.inflation(phi, scale_.test.m))
+        self._fill("level", slot, means)
 
     def _start_residual(self, slot: int) -> None:
         """Fit the VAR(1) forecaster, and take the residuals of all readings so far in."""
@@ -189,26 +192,28 @@ class BoundaryDetector:
         means = block_means(joint)
         fields["signal_centre"][slot, -1] = means.mean()
         fields["signal_deviation"][slot, -1] = max(float(means.std()), 1e-6)
-        self._fill("residual", slot, means)
         spread = joint[1:].std(axis=0) * PRIOR
         for scale_ in self._scales("residual"):
-            self._begin(scale_, slot, spread)
+            scale_.start(slot, spread)
+        self._fill("residual", slot, means)
         self.warm.release(slot)
 
     def _fill(self, signal: str, slot: int, means: Array) -> None:
-        ring = self.rings[signal]
+        """Take in the blocks that a reference was fitted on, and the scales' samples of them.
+
+        No more at once than the ring looks back on.
+        """
+        ring, scales, one = self.rings[signal], self._scales(signal), np.array([slot])
+        segment = self._fields["segment_start"][one]
         for first in range(0, len(means), STRIDE):
             part = means[first : first + STRIDE]
-            ring.add(np.array([slot]), np.array([first]), np.array([len(part)]), part[None])
+            low, count = np.array([first]), np.array([len(part)])
+            ring.add(one, low, count, part[None])
+            for scale in scales:
+                scale.sample(ring, one, low, low + count, segment)
         self._fields["blocks"][slot] = len(means)
-
-    def _begin(self, scale: Scale, slot: int, prior: Array) -> None:
-        """A scale's prior, and the samples of the blocks that are there already."""
-        one, now = np.array([slot]), self._fields["blocks"][[slot]]
-        scale.start(slot, prior)
-        segment = self._fields["segment_start"][one]
-        scale.sample(self.rings[scale.test.signal], one, now * 0, now, segment)
-        scale.update(one)
+        for scale in scales:
+            scale.update(one)
 
     def _scales(self, signal: str) -> list[Scale]:
         return [scale for scale in self.scales if scale.test.signal == signal]
@@ -505,10 +510,8 @@ class BoundaryDetector:
     def _moved(self, slot: int, where: int, t: int) -> tuple[tuple[int, float], ...]:
         """The three sensors whose level moved most, in robust standard deviations."""
         ring = self.rings["level"]
-        oldest = t - ring.size + 1
-        split = max(where, oldest + 12)
-        after = ring.blocks(slot, max(split, t - 12), t).mean(axis=0)
-        before = ring.blocks(slot, max(oldest, split - 12, 0), split).mean(axis=0)
+        after = ring.blocks(slot, max(where, t - AROUND), t).mean(axis=0)
+        before = ring.blocks(slot, max(where - AROUND, 0), where).mean(axis=0)
         change = after - before
         top = np.argsort(-np.abs(change), kind="stable")[:3]
         return tuple((int(c), round(float(change[c]), 3)) for c in top)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from river import drift
 from river.base import DriftDetector
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SettingsError
 
 #: What each detector is made with, where river's own defaults do not fit.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -49,6 +49,15 @@ def make(name: str) -> DriftDetector:
         raise ValueError(f"no river drift detector {name!r}; there are {', '.join(names())}")
     made: DriftDetector = cls(**OPTIONS.get(name, {}))
     return made
+
+
+def check(wanted: Sequence[str]) -> None:
+    """Raise SettingsError for a name that `make` does not know."""
+    for name in wanted:
+        if name not in names():
+            raise SettingsError(
+                f"detect.detectors: no river drift detector {name!r}; there are {', '.join(names())}"
+            )
 
 
 def names() -> tuple[str, ...]:

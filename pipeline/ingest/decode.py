@@ -7,19 +7,17 @@ into columns at once; a bad record is found by halving, so it costs its neighbou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from pipeline.config import Stream
-from pipeline.errors import SettingsError
+from pipeline.ingest.message import QUOTED, Bad, Reader
 from pipeline.records import Batch, DeadLetter, FloatArray, IntArray, Records
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,32 +26,8 @@ MICROSECOND = timedelta(microseconds=1)
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0}
 #: Cells beyond this are not finite as float32.
 LARGEST = float(np.finfo(np.float32).max)
-#: What a dead letter quotes of a record is cut here, in characters.
-QUOTED = 40
-
-#: Every `DeadLetter.kind` there is.
-KINDS = frozenset(
-    "tombstone empty too_large not_utf8 not_json too_deep not_object "
-    "key_missing key_not_utf8 series_missing bad_series "
-    "time_missing bad_time time_without_zone time_in_future time_before_1970 "
-    "values_missing bad_value infinite wrong_shape ragged wrong_channels unknown_channel "
-    "wrong_length empty_batch".split()
-)
-
-Instant = float | Annotated[datetime, Meta(tz=True)]
-Cell = float | None
-Row = list[Cell]
 #: (record, time, values) of each reading: (N,), (N,), (N, d).
 Columns = tuple[IntArray, IntArray, NDArray[np.float64]]
-
-
-class _Bad(Exception):
-    """One record's fault: a stable code and a sentence."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
-        self.reason = reason
 
 
 class Decoder:
@@ -82,9 +56,8 @@ class Decoder:
         self.max_message_bytes = max_message_bytes
         self.channels = channels
         self._names = _Names()
-        self._field = stream.series.partition("field:")[2] or None
-        self._message = _message_type(self._field)
-        self._decode = msgspec.json.Decoder(self._message).decode
+        field = stream.series.partition("field:")[2] or None
+        self._reader = Reader(field, max_message_bytes)
 
     def decode(self, records: Records, now_us: int) -> tuple[Batch | None, list[DeadLetter]]:
         """Records of one poll as a batch (None if no reading is good) and the bad ones.
@@ -92,12 +65,12 @@ class Decoder:
         now_us: microseconds since 1970 UTC, for the limit on times in the future. Each record
         becomes rows or exactly one dead letter; nothing that a record holds raises.
         """
-        bad: dict[int, _Bad] = {}
+        bad: dict[int, Bad] = {}
         latest = now_us + int(self.stream.max_future_s * 1e6)
         at, messages = self._parse(records.values, bad)
         at, messages, series = self._name(records, at, messages, bad)
         if not self.channels:
-            self._learn_channels(messages, latest)
+            at, messages = self._learn_channels(at, messages, latest, bad)
         columns = _join(self._columns(at, messages, bad))
         batch = None
         if columns is not None:
@@ -109,10 +82,10 @@ class Decoder:
     # Bytes to messages ------------------------------------------------------------------------
 
     def _parse(
-        self, values: Sequence[bytes | None], bad: dict[int, _Bad]
+        self, values: Sequence[bytes | None], bad: dict[int, Bad]
     ) -> tuple[list[int], list[Any]]:
         """Positions and messages of the records that are JSON of the right types."""
-        decode = self._decode
+        decode = self._reader.fast
         try:
             if max(map(len, values)) <= self.max_message_bytes:  # type: ignore[arg-type]
                 return list(range(len(values))), [decode(v) for v in values]  # type: ignore[arg-type]
@@ -121,49 +94,14 @@ class Decoder:
         at, messages = [], []
         for i, value in enumerate(values):
             try:
-                messages.append(self._parse_one(value))
+                messages.append(self._reader.read(value))
                 at.append(i)
-            except _Bad as exc:
+            except Bad as exc:
                 bad[i] = exc
         return at, messages
 
-    def _parse_one(self, value: bytes | None) -> Any:
-        if value is None:
-            raise _Bad("tombstone", "the record has no value")
-        if len(value) > self.max_message_bytes:
-            raise _Bad("too_large", f"{len(value)} bytes, more than {self.max_message_bytes}")
-        if not value.strip():
-            raise _Bad("empty", "the record is empty")
-        try:
-            return self._decode(value)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return self._parse_carefully(value)
-
-    def _parse_carefully(self, value: bytes) -> Any:
-        """What msgspec refused: right after all (Python's bare NaN, other ISO times), or why not.
-
-        `json` takes NaN and Infinity; the latter is found with the numbers too large for float32.
-        """
-        tree = _tree(value)
-        for name in ("time", "values"):
-            if name not in tree:
-                raise _Bad(f"{name}_missing", f"the object has no {name}")
-        if self._field is not None and self._field not in tree:
-            raise _Bad("series_missing", f"the object has no {self._field} to name the series")
-        tree["time"] = _instants(tree["time"])
-        if not isinstance(tree["values"], list | dict):
-            raise _Bad("wrong_shape", "values is neither a list nor an object")
-        try:
-            message = msgspec.convert(tree, self._message)
-            _names_in(message, self._field).encode()
-        except msgspec.ValidationError as exc:
-            raise _explain(str(exc)) from None
-        except UnicodeEncodeError:
-            raise _Bad("not_utf8", "a name has half a surrogate pair") from None
-        return message
-
     def _name(
-        self, records: Records, at: list[int], messages: list[Any], bad: dict[int, _Bad]
+        self, records: Records, at: list[int], messages: list[Any], bad: dict[int, Bad]
     ) -> tuple[list[int], list[Any], list[int]]:
         """`at` and `messages` without the records that name no series; each record's series."""
         source, names = self.stream.series, self._names
@@ -182,33 +120,41 @@ class Decoder:
             try:
                 series[i] = names[records.keys[i]]  # type: ignore[index]
             except KeyError:
-                bad[i] = _Bad("key_missing", "no key to name the series (stream.series = key)")
+                bad[i] = Bad("key_missing", "no key to name the series (stream.series = key)")
             except UnicodeDecodeError:
-                bad[i] = _Bad("key_not_utf8", "the key is not UTF-8")
+                bad[i] = Bad("key_not_utf8", "the key is not UTF-8")
         good = [(i, m) for i, m in zip(at, messages, strict=True) if i not in bad]
         return [i for i, _ in good], [m for _, m in good], series
 
     # Messages to columns ----------------------------------------------------------------------
 
-    def _learn_channels(self, messages: list[Any], latest: int) -> None:
-        """The first message that is good in every respect decides; a bad one decides nothing."""
-        for message in messages:
+    def _learn_channels(
+        self, at: list[int], messages: list[Any], latest: int, bad: dict[int, Bad]
+    ) -> tuple[list[int], list[Any]]:
+        """`at` and `messages` from the first that is good in every respect on: it decides.
+
+        A bad one before it decides nothing, and is bad for what is wrong with itself.
+        """
+        for n, (i, message) in enumerate(zip(at, messages, strict=True)):
             self.channels = _channels_of(message.values)
-            bad: dict[int, _Bad] = {}
-            columns = _join(self._columns([0], [message], bad))
+            if not self.channels:
+                bad[i] = Bad("wrong_shape", "values has no channel")
+                continue
+            columns = _join(self._columns([i], [message], bad))
             if columns is not None:
                 _plausible(columns, latest, bad)
-            if self.channels and not bad:
-                return
+            if i not in bad:
+                return at[n:], messages[n:]
         self.channels = ()
+        return [], []
 
-    def _columns(self, at: list[int], messages: list[Any], bad: dict[int, _Bad]) -> list[Columns]:
+    def _columns(self, at: list[int], messages: list[Any], bad: dict[int, Bad]) -> list[Columns]:
         """Columns of the good messages, in one piece if all are good and of one form."""
         if not messages:
             return []
         try:
             counts, times, values = self._stack(messages)
-        except _Bad as exc:
+        except Bad as exc:
             if len(messages) == 1:
                 bad[at[0]] = exc
                 return []
@@ -230,7 +176,7 @@ class Decoder:
             if isinstance(first.values, dict):
                 rows = self._rows_by_name_of_many(messages, lengths)
             elif lengths != _lengths([m.values for m in messages]):
-                raise _Bad("wrong_length", "time and values differ in length")
+                raise Bad("wrong_length", "time and values differ in length")
             else:
                 rows = list(chain.from_iterable([m.values for m in messages]))
             times, counts = list(chain.from_iterable(times)), np.array(lengths, dtype=np.int64)
@@ -246,10 +192,10 @@ class Decoder:
         known = frozenset(self.channels)
         for message in messages:
             if not isinstance(message.values, dict) or not message.values:
-                raise _Bad("wrong_shape", "values has no channel")
+                raise Bad("wrong_shape", "values has no channel")
             if not known.issuperset(message.values):
                 name = min(message.values.keys() - known)
-                raise _Bad("unknown_channel", f"no channel {name[:QUOTED]!r} in the stream")
+                raise Bad("unknown_channel", f"no channel {name[:QUOTED]!r} in the stream")
 
     def _rows_by_name_of_many(self, messages: list[Any], lengths: list[int]) -> list[Any]:
         """Rows of messages with a list for each channel; an absent channel is missing cells."""
@@ -257,7 +203,7 @@ class Decoder:
         rows: list[Any] = []
         for message, n in zip(messages, lengths, strict=True):
             if any(not isinstance(c, list) or len(c) != n for c in message.values.values()):
-                raise _Bad("wrong_length", "time and values differ in length")
+                raise Bad("wrong_length", "time and values differ in length")
             absent = [None] * n
             columns = [message.values.get(name, absent) for name in self.channels]
             rows += map(list, zip(*columns, strict=True))
@@ -266,10 +212,10 @@ class Decoder:
     def _matrix(self, rows: list[Any]) -> NDArray[np.float64]:
         """(N, d) of rows of numbers; None is NaN."""
         if set(map(type, rows)) != {list}:
-            raise _Bad("wrong_shape", "values is neither one reading nor a list of readings")
+            raise Bad("wrong_shape", "values is neither one reading nor a list of readings")
         widths = set(map(len, rows))
         if len(widths) != 1:
-            raise _Bad("ragged", "the readings have different numbers of channels")
+            raise Bad("ragged", "the readings have different numbers of channels")
         width, d = widths.pop(), len(self.channels)
         try:
             try:
@@ -277,9 +223,9 @@ class Decoder:
             except TypeError:  # a missing cell: the slower way knows None
                 flat = np.array(rows, dtype=np.float64)
         except (TypeError, ValueError):
-            raise _Bad("wrong_shape", "a list where a number belongs") from None
+            raise Bad("wrong_shape", "a list where a number belongs") from None
         if width != d or flat.size != len(rows) * d:
-            raise _Bad("wrong_channels", f"{width} channels, the stream has {d}")
+            raise Bad("wrong_channels", f"{width} channels, the stream has {d}")
         return flat.reshape(len(rows), d)
 
     def _times(self, raw: list[Any]) -> IntArray:
@@ -289,11 +235,11 @@ class Decoder:
                 return np.array([(t - EPOCH) // MICROSECOND for t in raw], dtype=np.int64)
             numbers = np.array(raw, dtype=np.float64)
         except (TypeError, ValueError):
-            raise _Bad("bad_time", "times of two kinds in one message") from None
+            raise Bad("bad_time", "times of two kinds in one message") from None
         with np.errstate(over="ignore"):
             scaled = numbers * UNITS[self.stream.time_unit]
         if not (np.abs(scaled) < 2.0**62).all():
-            raise _Bad("bad_time", "a time is not finite, or absurd")
+            raise Bad("bad_time", "a time is not finite, or absurd")
         return np.rint(scaled).astype(np.int64)
 
     # Columns to a batch -----------------------------------------------------------------------
@@ -335,74 +281,6 @@ class _Names(dict[bytes, int]):
         return number
 
 
-def _message_type(field: str | None) -> Any:
-    """A struct with the fields that the settings name."""
-    fields: list[Any] = [
-        ("time", Instant | list[Instant]),
-        ("values", list[Cell | Row] | dict[str, Cell | Row]),
-    ]
-    if field in ("time", "values"):
-        raise SettingsError(f"stream.series: field:{field} holds the reading, not a name")
-    if field is not None:
-        fields.append(("series", str | int, msgspec.field(name=field)))
-    return msgspec.defstruct("Message", fields, gc=False)
-
-
-def _tree(value: bytes) -> dict[str, Any]:
-    """A record's JSON object as Python reads it."""
-    try:
-        text = value.decode()
-        tree = json.loads(text, parse_int=_integer)
-    except UnicodeDecodeError as exc:
-        raise _Bad("not_utf8", f"byte {exc.start} is not UTF-8") from None
-    except RecursionError:
-        raise _Bad("too_deep", "nested too deeply") from None
-    except ValueError as exc:
-        raise _Bad("not_json", f"not JSON: {exc}") from None
-    if not isinstance(tree, dict):
-        raise _Bad("not_object", f"a {type(tree).__name__}, not an object")
-    return tree
-
-
-def _integer(digits: str) -> int | float:
-    """Beyond 64 bits a float: Python refuses to read very long integers, and we need none."""
-    return int(digits) if len(digits) < 19 else float(digits)
-
-
-def _instants(time: Any) -> Any:
-    """A time, or a list of them, as number or datetime: ISO 8601 in all that Python reads."""
-    return [_instant(t) for t in time] if isinstance(time, list) else _instant(time)
-
-
-def _instant(time: Any) -> datetime | float:
-    if isinstance(time, bool) or not isinstance(time, str | int | float):
-        raise _Bad("bad_time", f"time is a {type(time).__name__}, not a number or ISO 8601 text")
-    if not isinstance(time, str):
-        return time
-    try:
-        read = datetime.fromisoformat(time)
-    except ValueError:
-        raise _Bad("bad_time", f"time is not ISO 8601: {time[:QUOTED]!r}") from None
-    if read.tzinfo is None:
-        raise _Bad("time_without_zone", f"time has no zone: {time[:QUOTED]!r}")
-    return read
-
-
-def _names_in(message: Any, field: str | None) -> str:
-    """All text that a message gives us to keep: its channels' names and its series'."""
-    names = "".join(message.values) if isinstance(message.values, dict) else ""
-    return names if field is None else f"{names}{message.series}"
-
-
-def _explain(message: str) -> _Bad:
-    """msgspec's "Expected `float`, got `str` - at `$.values[2]`" as a kind and a sentence."""
-    if "`$.values" not in message:
-        return _Bad("bad_time" if "`$.time" in message else "bad_series", message)
-    if "got `array`" in message or "got `object`" in message:
-        return _Bad("wrong_shape", message)
-    return _Bad("infinite" if "out of range" in message else "bad_value", message)
-
-
 def _nested(values: Any) -> bool:
     """Whether values without names hold a list of readings, or nothing at all."""
     return isinstance(values, list) and (not values or isinstance(values[0], list))
@@ -419,10 +297,10 @@ def _channels_of(values: Any) -> tuple[str, ...]:
 def _lengths(lists: list[Any]) -> list[int]:
     """Length of each list: the readings in each message."""
     if set(map(type, lists)) != {list}:
-        raise _Bad("wrong_length", "one of time and values is a list of readings, the other not")
+        raise Bad("wrong_length", "one of time and values is a list of readings, the other not")
     lengths = list(map(len, lists))
     if not all(lengths):
-        raise _Bad("empty_batch", "a message without a reading")
+        raise Bad("empty_batch", "a message without a reading")
     return lengths
 
 
@@ -448,7 +326,7 @@ def _join(pieces: list[Columns]) -> Columns | None:
     return record[order], times[order], values[order]
 
 
-def _plausible(columns: Columns, latest: int, bad: dict[int, _Bad]) -> Columns:
+def _plausible(columns: Columns, latest: int, bad: dict[int, Bad]) -> Columns:
     """The columns without records that have a cell or a time that cannot be."""
     record, times, values = columns
     faults = (
@@ -459,12 +337,12 @@ def _plausible(columns: Columns, latest: int, bad: dict[int, _Bad]) -> Columns:
     if not any(fault.any() for fault, _, _ in faults):
         return columns
     for fault, kind, reason in faults:
-        bad.update((i, _Bad(kind, reason)) for i in np.unique(record[fault]).tolist())
+        bad.update((i, Bad(kind, reason)) for i in np.unique(record[fault]).tolist())
     keep = ~np.isin(record, list(bad))
     return record[keep], times[keep], values[keep]
 
 
-def _letters(records: Records, bad: dict[int, _Bad]) -> list[DeadLetter]:
+def _letters(records: Records, bad: dict[int, Bad]) -> list[DeadLetter]:
     return [
         DeadLetter(
             topic=records.topic,

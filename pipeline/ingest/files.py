@@ -105,8 +105,10 @@ def _read_json_lines(path: Path, series_column: str | None) -> Iterator[tuple[st
                 message = msgspec.json.decode(line, type=dict[str, Any])
             except msgspec.MsgspecError as exc:
                 raise SourceError(f"{path}: line {number}: {exc}") from None
-            series = message.pop(series_column, None) if series_column else None
-            yield str(series) if series is not None else path.stem, message
+            series = message.pop(series_column, None) if series_column else path.stem
+            if series is None:
+                raise SourceError(f"{path}: line {number}: no field {series_column!r}")
+            yield str(series), message
     if empty:
         raise SourceError(f"{path}: no rows")
 

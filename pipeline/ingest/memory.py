@@ -56,9 +56,7 @@ class MemorySource:
         return {p: len(self.partitions[p]) - at for p, at in self._position.items()}
 
     def close(self) -> None:
-        """Tell the owner that its partitions are gone."""
-        if self._owner is not None and self._position:
-            self._owner.revoked(sorted(self._position))
+        """Leave; the owner has had its last chance to write a checkpoint."""
         self._position, self._owner = {}, None
 
     def _take(self, partition: int) -> Records | None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import ArtifactCorrupt
+from pipeline.register.engine import inserting
 from pipeline.register.tables import artifacts
 
 
 def put(conn: Connection, kind: str, content: bytes, *, at: int) -> str:
     """Keep `content` once, whoever brings it; its sha256."""
     sha256 = hashlib.sha256(content).hexdigest()
-    insert = postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert
     row = {
         "sha256": sha256,
         "kind": kind,
@@ -22,7 +21,7 @@ def put(conn: Connection, kind: str, content: bytes, *, at: int) -> str:
         "size": len(content),
         "created": at,
     }
-    conn.execute(insert(artifacts).values(row).on_conflict_do_nothing())
+    conn.execute(inserting(conn, artifacts).values(row).on_conflict_do_nothing())
     return sha256
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 from sqlalchemy import Connection, insert, select, update
 
 from pipeline.errors import ArtifactCorrupt, RegistryError, StaleEpoch
+from pipeline.register.engine import inserting
 from pipeline.register.tables import checkpoints, scored
 
 #: Of the bytes that `pack` makes; another one is refused, never misread.
@@ -35,7 +36,7 @@ class Checkpoint:
 def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
     """Arrays and a JSON-able `meta` as safetensors bytes; equal contents, equal bytes."""
     text = json.dumps({"format": FORMAT, "meta": meta}, sort_keys=True).encode()
-    tensors = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    tensors = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     return save(tensors | {_META: np.frombuffer(text, dtype=np.uint8)})
 
 
@@ -52,9 +53,10 @@ def unpack(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         head = json.loads(arrays.pop(_META).tobytes())
     except (SafetensorError, KeyError, ValueError) as exc:
         raise RegistryError(f"not a checkpoint: {exc}") from None
-    if head.get("format") != FORMAT:
+    found = head.get("format") if isinstance(head, dict) else None
+    if found != FORMAT:
         raise RegistryError(
-            f"checkpoint format {head.get('format')}, this version reads {FORMAT}: "
+            f"checkpoint format {found}, this version reads {FORMAT}: "
             "go on with the version of tidemark that wrote it"
         )
     return arrays, head["meta"]
@@ -63,14 +65,15 @@ def unpack(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def acquire(conn: Connection, stream_id: int, partition: int, owner: str, *, at: int) -> Checkpoint:
     """Become the owner: the epoch goes up by one, and the former owner can write no more."""
     this = (checkpoints.c.stream_id == stream_id) & (checkpoints.c.partition == partition)
-    changed = conn.execute(
-        update(checkpoints)
-        .where(this)
-        .values(epoch=checkpoints.c.epoch + 1, owner=owner, updated=at)
+    row = {"stream_id": stream_id, "partition": partition, "epoch": 1}
+    conn.execute(
+        inserting(conn, checkpoints)
+        .values(owner=owner, updated=at, **row)
+        .on_conflict_do_update(
+            index_elements=["stream_id", "partition"],
+            set_={"epoch": checkpoints.c.epoch + 1, "owner": owner, "updated": at},
+        )
     )
-    if changed.rowcount == 0:
-        row = {"stream_id": stream_id, "partition": partition, "epoch": 1}
-        conn.execute(insert(checkpoints).values(owner=owner, updated=at, **row))
     row_ = conn.execute(select(checkpoints).where(this)).one()
     if row_.state is not None and hashlib.sha256(row_.state).hexdigest() != row_.sha256:
         raise ArtifactCorrupt(f"checkpoint of partition {partition} does not match its hash")

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Insert, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from pipeline.config import Database
@@ -32,7 +33,7 @@ def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
         The URL cannot be read, or its driver is not installed.
     """
     try:
-        url = make_url(database.url)
+        url = _parsed(database.url)
         options: dict[str, Any] = {}
         if url.get_backend_name() == "sqlite":
             options["connect_args"] = {"timeout": database.busy_timeout_s}
@@ -41,8 +42,6 @@ def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
         raise RegistryError(f"database.url: {_first_line(exc)}") from None
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine, foreign_keys)
-    elif engine.dialect.name != "postgresql":
-        raise RegistryError(f"database.url: {engine.dialect.name} is not sqlite or postgresql")
     return engine
 
 
@@ -68,8 +67,21 @@ def translated(engine: Engine) -> Iterator[None]:
     except IntegrityError:
         raise
     except DBAPIError as exc:
-        where = engine.url.render_as_string(hide_password=True)
-        raise RegistryError(f"database {where}: {_first_line(exc.orig or exc)}") from exc
+        raise RegistryError(
+            f"database {shown(engine.url)}: {_first_line(exc.orig or exc)}"
+        ) from exc
+
+
+def shown(url: URL) -> str:
+    """A database's URL without its passwords, wherever they stand."""
+    secrets = {name: "hidden" for name in url.query if "password" in name}
+    return url.update_query_dict(secrets).render_as_string(hide_password=True)
+
+
+def inserting(conn: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that may say ON CONFLICT, in the database's dialect."""
+    postgres = conn.dialect.name == "postgresql"
+    return postgresql.insert(table) if postgres else sqlite.insert(table)
 
 
 def inserted(conn: Connection, statement: Insert) -> int:
@@ -78,6 +90,19 @@ def inserted(conn: Connection, statement: Insert) -> int:
     if key is None:
         raise RegistryError("the database gave the new row no number")
     return int(key[0])
+
+
+def _parsed(text: str) -> URL:
+    """The URL; a password that was not escaped is not taken for a host or port, and shown."""
+    try:
+        url = make_url(text)
+        if "@" not in (url.host or ""):
+            return url
+    except ValueError:  # a port that is no number
+        pass
+    raise RegistryError(
+        "database.url: cannot be read; write : / @ inside a password as %3A %2F %40"
+    )
 
 
 def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
 
 from alembic import command
 from pipeline.config import Database
 from pipeline.errors import RegistryError
 from pipeline.register.engine import connect, reading, translated
+
+#: Names the lock that PostgreSQL's migrations queue at.
+_LOCK = 7_233_002
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
@@ -38,14 +42,27 @@ def current_and_head(database: Database) -> tuple[str | None, str]:
     return current, str(head)
 
 
+def check_schema(database: Database) -> None:
+    """Raise RegistryError unless the schema is at head."""
+    current, head = current_and_head(database)
+    if current != head:
+        raise RegistryError(
+            f"schema at {current or 'nothing'}, head is {head}: run `tidemark migrate`"
+        )
+
+
 def _run(database: Database, step: Callable[[Config, str], None], revision: str) -> None:
     config = _config()
     engine = connect(database, foreign_keys=False)  # a rebuilt parent would delete its children
     try:
         with translated(engine), engine.begin() as conn:
+            if conn.dialect.name == "postgresql":  # one migration at a time; SQLite's BEGIN waits
+                conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             config.attributes["connection"] = conn
             step(config, revision)
             _check_foreign_keys(conn)
+    except CommandError as exc:
+        raise RegistryError(f"migration to {revision}: {exc}") from exc
     finally:
         engine.dispose()
 

@@ -9,9 +9,10 @@ from pipeline.records import Candidate, Decision, Version
 
 
 def decide(candidate: Candidate, champion: Version | None, gate: Gate) -> Decision:
-    """Promote only if the new tasks got better and no old task got worse than allowed.
+    """Promote only if the new tasks got better and no task got worse than allowed.
 
-    Skills are 1 - MSE / variance on each task's held-out readings. A bootstrap (no champion)
+    Skills are 1 - MSE / variance on each task's held-out readings. The gain is the mean over the
+    new tasks, so that a fall of one of them counts as any other's. A bootstrap (no champion)
     needs nothing but finite skills.
     """
     skills, before = candidate.skills, candidate.parent_skills
@@ -21,7 +22,7 @@ def decide(candidate: Candidate, champion: Version | None, gate: Gate) -> Decisi
         "min_gain": gate.min_gain,
         "max_forgetting": gate.max_forgetting,
     }
-    if not skills or not all(map(math.isfinite, skills.values())):
+    if not skills or not all(map(math.isfinite, (*skills.values(), *before.values()))):
         return Decision(promote=False, reason="its skills are not finite", figures=figures)
     if champion is None:
         return Decision(promote=True, reason="first version of the stream", figures=figures)
@@ -30,13 +31,13 @@ def decide(candidate: Candidate, champion: Version | None, gate: Gate) -> Decisi
     if gain < gate.min_gain:
         reason = f"the new task got better by {gain:.3f}, less than {gate.min_gain:g}"
         return Decision(promote=False, reason=reason, figures=figures)
-    falls = {t: before[t] - skills[t] for t in before.keys() - set(candidate.new_tasks)}
+    falls = {t: before[t] - skills[t] for t in before}
     worst = max(falls, key=lambda t: falls[t], default=None)
     figures["worst_fall"] = falls[worst] if worst is not None else 0.0
     if worst is not None and falls[worst] > gate.max_forgetting:
         reason = f"task {worst} got worse by {falls[worst]:.3f}, more than {gate.max_forgetting:g}"
         return Decision(promote=False, reason=reason, figures=figures)
-    reason = f"the new task got better by {gain:.3f}, no old task worse by more than allowed"
+    reason = f"the new task got better by {gain:.3f}, no task worse by more than allowed"
     return Decision(promote=True, reason=reason, figures=figures)
 
 

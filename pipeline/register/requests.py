@@ -10,20 +10,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from pipeline.errors import LeaseLost
 from pipeline.records import Claim, Request
 from pipeline.register import ledger
-from pipeline.register.engine import inserted
+from pipeline.register.engine import inserting
 from pipeline.register.tables import requests
 
 #: Pending requests that one claim takes along, at most.
 FOLD_LIMIT = 64
 
 
-def submit(conn: Connection, request: Request, *, at: int) -> int:
-    """Insert a pending request; IntegrityError if the same one is there already."""
+def submit(conn: Connection, request: Request, *, at: int) -> int | None:
+    """Insert a pending request; None if the same one is there already."""
     row = {
         "stream_id": request.stream_id,
         "reason": request.reason,
@@ -36,10 +36,14 @@ def submit(conn: Connection, request: Request, *, at: int) -> int:
         "due": request.due,
     }
     values = row | {"status": "pending", "fence": 0, "attempts": 0, "created": at}
-    number = inserted(conn, insert(requests).values(values))
+    number = conn.execute(
+        inserting(conn, requests).values(values).on_conflict_do_nothing().returning(requests.c.id)
+    ).scalar()
+    if number is None:
+        return None
     entry = row | {"request": number, "inputs": dict(request.inputs)}
     ledger.append(conn, "request", entry, at=at, actor=request.actor, stream_id=request.stream_id)
-    return number
+    return int(number)
 
 
 def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: int) -> Claim | None:

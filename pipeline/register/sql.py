@@ -18,7 +18,7 @@ from pipeline.records import Boundary, Candidate, Claim, Decision, Request, Vers
 from pipeline.register import artifacts, checkpoints, ledger, migrate, requests, versions
 from pipeline.register import tables as t
 from pipeline.register.checkpoints import Checkpoint
-from pipeline.register.engine import connect, inserted, now_us, reading, writing
+from pipeline.register.engine import connect, inserting, now_us, reading, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +61,7 @@ class SqlRegistry:
 
     def check_schema(self) -> None:
         """Raise RegistryError unless the schema is at head."""
-        current, head = migrate.current_and_head(self.database)
-        if current != head:
-            raise RegistryError(
-                f"schema at {current or 'nothing'}, head is {head}: run `tidemark migrate`"
-            )
+        migrate.check_schema(self.database)
 
     # Streams ----------------------------------------------------------------------------------
 
@@ -77,18 +73,24 @@ class SqlRegistry:
         RegistryError
             It has other channels already.
         """
+        this = select(t.streams).where(t.streams.c.name == name).with_for_update()
         with writing(self.engine) as conn:
-            row = conn.execute(select(t.streams).where(t.streams.c.name == name)).first()
             text, now = ledger.canonical(list(channels)), self.clock()
-            if row is None:
-                row_ = {"name": name, "channels": text, "created": now}
-                number = inserted(conn, insert(t.streams).values(row_))
-                ledger.append(conn, "stream", row_, at=now, stream_id=number)
-                return Stream(id=number, name=name, channels=tuple(channels))
+            if conn.execute(this).first() is None:
+                made = {"name": name, "channels": text, "created": now}
+                number = conn.execute(
+                    inserting(conn, t.streams)
+                    .values(made)
+                    .on_conflict_do_nothing()
+                    .returning(t.streams.c.id)
+                ).scalar()
+                if number is not None:
+                    ledger.append(conn, "stream", made, at=now, stream_id=number)
+            row = conn.execute(this).one()  # ours, or another process's of the same moment
             known = tuple(json.loads(row.channels))
             if channels and not known:
-                this = t.streams.c.id == row.id
-                conn.execute(update(t.streams).where(this).values(channels=text))
+                mine = t.streams.c.id == row.id
+                conn.execute(update(t.streams).where(mine).values(channels=text))
             elif channels and tuple(channels) != known:
                 raise RegistryError(f"stream {name} has the channels {', '.join(known)}")
             return Stream(id=row.id, name=name, channels=known or tuple(channels))
@@ -167,15 +169,16 @@ class SqlRegistry:
 
     def submit(self, request: Request) -> int | None:
         """Insert a request; None if the same one is there already."""
-        try:
-            with writing(self.engine) as conn:
-                return self._submit(conn, request, self.clock())
-        except IntegrityError:
-            return None
+        with writing(self.engine) as conn:
+            return requests.submit(conn, request, at=self.clock())
 
     @staticmethod
-    def _submit(conn: Connection, request: Request, now: int) -> int:
-        return requests.submit(conn, request, at=now)
+    def _submit(conn: Connection, request: Request, now: int) -> None:
+        if requests.submit(conn, request, at=now) is None:
+            raise RegistryError(
+                f"the same request is there already: {request.reason} of partition "
+                f"{request.partition}, series {request.series}, segment {request.segment}"
+            )
 
     def claim(self, owner: str, lease_s: float, max_attempts: int = 3) -> Claim | None:
         """Take the oldest request that may be worked on; None if there is none."""

@@ -283,7 +283,7 @@ leases = Table(
 _PG_FUNCTION = """
 CREATE OR REPLACE FUNCTION tidemark_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME;
+    RAISE EXCEPTION USING MESSAGE = TG_TABLE_NAME || ' is append-only';
 END
 $$
 """
@@ -299,9 +299,14 @@ def create_triggers(conn: Connection) -> None:
             "FOR EACH STATEMENT EXECUTE FUNCTION tidemark_append_only()"
         )
         return
-    for event in ("UPDATE", "DELETE"):
+    there = "EXISTS (SELECT 1 FROM ledger WHERE id = NEW.id OR hash = NEW.hash)"
+    for name, when in (
+        ("update", "BEFORE UPDATE ON ledger"),
+        ("delete", "BEFORE DELETE ON ledger"),
+        ("replace", f"BEFORE INSERT ON ledger WHEN {there}"),  # REPLACE fires no DELETE
+    ):
         conn.exec_driver_sql(
-            f"CREATE TRIGGER ledger_no_{event.lower()} BEFORE {event} ON ledger "
+            f"CREATE TRIGGER ledger_no_{name} {when} "
             "BEGIN SELECT RAISE(ABORT, 'ledger is append-only'); END"
         )
 
@@ -312,5 +317,5 @@ def drop_triggers(conn: Connection) -> None:
         conn.exec_driver_sql("DROP TRIGGER IF EXISTS ledger_append_only ON ledger")
         conn.exec_driver_sql("DROP FUNCTION IF EXISTS tidemark_append_only()")
         return
-    for event in ("update", "delete"):
-        conn.exec_driver_sql(f"DROP TRIGGER IF EXISTS ledger_no_{event}")
+    for name in ("update", "delete", "replace"):
+        conn.exec_driver_sql(f"DROP TRIGGER IF EXISTS ledger_no_{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -211,9 +212,11 @@ def held_out(conn: Connection, stream_id: int, upto: int, per_task: int) -> dict
 
 
 def _insert_figures(conn: Connection, version_id: int, candidate: Candidate) -> None:
+    """A figure that is not finite has no row: SQLite keeps NaN as NULL; the ledger has it."""
     figures = [
         {"version_id": version_id, "name": name, "value": value}
         for name, value in candidate.metrics.items()
+        if isfinite(value)
     ]
     if figures:
         conn.execute(insert(t.metrics), figures)
@@ -226,6 +229,7 @@ def _insert_figures(conn: Connection, version_id: int, candidate: Candidate) -> 
             "windows": candidate.sizes[task],
         }
         for task, skill in candidate.skills.items()
+        if isfinite(skill)
     ]
     if row_of_r:
         conn.execute(insert(t.evaluations), row_of_r)

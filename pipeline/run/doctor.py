@@ -14,7 +14,7 @@ def examine(config: Path | None) -> list[dict[str, Any]]:
     """Every check as `{name, ok, message}`; those that need the settings end with them."""
     try:
         settings = load(config)
-        _read_schedule(settings)
+        _read(settings)
     except SettingsError as exc:
         return [{"name": "settings", "ok": False, "message": str(exc)}]
     checks = [("settings", True, f"{config or 'defaults and environment'}")]
@@ -22,10 +22,13 @@ def examine(config: Path | None) -> list[dict[str, Any]]:
     return [{"name": name, "ok": ok, "message": message} for name, ok, message in checks]
 
 
-def _read_schedule(settings: Settings) -> None:
+def _read(settings: Settings) -> None:
+    """Settings that only their own stage can judge."""
+    from pipeline.detect.detectors import check
     from pipeline.run.scheduler import cron
 
     cron(settings)
+    check(settings.detect.detectors)
 
 
 def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:

@@ -33,7 +33,7 @@ def score_messages(batch: Batch, scores: FloatArray, version: int) -> Iterator[t
         for start in range(int(first), int(end), LONGEST):
             rows = slice(start, min(start + LONGEST, int(end)))
             offsets = batch.offsets[rows].tolist()
-            inside = start - int(np.searchsorted(batch.offsets[first:end], offsets[0]) + first)
+            inside = _place(batch, int(first), start)
             value = {
                 "topic": batch.topic,
                 "partition": batch.partition,
@@ -45,6 +45,14 @@ def score_messages(batch: Batch, scores: FloatArray, version: int) -> Iterator[t
             }
             key = f"{batch.topic}/{batch.partition}/{offsets[0]}{f'+{inside}' if inside else ''}"
             yield key.encode(), _encode(value)
+
+
+def _place(batch: Batch, first: int, start: int) -> int:
+    """Readings of row `start`'s record that come before it; its series begins at row `first`."""
+    if start == first:
+        return 0
+    mine = batch.offsets[first:start]
+    return int((mine == batch.offsets[start]).sum())
 
 
 def boundary_message(

@@ -45,11 +45,13 @@ def owner_name(role: str) -> str:
 
 def stream(settings: Settings, stop: threading.Event) -> None:
     """Follow the topic until `stop` is set."""
+    from pipeline.detect.detectors import check
     from pipeline.ingest.kafka import KafkaSink, KafkaSource
     from pipeline.run.stream import Streamer
     from pipeline.telemetry import Metrics
 
     _pin_threads(settings)
+    check(settings.detect.detectors)
     registry = _registry(settings)
     source = KafkaSource(settings.kafka, settings.stream.topic)
     sink = KafkaSink(settings.kafka)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import msgspec
 
 from pipeline.config import Kafka
 from pipeline.ingest.files import read_recording
-from pipeline.ingest.kafka import KafkaSink, committed
+from pipeline.ingest.kafka import GroupLag, KafkaSink
 
-#: Messages between two looks at the clock, the flush and the consumers' lag.
+#: Messages between two flushes and looks at the clock and the consumers' lag.
 STRIDE = 100
+
+#: Called with (readings sent, total or None).
+Progress = Callable[[int, int | None], None]
 
 
 def replay(
@@ -28,7 +32,7 @@ def replay(
     rate: float | None = None,
     batch: int = 1,
     max_lag: int | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Send every row, keyed by series; the number of readings, all acknowledged.
 
@@ -46,14 +50,14 @@ def replay(
     SourceError
         The file cannot be read, or a record was not acknowledged.
     """
+    rows = read_recording(path, series_column=series_column, time_column=time_column, drop=drop)
+    rows = chain([next(rows)], rows)  # a file that cannot be read fails before Kafka is asked
     pace = _Pace(kafka, topic, rate, max_lag)
     sink = KafkaSink(kafka)
     sent = messages = 0
     held: dict[str, list[dict[str, Any]]] = {}
     try:
-        for series, message in read_recording(
-            path, series_column=series_column, time_column=time_column, drop=drop
-        ):
+        for series, message in rows:
             readings = held.setdefault(series, [])
             readings.append({"time": time.time()} | message)
             if len(readings) < batch:
@@ -62,13 +66,14 @@ def replay(
             sent, messages = sent + batch, messages + 1
             if messages % STRIDE == 0:
                 sink.flush()
-                pace.wait(sent, messages, progress)
+                pace.wait(sent, progress)
         for series, readings in held.items():
             sink.send(topic, key=series.encode(), value=_encode(readings))
             sent += len(readings)
         sink.flush()
     finally:
         sink.close()
+        pace.close()
     if progress:
         progress(sent, sent)
     return sent
@@ -78,40 +83,35 @@ class _Pace:
     """Waits until it is time for more: by the clock, and by what the consumers have done."""
 
     def __init__(self, kafka: Kafka, topic: str, rate: float | None, max_lag: int | None) -> None:
-        self.kafka = kafka
-        self.topic = topic
         self.rate = rate
         self.max_lag = max_lag
         self.started = time.monotonic()
-        self.seen = committed(kafka, topic) if max_lag is not None else 0
-        self.before = self.seen
+        self.lag = GroupLag(kafka, topic) if max_lag is not None else None
 
-    def wait(
-        self, sent: int, messages: int, progress: Callable[[int, int | None], None] | None
-    ) -> None:
+    def wait(self, sent: int, progress: Progress | None) -> None:
+        """Return when the next readings may go."""
         while True:
             if progress:
                 progress(sent, None)
             early = sent / self.rate - (time.monotonic() - self.started) if self.rate else 0.0
-            if early > 0:
-                time.sleep(min(early, 0.1))
-            elif self.max_lag is not None and messages - self._done() > self.max_lag:
-                time.sleep(0.1)
-                self.seen = committed(self.kafka, self.topic)
-            else:
+            behind = self.lag is not None and self.lag.records() > (self.max_lag or 0)
+            if early <= 0 and not behind:
                 return
+            time.sleep(min(early, 0.1) if early > 0 else 0.1)
 
-    def _done(self) -> int:
-        return self.seen - self.before
+    def close(self) -> None:
+        """Leave."""
+        if self.lag is not None:
+            self.lag.close()
 
 
 def _encode(readings: list[dict[str, Any]]) -> bytes:
     """One reading as itself; several as one message with arrays."""
     if len(readings) == 1:
         return msgspec.json.encode(readings[0])
-    return msgspec.json.encode(
-        {
-            "time": [r["time"] for r in readings],
-            "values": [r["values"] for r in readings],
-        }
-    )
+    rows = [r["values"] for r in readings]
+    values: Any = rows
+    if isinstance(rows[0], dict):
+        names = sorted({name for row in rows for name in row})
+        values = {name: [row.get(name) for row in rows] for name in names}
+    return msgspec.json.encode({"time": [r["time"] for r in readings], "values": values})

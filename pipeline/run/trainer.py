@@ -73,7 +73,8 @@ class Trainer:
         5. Gate the candidate against the champion on every task's held-out readings.
         6. Register version, metrics, decision and promotion in one transaction.
         """
-        claim = self.registry.claim(self.owner, self.settings.run.lease_s)  # 1
+        run = self.settings.run
+        claim = self.registry.claim(self.owner, run.lease_s, run.max_attempts)  # 1
         if claim is None:
             return False
         try:

@@ -38,8 +38,13 @@ class Scorer:
     @torch.inference_mode()
     def _score(self, contexts: FloatArray, readings: FloatArray) -> FloatArray:
         w = self.weights
-        windows = w.scaling.apply(torch.from_numpy(np.ascontiguousarray(contexts)))
+        windows = w.scaling.apply(_tensor(contexts))
         forecast = w.model(windows.nan_to_num_(0.0))
-        error = (w.scaling.apply(torch.from_numpy(readings)) - forecast) / w.error_scale
+        error = (w.scaling.apply(_tensor(readings)) - forecast) / w.error_scale
         scores: FloatArray = error.square_().nanmean(dim=1).sqrt_().numpy()
         return scores
+
+
+def _tensor(array: FloatArray) -> torch.Tensor:
+    """The array as a tensor; what is read-only or not contiguous is copied, as torch wants it."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))

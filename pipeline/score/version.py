@@ -14,6 +14,8 @@ from pipeline.score.models import Forecaster
 from pipeline.score.scaling import Scaling
 
 _SHAPE = "shape"
+#: What reading other bytes raises: no safetensors, parts missing, sizes that do not fit.
+_NOT_WEIGHTS = (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,17 @@ class Weights:
             model.load_state_dict(
                 {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             )
+            location, scale, error_scale = (
+                tensors[name].reshape(channels)
+                for name in ("scaling.location", "scaling.scale", "error.scale")
+            )
             return cls(
                 model=model.eval(),
-                scaling=Scaling(tensors["scaling.location"], tensors["scaling.scale"]),
-                error_scale=tensors["error.scale"],
+                scaling=Scaling(location, scale),
+                error_scale=error_scale,
                 window=window,
                 channels=channels,
                 hidden=hidden,
             )
-        except (SafetensorError, KeyError, ValueError, RuntimeError) as exc:
+        except _NOT_WEIGHTS as exc:
             raise ArtifactCorrupt(f"not the weights of a version: {exc}") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, or_, select
@@ -18,6 +18,7 @@ from pipeline.register import tables as t
 from pipeline.register.engine import connect, reading
 
 Answer = dict[str, Any]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Lineage:
@@ -155,7 +156,12 @@ def iso(time: int | None) -> str | None:
     """Microseconds since 1970 UTC as ISO 8601 with zone."""
     if time is None:
         return None
-    return datetime.fromtimestamp(time / 1e6, UTC).isoformat(timespec="microseconds")
+    try:
+        return (EPOCH + timedelta(microseconds=time)).isoformat(timespec="microseconds")
+    except OverflowError:
+        raise PipelineError(
+            f"{time} is no time in microseconds: its year is not 1 to 9999"
+        ) from None
 
 
 def _stream(conn: Connection, name: str) -> int:
@@ -181,7 +187,7 @@ def _live(conn: Connection, stream_id: int, at: int) -> Row[Any]:
         first = conn.execute(
             select(func.min(t.promotions.c.live_from)).where(t.promotions.c.stream_id == stream_id)
         ).scalar()
-        since = f"the first went live at {iso(first)}" if first else "there is none yet"
+        since = f"the first went live at {iso(first)}" if first is not None else "there is none yet"
         raise PipelineError(f"no version was live at {iso(at)}: {since}")
     return row
 

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pipeline.consolidate.ewc import Anchor, merge, penalty, proximal_step
+from pipeline.errors import ArtifactCorrupt
+from pipeline.score.models import forecaster
+
+
+class Point(nn.Module):
+    """Weights and nothing else."""
+
+    def __init__(self, theta: list[float]) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
+
+
+def anchor(theta: list[float], fisher: list[float]) -> Anchor:
+    """An anchor of a Point."""
+    as_tensor = {"dtype": torch.float64}
+    return Anchor(
+        theta={"theta": torch.tensor(theta, **as_tensor)},
+        fisher={"theta": torch.tensor(fisher, **as_tensor)},
+    )
+
+
+def stepped(model: Point, gradients: list[list[float]], lr: float) -> torch.optim.Adam:
+    """Adam after steps with given gradients."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
+    for gradient in gradients:
+        model.theta.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimiser.step()
+    return optimiser
+
+
+# Merge ----------------------------------------------------------------------------------------
+
+
+def test_the_first_anchor_is_taken_as_it_is() -> None:
+    """There is no past to fold in."""
+    first = anchor([1.0], [2.0])
+    assert merge(None, first, 0.9) is first
+
+
+def test_an_anchor_folds_the_past_into_the_present() -> None:
+    """By hand, gamma = 1/2: F = 1/2 (1/2 * 8 + 4) + 1 = 5; theta* is the newest."""
+    a, b, c = anchor([1.0], [8.0]), anchor([2.0], [4.0]), anchor([3.0], [1.0])
+    merged = merge(merge(a, b, 0.5), c, 0.5)
+    assert merged.fisher["theta"].tolist() == [5.0]
+    assert merged.theta["theta"].tolist() == [3.0]
+    assert (a.fisher["theta"].item(), b.fisher["theta"].item()) == (8.0, 4.0)
+
+
+@pytest.mark.parametrize(("gamma", "fisher"), [(0.0, [1.0, 4.0]), (1.0, [3.0, 4.5])])
+def test_gamma_goes_from_forgetting_the_past_to_keeping_all_of_it(
+    gamma: float, fisher: list[float]
+) -> None:
+    """gamma 0: the newest Fisher only; 1: the plain sum, element by element."""
+    merged = merge(anchor([0.0, 0.0], [2.0, 0.5]), anchor([1.0, 1.0], [1.0, 4.0]), gamma)
+    assert merged.fisher["theta"].tolist() == fisher
+
+
+def test_the_trace_is_the_sum_over_every_parameter() -> None:
+    """1 + 2 + 3 + 4."""
+    parts = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[3.0], [4.0]])}
+    assert Anchor(theta=parts, fisher=parts).trace == 10.0
+
+
+# Penalty and step -----------------------------------------------------------------------------
+
+
+def test_the_penalty_is_half_the_weighted_squared_distance() -> None:
+    """1/2 (2 * 3^2 + 5 * 1^2) = 11.5, and its gradient F (theta - theta*)."""
+    model = Point([4.0, 1.0])
+    value = penalty(model, anchor([1.0, 2.0], [2.0, 5.0]))
+    assert value.item() == 11.5
+    value.backward()
+    assert model.theta.grad is not None
+    assert model.theta.grad.tolist() == [6.0, -5.0]
+
+
+def test_the_first_step_by_hand() -> None:
+    """After one Adam step v_hat = g^2, so c = lr lambda F / (|g| + eps).
+
+    g = 4, lr = .1, lambda = 20, F = 2: c = .1 * 20 * 2 / 4 = 1, so half way from 3 - .1 to 1.
+    """
+    model = Point([3.0])
+    optimiser = stepped(model, [[4.0]], lr=0.1)
+    proximal_step(model, anchor([1.0], [2.0]), optimiser, ewc_lambda=20.0)
+    assert model.theta.item() == pytest.approx((2.9 + 1.0) / 2, rel=1e-6)
+
+
+positive = st.floats(1e-3, 1e3)
+signed = st.floats(-10, 10)
+
+
+@given(
+    theta=signed,
+    star=signed,
+    fisher=st.floats(0, 1e3),
+    gradients=st.lists(signed, min_size=1, max_size=4),
+    lr=st.floats(1e-4, 1.0),
+    ewc_lambda=st.floats(0, 1e4),
+)
+def test_the_step_minimises_penalty_plus_distance_in_adams_metric(
+    theta: float,
+    star: float,
+    fisher: float,
+    gradients: list[float],
+    lr: float,
+    ewc_lambda: float,
+) -> None:
+    """argmin_t lambda/2 F (t - theta*)^2 + (t - theta_adam)^2 / (2 lr'), lr' = lr / (sqrt(v) + eps).
+
+    The moments are worked out here from the gradients; a parabola's minimum is where its slope
+    lambda F (t - theta*) + (t - theta_adam) / lr' is zero.
+    """
+    model = Point([theta])
+    optimiser = stepped(model, [[g] for g in gradients], lr)
+    adam = model.theta.item()
+    proximal_step(model, anchor([star], [fisher]), optimiser, ewc_lambda)
+    found = model.theta.item()
+    v, beta = 0.0, 0.999
+    for g in gradients:
+        v = beta * v + (1 - beta) * g * g
+    own_lr = lr / (math.sqrt(v / (1 - beta ** len(gradients))) + 1e-8)
+    pull, hold = ewc_lambda * fisher, 1 / own_lr
+    expected = (pull * star + hold * adam) / (pull + hold)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    low, high = sorted((adam, star))
+    assert low - 1e-9 <= found <= high + 1e-9  # never beyond the anchor
+
+
+def test_at_the_anchor_the_step_does_nothing() -> None:
+    """theta* is its fixed point, for any lambda and any F."""
+    model = Point([2.0, -3.0])
+    optimiser = stepped(model, [[1.0, 1.0]], lr=0.1)
+    at = model.theta.detach().clone()
+    proximal_step(model, anchor(at.tolist(), [1e6, 1e-6]), optimiser, 1e4)
+    torch.testing.assert_close(model.theta.detach(), at, rtol=1e-12, atol=0)
+
+
+def test_a_weight_that_does_not_matter_goes_where_adam_takes_it() -> None:
+    """F = 0: c = 0, bit for bit; and lambda = 0 lets every weight go."""
+    model = Point([2.0, 2.0])
+    optimiser = stepped(model, [[1.0, 1.0]], lr=0.1)
+    adam = model.theta.detach().clone()
+    proximal_step(model, anchor([9.0, 9.0], [0.0, 5.0]), optimiser, 0.0)
+    assert torch.equal(model.theta, adam)
+    proximal_step(model, anchor([9.0, 9.0], [0.0, 5.0]), optimiser, 100.0)
+    assert model.theta[0] == adam[0]
+    assert model.theta[1] > 8.0
+
+
+@pytest.mark.parametrize("ewc_lambda", [1.0, 30.0, 1e3, 1e4])
+def test_no_lambda_makes_training_diverge(ewc_lambda: float) -> None:
+    """Pulled at by a loss elsewhere, weights stay between the anchor and its minimum.
+
+    With this F the explicit penalty by gradient descent has slope lr lambda F = 2e4 > 2 at the
+    largest lambda: it would explode.
+    """
+    model, star, target = Point([0.0, 0.0]), [1.0, -1.0], torch.tensor([5.0, 5.0])
+    held = anchor(star, [1e3, 1e-3])
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(2000):
+        optimiser.zero_grad()
+        (model.theta - target).square().sum().backward()
+        optimiser.step()
+        proximal_step(model, held, optimiser, ewc_lambda)
+        assert bool((model.theta >= -1.0 - 1e-9).all())
+        assert bool((model.theta <= 5.0 + 1e-9).all())
+    if ewc_lambda >= 30:
+        assert model.theta[0].item() == pytest.approx(1.0, abs=1e-2)
+
+
+def test_the_stronger_the_pull_the_nearer_to_the_anchor() -> None:
+    """Monotone in lambda: an operator who turns it up gets less forgetting, never more."""
+    left = []
+    for ewc_lambda in (0.0, 0.1, 1.0, 10.0, 100.0, 1e4):
+        model = Point([3.0])
+        optimiser = stepped(model, [[1.0]], lr=0.1)
+        proximal_step(model, anchor([0.0], [1.0]), optimiser, ewc_lambda)
+        left.append(model.theta.item())
+    assert left == sorted(left, reverse=True)
+    assert len(set(left)) == len(left)
+
+
+def test_every_parameter_of_a_model_is_pulled_to_its_own_anchor() -> None:
+    """Names are matched, not positions: with a huge F each parameter lands on its own theta*."""
+    model = forecaster(3, 2, 4)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    model(torch.randn(5, 3, 2)).square().sum().backward()
+    optimiser.step()
+    theta = {name: torch.randn_like(p) for name, p in reversed([*model.named_parameters()])}
+    fisher = {name: torch.full_like(p, 1e12) for name, p in model.named_parameters()}
+    proximal_step(model, Anchor(theta=theta, fisher=fisher), optimiser, 1.0)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), theta[name], rtol=1e-4, atol=1e-4)
+
+
+# Bytes ----------------------------------------------------------------------------------------
+
+
+def of_model(seed: int) -> Anchor:
+    """An anchor of a forecaster's shapes."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(p: Tensor) -> Tensor:
+        return torch.rand(p.shape, generator=generator)
+
+    model = forecaster(3, 2, 4)
+    return Anchor(
+        theta={n: like(p) for n, p in model.named_parameters()},
+        fisher={n: like(p) for n, p in model.named_parameters()},
+    )
+
+
+def test_an_anchor_comes_back_from_its_bytes() -> None:
+    """Bit for bit, names with dots in them too, and then the same bytes again."""
+    before = of_model(0)
+    after = Anchor.from_bytes(before.to_bytes())
+    for part in ("theta", "fisher"):
+        one, other = getattr(before, part), getattr(after, part)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(t, other[name]) for name, t in one.items())
+    assert after.to_bytes() == before.to_bytes()
+
+
+def test_equal_anchors_have_equal_bytes() -> None:
+    """Whatever the order of their parameters and the layout in memory; other numbers, others."""
+    one = of_model(0)
+    turned = {
+        n: t.T.contiguous().T if t.dim() == 2 else t for n, t in reversed(list(one.theta.items()))
+    }
+    other = Anchor(theta=turned, fisher=dict(reversed(list(one.fisher.items()))))
+    assert one.to_bytes() == other.to_bytes()
+    assert one.to_bytes() != of_model(1).to_bytes()
+    assert one.to_bytes() != Anchor(theta=one.fisher, fisher=one.theta).to_bytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        of_model(0).to_bytes()[:-1],
+        save({"model.layers.0.weight": torch.ones(2)}),
+        save({"theta": torch.ones(2)}),
+        save({"theta.a": torch.ones(2)}),
+        save({"theta.a": torch.ones(2), "fisher.b": torch.ones(2)}),
+    ],
+    ids=["empty", "garbage", "cut short", "weights", "no name", "no Fisher", "other names"],
+)
+def test_anything_else_is_corrupt(content: bytes) -> None:
+    """A version's weights in the place of its EWC state are refused, as is half a state."""
+    with pytest.raises(ArtifactCorrupt):
+        Anchor.from_bytes(content)

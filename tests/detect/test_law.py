@@ -1,0 +1,159 @@
+"""The law: the same log gives the same bits, however it is cut, mixed, stopped and numbered."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.detect.boundary import BoundaryDetector
+from pipeline.detect.signals import BLOCK
+from pipeline.records import Boundary
+from tests.detect.logs import QUICK, Log, by_series, feed, find, interleave, of_series
+
+CHANNELS = 2
+
+
+def shifting(seed: int, lengths: tuple[int, ...], steps: tuple[float, ...]) -> NDArray[np.float32]:
+    """Noise around a level that steps, with holes and one dead stretch."""
+    rng = np.random.default_rng(seed)
+    level = np.repeat(np.array(steps), lengths)[:, None]
+    values = level + rng.normal(size=(sum(lengths), CHANNELS))
+    values[rng.random(values.shape) < 0.03] = np.nan
+    values[len(values) // 2 : len(values) // 2 + 9, 0] = np.nan
+    return values.astype(np.float32)
+
+
+#: Three series of which two shift, one of them twice; one is still in its warm-up at the end.
+SERIES = {
+    "press": shifting(1, (330, 400, 97), (0, 6, -4)),
+    "oven": shifting(2, (410, 203), (0, 8)),
+    "saw": shifting(3, (57,), (0,)),
+}
+SLOTS = {name: slot for slot, name in enumerate(SERIES)}
+LOG = interleave(SERIES)
+
+sizes = st.lists(st.sampled_from([1, 2, 3, 4, 5, 7, 16, 59, 60, 61, 80, 199, 640]), max_size=60)
+
+
+def at_once(log: Log) -> tuple[list[Boundary], dict[str, dict[str, bytes]]]:
+    detector = BoundaryDetector(CHANNELS, QUICK)
+    return feed(detector, log.polls([]), SLOTS), of_series(detector, SLOTS)
+
+
+FOUND, STATE = at_once(LOG)
+
+
+def test_the_log_of_the_law_has_boundaries_of_two_series() -> None:
+    """Without any, the tests below would say nothing: the shifts at 330, 730 and 410 are there."""
+    rows = {name: [b.boundary_row for b in found] for name, found in by_series(FOUND).items()}
+    assert rows.keys() == {"press", "oven"}
+    assert np.allclose(rows["press"], [330, 730], atol=3 * BLOCK)
+    assert np.allclose(rows["oven"], [410], atol=3 * BLOCK)
+
+
+@given(sizes)
+@settings(max_examples=25, deadline=None)
+def test_any_cut_into_polls_gives_the_same_boundaries_and_the_same_state(cut: list[int]) -> None:
+    """What a broker hands out at once is chance: it must not reach a result or a checkpoint."""
+    detector = BoundaryDetector(CHANNELS, QUICK)
+    assert feed(detector, LOG.polls(cut), SLOTS) == FOUND
+    assert of_series(detector, SLOTS) == STATE
+
+
+@pytest.mark.parametrize("size", [1, BLOCK, 64])
+def test_polls_of_one_size_give_the_same_boundaries_and_the_same_state(size: int) -> None:
+    """One reading at a time is the plainest cut of all, and blocks must not depend on it."""
+    detector = BoundaryDetector(CHANNELS, QUICK)
+    assert feed(detector, LOG.polls([size] * (len(LOG) // size)), SLOTS) == FOUND
+    assert of_series(detector, SLOTS) == STATE
+
+
+@given(cut=sizes, seed=st.integers(0, 2**20), numbers=st.permutations(range(5)))
+@settings(max_examples=15, deadline=None)
+def test_a_series_is_the_same_in_any_company_and_at_any_slot(
+    cut: list[int], seed: int, numbers: list[int]
+) -> None:
+    """Series share arrays, not results: mixed otherwise and numbered otherwise, rows stay.
+
+    Offsets and times are the log's own, so they are compared through the rows that they stand for.
+    """
+    log, slots = interleave(SERIES, seed), dict(zip(SERIES, numbers, strict=False))
+    detector = BoundaryDetector(CHANNELS, QUICK)
+    found = by_series(feed(detector, log.polls(cut), slots))
+    for name, boundaries in found.items():
+        of = log.of(name)
+        for mine, theirs in zip(boundaries, by_series(FOUND)[name], strict=True):
+            for field in ("segment", "boundary_row", "detected_row", "statistic", "sensors"):
+                assert getattr(mine, field) == getattr(theirs, field)
+            assert mine.boundary_offset == log.offsets[of[mine.boundary_row]]
+            assert mine.detected_offset == log.offsets[of[mine.detected_row]]
+            assert mine.boundary_time == log.times[of[mine.boundary_row]]
+            assert mine.detected_time == log.times[of[mine.detected_row]]
+    assert found.keys() == by_series(FOUND).keys()
+    state = of_series(detector, slots)
+    placed = {"field.places", "carry.rest_places", "warm_places"}  # these are the log's
+    for name, part in STATE.items():
+        assert {k: v for k, v in state[name].items() if k not in placed} == {
+            k: v for k, v in part.items() if k not in placed
+        }
+
+
+@given(
+    cut=sizes,
+    stops=st.lists(st.integers(1, len(LOG) - 1), min_size=1, max_size=4, unique=True).map(sorted),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_restart_at_any_reading_goes_on_bit_for_bit(cut: list[int], stops: list[int]) -> None:
+    """A crash costs nothing: state and restore, anywhere, leave no trace."""
+    detector = BoundaryDetector(CHANNELS, QUICK)
+    found: list[Boundary] = []
+    for low, high in pairwise([0, *stops, len(LOG)]):
+        part = Log(LOG.series[:high], LOG.offsets[:high], LOG.times[:high], LOG.values[:high])
+        found += feed(detector, part.polls(cut, start=low), SLOTS)
+        detector = BoundaryDetector.restore(detector.state(), CHANNELS, QUICK)
+    assert found == FOUND
+    assert of_series(detector, SLOTS) == STATE
+
+
+def test_boundaries_of_one_poll_come_in_the_order_of_the_log() -> None:
+    """Across series, the one whose detecting record is earlier in the log comes first."""
+    assert len(FOUND) >= 3
+    assert [b.detected_offset for b in FOUND] == sorted(b.detected_offset for b in FOUND)
+
+
+def test_the_law_holds_for_the_slow_tests_too() -> None:
+    """A change of variance only the residual tests see, far back from where it is confirmed.
+
+    The wider noise begins more than LOOK_BACK readings before its detection in one of the series,
+    and polls of 640 readings fill the rings up to an edge beyond the crossing.
+    """
+    rng = np.random.default_rng(5)
+    series = {}
+    for name, change, wide in (("press", 3000, 1.6), ("oven", 2950, 1.22), ("saw", 3300, 1.3)):
+        values = rng.normal(size=(5000, CHANNELS))
+        values[change:] *= wide
+        series[name] = values.astype(np.float32)
+    log = interleave(series)
+    found, state = at_once(log)
+    assert {b.signal for b in found} == {"residual"}
+    assert max(b.detected_row - b.boundary_row for b in found) >= 400
+    for cut in ([7] * 3000, [2000, 333] * 8):
+        detector = BoundaryDetector(CHANNELS, QUICK)
+        assert feed(detector, log.polls(cut), SLOTS) == found
+        assert of_series(detector, SLOTS) == state
+
+
+def test_a_long_warm_up_obeys_the_law() -> None:
+    """A reference of more readings than the rings hold: its scales come from all of them."""
+    wide = QUICK.__class__(warm_up=2000, fit_after=5000)
+    rng = np.random.default_rng(6)
+    values = rng.normal(size=(6000, CHANNELS))
+    values[5500:] += 3
+    found = find(values, wide, poll=6000)
+    assert [abs(b.boundary_row - 5500) <= 3 * BLOCK for b in found] == [True]
+    assert find(values, wide, poll=13) == found

@@ -1,0 +1,23 @@
+"""An owner that keeps what a source told it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class KeepingOwner:
+    """Answers `assigned` with `where`; `told` has every call in order."""
+
+    def __init__(self, where: Mapping[int, int] | None = None) -> None:
+        self.where = dict(where or {})
+        self.told: list[tuple[str, list[int]]] = []
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        self.told.append(("assigned", list(partitions)))
+        return {p: self.where[p] for p in partitions if p in self.where}
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        self.told.append(("revoked", list(partitions)))
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        self.told.append(("lost", list(partitions)))

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from pipeline.config import Kafka
+from pipeline.errors import RegistryError, SourceError
+from pipeline.ingest.files import FileSource
+from pipeline.ingest.kafka import GroupLag, KafkaSource
+from pipeline.ingest.memory import MemorySource, Message
+from pipeline.ports import Owner, Source
+from pipeline.records import Records
+from tests.brokers import free_ports
+from tests.ingest.kafka_topics import PATIENCE_S, Topics
+from tests.ingest.owners import KeepingOwner
+
+#: Records that one poll gives at most: a partition takes several polls.
+POLLED = 4
+LOG: dict[int, list[Message]] = {
+    partition: [(b"k%d" % (i % 2), b"%d-%d" % (partition, i)) for i in range(10)]
+    for partition in (0, 1)
+}
+#: A key or a value may be absent, and the log of a partition is still its own.
+LOG[1][3] = (None, b"no key")
+LOG[1][4] = (b"k0", None)
+
+
+@dataclass
+class Opened:
+    """A source with its owner, and what has been polled from it."""
+
+    source: Source
+    owner: KeepingOwner
+    polls: list[list[Records]] = field(default_factory=list)
+
+    def poll_until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not done():
+            assert time.monotonic() < deadline, f"waited {PATIENCE_S} s; told: {self.owner.told}"
+            self.polls.append(self.source.poll(0.1))
+
+    def drain(self, n: int) -> None:
+        """Poll until `n` records are there, and once more."""
+        self.poll_until(lambda: sum(map(len, self.records())) >= n)
+        self.polls.append(self.source.poll(0.3))
+
+    def records(self) -> list[Records]:
+        return [records for poll in self.polls for records in poll]
+
+    def log(self) -> dict[int, list[tuple[int, bytes | None, bytes | None]]]:
+        """(offset, key, value) of all that was polled, by partition, as it came."""
+        found: dict[int, list[tuple[int, bytes | None, bytes | None]]] = {}
+        for r in self.records():
+            found.setdefault(r.partition, []).extend(zip(r.offsets, r.keys, r.values, strict=True))
+        return found
+
+
+class World:
+    """A topic that outlives the sources that are opened on it."""
+
+    def __init__(
+        self,
+        log: Mapping[int, Sequence[Message]],
+        new: Callable[[], Source],
+        commit: Callable[[Mapping[int, int]], None],
+        committed: Callable[[], Mapping[int, int]],
+    ) -> None:
+        self.log = log
+        self.new = new
+        self.commit = commit
+        self.committed = committed
+        self._open: list[Source] = []
+
+    def open(self, where: Mapping[int, int] | None = None, owner: Owner | None = None) -> Opened:
+        opened = Opened(self.new(), KeepingOwner(where) if owner is None else owner)  # type: ignore[arg-type]
+        self._open.append(opened.source)
+        opened.source.subscribe(opened.owner)
+        return opened
+
+    def close(self, opened: Opened) -> None:
+        self._open.remove(opened.source)
+        opened.source.close()
+
+    def close_all(self) -> None:
+        for source in self._open:
+            source.close()
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.log.values()))
+
+    def tail(self, start: Mapping[int, int]) -> dict[int, list[Any]]:
+        """The log from these offsets on; from the beginning where there is none."""
+        return {
+            partition: [(i, *m) for i, m in enumerate(messages)][start.get(partition, 0) :]
+            for partition, messages in self.log.items()
+        }
+
+
+class RefusingOwner(KeepingOwner):
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        raise RegistryError("the database is away")
+
+
+class SourceContract:
+    """What `pipeline.ports.Source` promises; `new_world` is the only thing to say."""
+
+    def new_world(self, request: pytest.FixtureRequest, tmp_path: Path) -> World:
+        """A topic that holds a log."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def world(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+        found = self.new_world(request, tmp_path)
+        yield found
+        found.close_all()
+
+    def test_every_record_comes_once_in_the_order_of_its_partition(self, world: World) -> None:
+        """Then the lag is 0, and a poll ends with nothing after its timeout."""
+        opened = world.open()
+        opened.drain(world.size)
+        assert opened.log() == world.tail({})
+        assert opened.source.lag() == dict.fromkeys(world.log, 0)
+        assert opened.source.poll(0.01) == []
+
+    def test_one_poll_gives_a_partition_at_most_once_and_says_where_it_ends(
+        self, world: World
+    ) -> None:
+        """The next offset is what a checkpoint writes: one off is a record lost, or twice."""
+        opened = world.open()
+        opened.drain(world.size)
+        for poll in opened.polls:
+            partitions = [records.partition for records in poll]
+            assert len(set(partitions)) == len(partitions)
+            assert all(len(records) for records in poll)
+        at = dict.fromkeys(world.log, 0)
+        for records in opened.records():
+            assert len(records) <= POLLED
+            assert records.offsets[0] == at[records.partition]
+            at[records.partition] = records.next_offset
+        assert at == {partition: len(messages) for partition, messages in world.log.items()}
+
+    def test_an_owner_hears_of_its_partitions_before_their_records(self, world: World) -> None:
+        """Their state has to be there first; until then there is no lag to speak of."""
+        opened = world.open()
+        assert opened.source.lag() == {}
+        opened.poll_until(lambda: bool(opened.records()))
+        assert ("assigned", sorted(world.log)) in opened.owner.told
+
+    def test_uncommitted_records_come_again_after_a_restart(self, world: World) -> None:
+        """At least once: reading and leaving commit nothing; only `commit` moves the offsets."""
+        first = world.open()
+        first.drain(world.size)
+        first.source.commit({0: 7})
+        first.poll_until(lambda: world.committed() == {0: 7})
+        world.close(first)
+        assert world.committed() == {0: 7}
+        again = world.open()
+        again.drain(world.size - 7)
+        assert again.log() == world.tail({0: 7})
+
+    def test_an_owner_s_own_offsets_win_over_those_committed(self, world: World) -> None:
+        """State and offset are written together, so the checkpoint knows best: back and ahead."""
+        world.commit(dict.fromkeys(world.log, 5))
+        where = {partition: 3 if partition else 8 for partition in world.log}
+        opened = world.open(where)
+        opened.drain(world.size - sum(where.values()))
+        assert opened.log() == world.tail(where)
+
+    def test_lag_counts_what_is_still_to_come(self, world: World) -> None:
+        """Records of the log less those polled, for every assigned partition."""
+        opened = world.open()
+        opened.poll_until(lambda: bool(opened.records()))
+        polled = opened.log()
+        assert opened.source.lag() == {
+            partition: len(messages) - len(polled.get(partition, []))
+            for partition, messages in world.log.items()
+        }
+
+    def test_what_an_owner_raises_comes_out_of_poll(self, world: World) -> None:
+        """As it is: a database that is away is not a broker that is, and nothing is polled."""
+        opened = world.open(owner=RefusingOwner())
+        with pytest.raises(RegistryError, match="the database is away"):
+            opened.poll_until(lambda: False)
+        assert opened.records() == []
+        with pytest.raises(RegistryError):
+            opened.source.poll(0.1)
+
+
+class TestMemorySource(SourceContract):
+    def new_world(self, request: pytest.FixtureRequest, tmp_path: Path) -> World:
+        source = MemorySource(LOG, max_poll_records=POLLED)
+        return World(LOG, lambda: source, source.commit, lambda: source.committed)
+
+
+class TestFileSource(SourceContract):
+    def new_world(self, request: pytest.FixtureRequest, tmp_path: Path) -> World:
+        path = tmp_path / "pump.csv"
+        path.write_text("who,x\n" + "".join(f"k{i % 2},{i}\n" for i in range(10)))
+        log: dict[int, list[Message]] = {
+            0: [
+                (b"k%d" % (i % 2), msgspec.json.encode({"time": float(i), "values": [float(i)]}))
+                for i in range(10)
+            ]
+        }
+        source = FileSource(path, series_column="who", max_poll_records=POLLED)
+        return World(log, lambda: source, source.commit, lambda: source.committed)
+
+
+def kafka_world(topics: Topics) -> World:
+    topic = topics.filled(LOG)
+    kafka = topics.kafka(topic, max_poll_records=POLLED)
+    return World(
+        LOG,
+        lambda: KafkaSource(kafka, topic),
+        lambda offsets: topics.commit(topic, offsets),
+        lambda: topics.committed(topic),
+    )
+
+
+class TestKafkaSourceOnTheEmbeddedBroker(SourceContract):
+    def new_world(self, request: pytest.FixtureRequest, tmp_path: Path) -> World:
+        return kafka_world(request.getfixturevalue("embedded_topics"))
+
+
+class TestKafkaSourceOnRealKafka(SourceContract):
+    def new_world(self, request: pytest.FixtureRequest, tmp_path: Path) -> World:
+        return kafka_world(request.getfixturevalue("real_topics"))
+
+
+# What only some sources do ----------------------------------------------------------------------
+
+
+def test_a_memory_source_tells_its_owner_when_it_closes() -> None:
+    """It stands in for a group that takes the partitions away."""
+    source, owner = MemorySource(LOG), KeepingOwner()
+    source.subscribe(owner)
+    source.poll(0)
+    source.close()
+    assert owner.told == [("assigned", [0, 1]), ("revoked", [0, 1])]
+
+
+def test_a_kafka_source_that_closes_does_not_call_its_owner_back(embedded_topics: Topics) -> None:
+    """Whoever closes it has written its last checkpoint, and may have closed the database."""
+    world = kafka_world(embedded_topics)
+    opened = world.open()
+    opened.poll_until(lambda: bool(opened.owner.told))
+    world.close(opened)
+    assert opened.owner.told == [("assigned", [0, 1])]
+
+
+def test_a_second_member_takes_a_partition_from_the_first(real_topics: Topics) -> None:
+    """The first is told before, so that it can write its checkpoint; each goes on with one."""
+    world = kafka_world(real_topics)
+    first = world.open()
+    first.drain(world.size)
+    second = world.open()
+    stop = threading.Event()
+    beside = threading.Thread(target=lambda: poll_until_set(first, stop))
+    beside.start()
+    try:
+        second.poll_until(lambda: sum(map(len, second.records())) >= 10)
+    finally:
+        stop.set()
+        beside.join()
+    revoked = [partitions for what, partitions in first.owner.told if what == "revoked"]
+    assert revoked
+    assert not any(what == "lost" for what, _ in first.owner.told)
+    assert len(second.log()) == 1  # uncommitted, so its one partition comes from the start
+    assert second.log().items() <= world.tail({}).items()
+    world.close_all()
+
+
+def poll_until_set(opened: Opened, stop: threading.Event) -> None:
+    while not stop.is_set():
+        opened.polls.append(opened.source.poll(0.1))
+
+
+def test_new_records_come_to_a_source_that_waits(topics: Topics) -> None:
+    """The lag rises and falls to 0 again; an open poll returns what arrives."""
+    topic = topics.filled({0: [(b"k", b"first")]})
+    source = KafkaSource(topics.kafka(topic), topic)
+    opened = Opened(source, KeepingOwner())
+    source.subscribe(opened.owner)
+    opened.drain(1)
+    topics.fill(topic, {1: [(b"k", b"second")]})
+    opened.drain(2)
+    assert opened.log() == {0: [(0, b"k", b"first")], 1: [(0, b"k", b"second")]}
+    assert source.lag() == {0: 0, 1: 0}
+    source.close()
+
+
+def test_a_partition_without_a_checkpoint_starts_where_the_settings_say(
+    embedded_topics: Topics,
+) -> None:
+    """`latest` leaves what was there before alone."""
+    topic = embedded_topics.filled(LOG)
+    source = KafkaSource(embedded_topics.kafka(topic, auto_offset_reset="latest"), topic)
+    opened = Opened(source, KeepingOwner())
+    source.subscribe(opened.owner)
+    opened.poll_until(lambda: source.lag() == {0: 0, 1: 0})
+    embedded_topics.fill(topic, {0: [(b"k", b"new")]})
+    opened.drain(1)
+    assert opened.log() == {0: [(10, b"k", b"new")]}
+    source.close()
+
+
+def test_an_offset_that_the_log_does_not_have_is_said(topics: Topics) -> None:
+    """Kafka would go on elsewhere without a word: records lost, or all of them again."""
+    topic = topics.filled({0: [(b"k", b"only")]})
+    source = KafkaSource(topics.kafka(topic), topic)
+    opened = Opened(source, KeepingOwner({0: 50}))
+    source.subscribe(opened.owner)
+    with capture_logs() as logs:
+        opened.poll_until(lambda: bool(logs))
+    (line,) = logs
+    assert line["event"] == "offset_not_in_log"
+    assert (line["partition"], line["next_offset"], line["first"], line["end"]) == (0, 50, 0, 1)
+    source.close()
+
+
+def test_polling_what_nobody_owns_is_a_mistake(embedded_topics: Topics) -> None:
+    """Without an owner there is no place for the state of what comes."""
+    topic = embedded_topics.new()
+    source = KafkaSource(embedded_topics.kafka(topic), topic)
+    with pytest.raises(ValueError, match="subscribe"):
+        source.poll(0.1)
+    source.close()
+
+
+def test_a_topic_that_is_not_there_is_named(real_topics: Topics) -> None:
+    """Joining would have a broker make it, with one partition and no word to anybody."""
+    source = KafkaSource(real_topics.kafka("nobody"), "misspelt")
+    with pytest.raises(SourceError, match="no topic misspelt") as caught:
+        source.subscribe(KeepingOwner())
+    assert len(str(caught.value).splitlines()) == 1
+    source.close()
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Kafka:
+    """Settings for a port where nothing listens; we wait for its answer for half a second."""
+    monkeypatch.setattr("pipeline.ingest.kafka.ANSWER_MS", 500)
+    return Kafka(bootstrap_servers=f"127.0.0.1:{free_ports(1)[0]}")
+
+
+def test_a_broker_that_is_not_there_is_one_line_with_its_address(nobody: Kafka) -> None:
+    """The most common mistake of all: the answer has to say which address was tried."""
+    with pytest.raises(SourceError, match=nobody.bootstrap_servers) as caught:
+        KafkaSource(nobody, "readings")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# How far a group is behind ------------------------------------------------------------------------
+
+
+def test_a_group_s_lag_is_what_it_has_not_committed(topics: Topics) -> None:
+    """20 records less the offsets committed; a partition without a commit counts whole."""
+    topic = topics.filled(LOG)
+    lag = GroupLag(topics.kafka(topic), topic)
+    assert lag.records() == 20
+    topics.commit(topic, {0: 7})
+    assert lag.records() == 13
+    topics.commit(topic, {0: 10, 1: 10})
+    assert lag.records() == 0
+    topics.fill(topic, {1: [(b"k", b"new")]})
+    assert lag.records() == 1
+    lag.close()
+
+
+def test_the_lag_on_a_topic_that_is_not_there_is_an_error(real_topics: Topics) -> None:
+    """0 would look like a group that has done everything."""
+    with pytest.raises(SourceError, match="no topic misspelt"):
+        GroupLag(real_topics.kafka("nobody"), "misspelt")

@@ -1,0 +1,196 @@
+"""Registries, requests, boundaries and candidates as the tests here and in tests/serve need them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Engine, select, text
+
+from pipeline.config import Database
+from pipeline.errors import RegistryError
+from pipeline.records import Boundary, Candidate, Claim, Decision, Request, Version
+from pipeline.register import migrate, tables
+from pipeline.register.sql import SqlRegistry, Stream
+
+SECOND = 1_000_000
+#: Long enough that no lease ends by itself in a test.
+LEASE_S = 60.0
+Rows = dict[str, list[tuple[Any, ...]]]
+
+
+class Clock:
+    """Time that stands still until a test moves it, in microseconds."""
+
+    def __init__(self, now: int = 1_000 * SECOND) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def pass_s(self, seconds: float) -> None:
+        self.now += int(seconds * SECOND)
+
+
+@contextmanager
+def opened(database: Database, clock: Clock) -> Iterator[SqlRegistry]:
+    """A registry over a new schema."""
+    migrate.upgrade(database)
+    registry = SqlRegistry(database, clock=clock)
+    try:
+        yield registry
+    finally:
+        registry.close()
+
+
+def everything(engine: Engine) -> Rows:
+    """Every row of every table: two calls differ if anything at all was written between them."""
+    with engine.connect() as conn:
+        return {
+            table.name: [
+                tuple(row) for row in conn.execute(select(table).order_by(*table.primary_key))
+            ]
+            for table in tables.metadata.sorted_tables
+        }
+
+
+def column(engine: Engine, sql: str, **values: Any) -> list[Any]:
+    """The first column of what a query finds."""
+    with engine.connect() as conn:
+        return list(conn.execute(text(sql), values).scalars())
+
+
+def change(engine: Engine, sql: str, **values: Any) -> int:
+    """Write past the registry; the number of rows."""
+    with engine.begin() as conn:
+        return int(conn.execute(text(sql), values).rowcount)
+
+
+def race(*acts: Callable[[], Any]) -> list[Any]:
+    """Let all begin in the same moment, each in a thread; what each returned or raised."""
+    line = threading.Barrier(len(acts))
+
+    def run(act: Callable[[], Any]) -> Any:
+        line.wait()
+        try:
+            return act()
+        except RegistryError as exc:
+            return exc
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return list(pool.map(run, acts))
+
+
+def boundary(segment: int = 1, series: str = "pump", at: int = 500 * SECOND) -> Boundary:
+    """A change at row 96, confirmed at row 127."""
+    return Boundary(
+        series=series,
+        segment=segment,
+        boundary_row=96,
+        detected_row=127,
+        boundary_offset=1096,
+        detected_offset=1127,
+        boundary_time=at,
+        detected_time=at + 31 * SECOND,
+        signal="level",
+        statistic=7.5,
+        threshold=5.25,
+        detectors=("ADWIN", "PageHinkley"),
+        sensors=((1, 4.5), (0, -2.0)),
+    )
+
+
+def asked(stream: Stream, segment: int = 1, **changes: Any) -> Request:
+    """A request of a partition, as the stream process makes it."""
+    made = Request(
+        stream_id=stream.id,
+        reason="boundary",
+        partition=0,
+        series="pump",
+        segment=segment,
+        inputs={"segment": f"segment-{segment}", "reservoir": f"reservoir-{segment}"},
+    )
+    return replace(made, **changes)
+
+
+def by_hand(stream: Stream) -> Request:
+    """A request that may be made any number of times."""
+    return Request(stream_id=stream.id, reason="manual", actor="ada", note="after the repair")
+
+
+def candidate(
+    skills: Mapping[int, float] | None = None,
+    parent_skills: Mapping[int, float] | None = None,
+    *,
+    new: tuple[int, ...] = (),
+    weights: bytes = b"weights",
+    **metrics: float,
+) -> Candidate:
+    """What a consolidation might have made."""
+    skills = skills or {}
+    return Candidate(
+        weights=weights,
+        ewc=b"ewc of " + weights,
+        metrics=metrics or {"loss_after": 0.25},
+        skills=skills,
+        parent_skills=parent_skills or {},
+        new_tasks=new,
+        sizes=dict.fromkeys(skills, 40),
+    )
+
+
+def promoted(reason: str = "better") -> Decision:
+    """The gate said yes."""
+    return Decision(promote=True, reason=reason, figures={"gain": 0.5})
+
+
+def rejected(reason: str = "worse") -> Decision:
+    """The gate said no."""
+    return Decision(promote=False, reason=reason, figures={"gain": -0.5})
+
+
+def register(
+    registry: SqlRegistry,
+    claim: Claim,
+    decision: Decision,
+    *,
+    parent: Version | None,
+    made: Candidate | None = None,
+) -> Version:
+    """Register with figures that do not matter to the test."""
+    return registry.register(
+        claim,
+        made or candidate(),
+        decision,
+        parent=parent,
+        inputs={"segments": ["segment-1"]},
+        settings={"learn": {"strategy": "ewc"}},
+        strategy="ewc",
+        seed=7,
+        code_version="0.1.0",
+    )
+
+
+def next_version(
+    registry: SqlRegistry,
+    stream: Stream,
+    decision: Decision | None = None,
+    made: Candidate | None = None,
+) -> Version:
+    """Ask by hand, claim, and register on top of the champion."""
+    registry.submit(by_hand(stream))
+    claim = claimed(registry)
+    return register(
+        registry, claim, decision or promoted(), parent=registry.champion(stream.id), made=made
+    )
+
+
+def claimed(registry: SqlRegistry, owner: str = "trainer", **options: Any) -> Claim:
+    """A claim that has to be there."""
+    claim = registry.claim(owner, LEASE_S, **options)
+    assert claim is not None
+    return claim

@@ -1,0 +1,187 @@
+"""The ledger: nothing is changed or taken away, and if it is, the chain says where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import DBAPIError
+
+from pipeline.config import Database
+from pipeline.register import ledger, migrate, tables
+from pipeline.register.engine import connect, writing
+from pipeline.register.tables import create_triggers, drop_triggers
+from tests.register.making import change, column, race
+
+ENTRIES = 6
+
+
+@pytest.fixture
+def engine(database: Database) -> Iterator[Engine]:
+    """A ledger of six entries."""
+    migrate.upgrade(database)
+    engine = connect(database)
+    for number in range(1, ENTRIES + 1):
+        with writing(engine) as conn:
+            ledger.append(conn, "tested", {"number": number}, at=number, actor="ada")
+    yield engine
+    engine.dispose()
+
+
+def broken(engine: Engine) -> list[int]:
+    with engine.connect() as conn:
+        return list(ledger.broken(conn))
+
+
+def test_the_hash_is_the_documented_one(engine: Engine) -> None:
+    """An auditor without this code can verify the chain: sha256, a newline, canonical JSON."""
+    previous = "0" * 64
+    with engine.connect() as conn:
+        rows = conn.execute(select(tables.ledger).order_by(tables.ledger.c.id)).all()
+    for number, row in enumerate(rows, 1):
+        facts = {
+            "id": number,
+            "stream_id": None,
+            "at": number,
+            "kind": "tested",
+            "actor": "ada",
+            "entry": json.dumps({"number": number}, separators=(",", ":")),
+        }
+        line = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        assert row.previous == previous
+        assert row.hash == hashlib.sha256(f"{previous}\n{line}".encode()).hexdigest()
+        previous = row.hash
+    assert len(rows) == ENTRIES
+
+
+def test_an_untouched_chain_holds(engine: Engine) -> None:
+    """No false alarm, from the first entry to the last."""
+    assert broken(engine) == []
+
+
+def test_canonical_text_depends_on_the_value_only() -> None:
+    """Equal facts must have equal hashes, in whatever order a dict was filled."""
+    one = {"b": [1, 2.5, None], "a": {"y": "é", "x": True}}
+    other = {"a": {"x": True, "y": "é"}, "b": [1, 2.5, None]}
+    assert ledger.canonical(one) == ledger.canonical(other)
+    assert ledger.canonical(one) == '{"a":{"x":true,"y":"é"},"b":[1,2.5,null]}'
+    assert ledger.canonical({2: 0.5, 1: 0.25}) == '{"1":0.25,"2":0.5}'
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "UPDATE ledger SET entry = '{}' WHERE id = 3",
+        "UPDATE ledger SET at = at",
+        "DELETE FROM ledger WHERE id = 6",
+        "DELETE FROM ledger",
+    ],
+)
+def test_the_database_refuses_to_change_an_entry(engine: Engine, attack: str) -> None:
+    """Append-only is held by triggers, not by the good manners of this program."""
+    with pytest.raises(DBAPIError, match="ledger is append-only"):
+        change(engine, attack)
+    assert len(column(engine, "SELECT id FROM ledger")) == ENTRIES
+    assert broken(engine) == []
+
+
+def test_each_database_refuses_its_own_ways_round(engine: Engine) -> None:
+    """SQLite's REPLACE deletes without a DELETE trigger; PostgreSQL truncates and upserts."""
+    columns = "id, at, kind, actor, entry, previous, hash"
+    values = "0, 'forged', 'eve', '{}', previous"
+    replace = f"INSERT OR REPLACE INTO ledger ({columns})"
+    upsert = f"INSERT INTO ledger ({columns}) SELECT 3, {values}, 'x' FROM ledger WHERE id = 3"
+    attacks = {
+        "sqlite": [
+            f"{replace} SELECT 3, {values}, 'x' FROM ledger WHERE id = 3",
+            f"{replace} SELECT 99, {values}, hash FROM ledger WHERE id = 3",
+            f"{upsert} ON CONFLICT DO UPDATE SET entry = '{{}}'",
+            "UPDATE OR REPLACE ledger SET id = 3 WHERE id = 4",
+        ],
+        "postgresql": [
+            "TRUNCATE ledger",
+            f"{upsert} ON CONFLICT (id) DO UPDATE SET entry = '{{}}'",
+        ],
+    }
+    for attack in attacks[engine.dialect.name]:
+        with pytest.raises(DBAPIError, match="ledger is append-only"):
+            change(engine, attack)
+    assert column(engine, "SELECT id FROM ledger ORDER BY id") == list(range(1, ENTRIES + 1))
+    assert broken(engine) == []
+
+
+SWAP = "UPDATE ledger SET entry = CASE id WHEN 2 THEN '{\"number\":5}' ELSE '{\"number\":2}' END"
+
+
+@pytest.mark.parametrize(
+    ("attack", "named"),
+    [
+        ("UPDATE ledger SET entry = '{\"number\":0}' WHERE id = 3", [3]),
+        ("UPDATE ledger SET at = at + 1 WHERE id = 1", [1]),
+        ("UPDATE ledger SET kind = 'other' WHERE id = 6", [6]),
+        ("UPDATE ledger SET actor = 'eve' WHERE id = 4", [4]),
+        ("UPDATE ledger SET hash = previous WHERE id = 1", [1, 2]),
+        ("UPDATE ledger SET previous = hash WHERE id = 5", [5]),
+        ("UPDATE ledger SET id = 9 WHERE id = 6", [9]),
+        ("DELETE FROM ledger WHERE id = 1", [2]),
+        ("DELETE FROM ledger WHERE id = 3", [4]),
+        ("DELETE FROM ledger WHERE id IN (2, 3)", [4]),
+        (f"{SWAP} WHERE id IN (2, 5)", [2, 5]),
+    ],
+)
+def test_broken_names_the_entry(engine: Engine, attack: str, named: list[int]) -> None:
+    """Who can drop the triggers can edit, but not so that `tidemark verify` does not say where.
+
+    An edit breaks its own hash; a changed hash also breaks the entry that follows it; of a deleted
+    entry the one behind it has lost its predecessor; swapped contents break both places.
+    """
+    with engine.begin() as conn:
+        drop_triggers(conn)
+        conn.execute(text(attack))
+        create_triggers(conn)
+    assert broken(engine) == named
+
+
+def test_an_edit_with_its_hash_made_anew_breaks_the_next_entry(engine: Engine) -> None:
+    """Forging one entry's hash as well moves the break by one: the whole rest must be forged."""
+    with engine.begin() as conn:
+        drop_triggers(conn)
+        row = conn.execute(select(tables.ledger).where(tables.ledger.c.id == 3)).mappings().one()
+        names = ("id", "stream_id", "at", "kind", "actor", "entry")
+        forged = {name: row[name] for name in names} | {"actor": "eve"}
+        line = ledger.canonical(forged)
+        hash_ = hashlib.sha256(f"{row['previous']}\n{line}".encode()).hexdigest()
+        conn.execute(
+            tables.ledger.update()
+            .where(tables.ledger.c.id == 3)
+            .values(actor=forged["actor"], hash=hash_)
+        )
+    assert broken(engine) == [4]
+
+
+def test_an_entry_of_a_transaction_that_fails_leaves_no_hole(engine: Engine) -> None:
+    """Numbers come from the entries, not from a sequence: a rollback uses none up."""
+    with pytest.raises(ZeroDivisionError), writing(engine) as conn:
+        ledger.append(conn, "tested", {}, at=7)
+        raise ZeroDivisionError
+    with writing(engine) as conn:
+        ledger.append(conn, "tested", {}, at=8)
+    assert column(engine, "SELECT id FROM ledger ORDER BY id") == list(range(1, ENTRIES + 2))
+    assert broken(engine) == []
+
+
+def test_appenders_queue_up(engine: Engine) -> None:
+    """Two processes that append in the same moment make one chain, not a fork."""
+    each = 10
+
+    def append() -> None:
+        for number in range(each):
+            with writing(engine) as conn:
+                ledger.append(conn, "tested", {"number": number}, at=number)
+
+    assert race(append, append, append) == [None] * 3
+    assert len(column(engine, "SELECT id FROM ledger")) == ENTRIES + 3 * each
+    assert broken(engine) == []

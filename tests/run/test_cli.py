@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import free_ports
+
+COMMANDS = (
+    "demo", "run", "stream", "train", "schedule", "replay", "migrate", "doctor", "retrain",
+    "config", "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
+)  # fmt: skip
+
+
+@pytest.fixture
+def tidemark(tmp_path: Path):
+    """The command, in an empty directory, with a broker address where nobody listens."""
+
+    def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline", *arguments],
+            cwd=tmp_path,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                "TIDEMARK_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_ports(1)[0]}",
+            }
+            | environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(tidemark, command: str) -> None:
+    """`--help` works without settings, broker or database."""
+    done = tidemark(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+
+
+def test_help_does_not_import_what_it_does_not_need() -> None:
+    """0.3 s of CPU is the limit; what costs is torch, river, SQLAlchemy: none is loaded."""
+    heavy = ("torch", "river", "sqlalchemy", "kafka", "numpy", "msgspec")
+    code = f"import pipeline.cli, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_version_is_told(tidemark) -> None:
+    """Without a command."""
+    done = tidemark("--version")
+    assert (done.returncode, done.stdout) == (0, "tidemark 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "code", "says"),
+    [
+        (["bogus"], {}, 2, "No such command"),
+        (["audit", "live-at", "yesterday"], {}, 2, "not a time"),
+        (["audit", "live-at", "2026-01-01T00:00:00"], {}, 2, "no zone"),
+        (["config"], {"TIDEMARK_DETECT_WATCH": "x"}, 0, ""),
+        (["migrate"], {"TIDEMARK_DETECT_WATCH": "x"}, 2, "TIDEMARK_DETECT_WATCH"),
+        (["migrate"], {"TIDEMARK_NONSENSE": "1"}, 2, "TIDEMARK_NONSENSE"),
+        (["migrate"], {"TIDEMARK_DATABASE_URL": "mysql://x"}, 1, "database.url"),
+        (["migrate"], {"TIDEMARK_DATABASE_URL": "sqlite:////nowhere/x.db"}, 1, "unable to open"),
+        (["audit", "history"], {}, 1, "run `tidemark migrate`"),
+        (["stream"], {}, 1, "run `tidemark migrate`"),
+        (["stream"], {"TIDEMARK_DETECT_DETECTORS": "Foo"}, 2, "detect.detectors"),
+        (["schedule"], {"TIDEMARK_SCHEDULE_RETRAIN_CRON": "x"}, 1, "run `tidemark migrate`"),
+        (["replay", "nofile.csv", "--topic", "x"], {}, 1, "nofile.csv"),
+        (["--config", "nofile.toml", "run"], {}, 2, "nofile.toml"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_names_what_is_wrong(
+    tidemark, arguments: list[str], environ: dict[str, str], code: int, says: str
+) -> None:
+    """No traceback, the key or file at fault, exit code 1 for failures and 2 for usage."""
+    done = tidemark(*arguments, **environ)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_password_is_not_shown(tidemark) -> None:
+    """An unreachable database is named without its secret."""
+    url = f"postgresql://u:hush-hush@127.0.0.1:{free_ports(1)[0]}/x"
+    done = tidemark("migrate", TIDEMARK_DATABASE_URL=url)
+    assert done.returncode == 1
+    assert "hush-hush" not in done.stderr + done.stdout
+
+
+def test_doctor_says_what_to_do_for_each_failure(tidemark) -> None:
+    """An empty directory: no schema, no broker; both are told, and the rest is fine."""
+    done = tidemark("doctor", "--json")
+    answer = json.loads(done.stdout)
+    failed = {c["name"]: c["message"] for c in answer["checks"] if not c["ok"]}
+    assert done.returncode == 1
+    assert set(failed) == {"schema", "broker"}
+    assert "tidemark migrate" in failed["schema"]
+    assert "kafka.bootstrap_servers" in failed["broker"]
+
+
+def test_migrate_then_ask(tidemark) -> None:
+    """The shortest way of a new user: the schema, then a question about nothing yet."""
+    assert json.loads(tidemark("migrate", "--json").stdout) == {"current": "0001", "head": "0001"}
+    done = tidemark("audit", "history")
+    assert done.returncode == 1
+    assert "no stream readings; known: none yet" in done.stderr
+
+
+def test_the_printed_settings_are_the_ones_that_are_read(tidemark, tmp_path: Path) -> None:
+    """`tidemark config` is a file to start from: it reads back without a word."""
+    (tmp_path / "tidemark.toml").write_text(tidemark("config").stdout)
+    assert tidemark("--config", "tidemark.toml", "migrate").returncode == 0

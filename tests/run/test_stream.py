@@ -1,0 +1,256 @@
+"""The way of one poll, on memory and SQLite: what a crash at each step costs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+
+from pipeline.config import Database, Detect, Kafka, Learn, Run, Score, Settings, Stream
+from pipeline.errors import RegistryError, SourceError, StaleEpoch
+from pipeline.ingest.memory import MemorySink, MemorySource, Message
+from pipeline.register import tables as t
+from pipeline.register.migrate import upgrade
+from pipeline.register.sql import SqlRegistry
+from pipeline.run.stream import Streamer
+from pipeline.run.trainer import Trainer
+
+SHIFT = 300  # row at which the level moves
+ROWS = 600
+
+
+def message(row: int, values: list[float]) -> Message:
+    return b"press", json.dumps({"time": 1_767_225_600 + row, "values": values}).encode()
+
+
+@pytest.fixture(scope="module")
+def log() -> list[Message]:
+    """One series of two sensors whose level moves by 8 deviations, and one bad record."""
+    values = np.random.default_rng(1).normal(size=(ROWS, 2)).round(3)
+    values[SHIFT:] += 8.0
+    records = [message(row, x) for row, x in enumerate(values.tolist())]
+    records.insert(100, (b"press", b"not json"))
+    return records
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    configured = Settings(
+        kafka=Kafka(max_poll_records=50),
+        stream=Stream(topic="readings"),
+        database=Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"),
+        score=Score(window=8, hidden=8),
+        detect=Detect(warm_up=60, fit_after=100, settle_after=60),
+        learn=Learn(adapt_after=64, refine_after=0, epochs=2, reservoir_capacity=50),
+        run=Run(checkpoint_interval_s=1e-6),
+    )
+    upgrade(configured.database)
+    return configured
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Iterator[SqlRegistry]:
+    made = SqlRegistry(settings.database)
+    yield made
+    made.close()
+
+
+def streamer(
+    settings: Settings, registry: SqlRegistry, log: list[Message], sink: Any = None, polls: int = 50
+) -> Streamer:
+    source = MemorySource({0: log}, topic="readings", max_poll_records=polls)
+    made = Streamer(settings, source, sink or MemorySink(), registry, owner="test")
+    source.subscribe(made)
+    return made
+
+
+def drain(made: Streamer) -> None:
+    while made.poll_once() or made.source.lag().get(0, 1):
+        continue
+    made.checkpoint()
+
+
+def state(registry: SqlRegistry) -> tuple[Any, ...]:
+    """What must come out the same whatever happened on the way."""
+    with registry.engine.connect() as conn:
+        return (
+            conn.execute(select(t.checkpoints.c.next_offset, t.checkpoints.c.sha256)).all(),
+            conn.execute(
+                select(*[c for c in t.boundaries.c if c.name not in ("id", "recorded")])
+            ).all(),
+            conn.execute(
+                select(t.requests.c.series, t.requests.c.segment, t.requests.c.inputs)
+            ).all(),
+        )
+
+
+@pytest.fixture
+def undisturbed(settings: Settings, log: list[Message], tmp_path: Path) -> tuple[Any, ...]:
+    database = Database(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
+    upgrade(database)
+    other = SqlRegistry(database)
+    drain(streamer(settings, other, log))
+    found = state(other)
+    other.close()
+    return found
+
+
+def test_a_shift_becomes_one_boundary_and_its_requests(registry, settings, log) -> None:
+    """The level moves at row 300: one boundary there; a bootstrap before, a request after."""
+    drain(streamer(settings, registry, log))
+    (checkpoint,), (boundary,), requests = state(registry)
+    assert checkpoint.next_offset == len(log)
+    assert abs(boundary.boundary_row - SHIFT) <= 5
+    assert boundary.boundary_offset == boundary.boundary_row + 1  # the bad record lies before
+    assert [(r.series, r.segment) for r in requests] == [("press", 0), ("press", 1)]
+
+
+def test_a_bad_record_goes_to_the_dead_letters_and_the_stream_goes_on(
+    registry, settings, log
+) -> None:
+    """One dead letter with its place and reason, and every good reading counted."""
+    sink = MemorySink()
+    made = streamer(settings, registry, log, sink)
+    drain(made)
+    dead = [headers for topic, _, _, headers in sink.sent if topic == "readings.dead"]
+    assert [(d["offset"], d["kind"]) for d in dead] == [(b"100", b"not_json")]
+    assert made.metrics.readings._value.get() == ROWS
+
+
+@pytest.mark.parametrize("polls", [1, 7, 5000])
+def test_the_cut_into_polls_changes_nothing(registry, settings, log, undisturbed, polls) -> None:
+    """State, boundaries and inputs' hashes are functions of the log, not of the polls."""
+    drain(streamer(settings, registry, log, polls=polls))
+    assert state(registry) == undisturbed
+
+
+def test_a_restart_goes_on_from_the_checkpoint(registry, settings, log, undisturbed) -> None:
+    """A process that ends after any number of polls is continued by another, bit for bit."""
+    for polls in (1, 3, 4):
+        made = streamer(settings, registry, log)
+        for _ in range(polls):
+            made.poll_once()
+    drain(streamer(settings, registry, log))
+    assert state(registry) == undisturbed
+
+
+def test_a_crash_before_the_transaction_replays_the_poll(
+    registry, settings, log, undisturbed, monkeypatch
+) -> None:
+    """Step 7 fails once in the middle: nothing of it is kept, and the next process repeats it."""
+    made = streamer(settings, registry, log)
+    for _ in range(7):
+        made.poll_once()
+    monkeypatch.setattr("pipeline.register.checkpoints.note_scored", _broken)
+    with pytest.raises(RegistryError, match="power cut"):
+        drain(made)
+    monkeypatch.undo()
+    drain(streamer(settings, registry, log))
+    assert state(registry) == undisturbed
+
+
+def _broken(*_: Any, **__: Any) -> None:
+    raise RegistryError("power cut")
+
+
+def test_unacknowledged_scores_keep_the_offset_where_it_is(
+    registry, settings, log, undisturbed
+) -> None:
+    """Step 6 comes before step 7: without the flush there is no checkpoint."""
+
+    class Deaf(MemorySink):
+        def flush(self) -> None:
+            raise SourceError("3 records were not acknowledged")
+
+    with pytest.raises(SourceError):
+        drain(streamer(settings, registry, log, Deaf()))
+    with registry.engine.connect() as conn:
+        assert conn.execute(select(t.checkpoints.c.next_offset)).scalar() is None
+    drain(streamer(settings, registry, log))
+    assert state(registry) == undisturbed
+
+
+def test_a_stale_owner_writes_nothing(registry, settings, log, undisturbed) -> None:
+    """Another process took the partition: the old one's checkpoint raises and leaves no trace."""
+    old = streamer(settings, registry, log)
+    old.poll_once()
+    new = streamer(settings, registry, log)
+    new.poll_once()
+    with pytest.raises(StaleEpoch):
+        drain(old)
+    drain(new)
+    assert state(registry) == undisturbed
+
+
+def test_revoked_partitions_are_checkpointed_and_lost_ones_are_not(registry, settings, log) -> None:
+    """On revoke the last word is written; on loss it would be somebody else's page."""
+    slow = Run(checkpoint_interval_s=3600.0)
+    patient = Settings(
+        **{f: getattr(settings, f) for f in settings.__struct_fields__} | {"run": slow}
+    )
+
+    def next_offset() -> int | None:
+        with registry.engine.connect() as conn:
+            return conn.execute(select(t.checkpoints.c.next_offset)).scalar()
+
+    made = streamer(patient, registry, log)
+    made.poll_once()
+    made.lost([0])
+    made.checkpoint()
+    assert next_offset() is None
+    made = streamer(patient, registry, log)
+    made.poll_once()
+    made.revoked([0])
+    assert next_offset() == 50
+
+
+def test_every_offset_after_the_first_version_is_scored_by_one_version(
+    registry, settings, log
+) -> None:
+    """Ranges without hole or overlap, from the champion's first poll to the end of the log."""
+    made = streamer(settings, registry, log)
+    while made.source.lag().get(0, 1):
+        made.live._due = 0.0  # look for a champion at every poll
+        made.poll_once()
+        Trainer(settings, registry, owner="trainer").work_once()
+    made.checkpoint()
+    with registry.engine.connect() as conn:
+        rows = conn.execute(select(t.scored).order_by(t.scored.c.first_offset)).all()
+        versions = conn.execute(select(func.count()).select_from(t.versions)).scalar()
+    assert versions >= 1
+    assert rows[-1].end_offset == len(log)
+    assert all(a.end_offset == b.first_offset for a, b in itertools.pairwise(rows))
+
+
+def test_scores_are_published_with_the_version_that_made_them(registry, settings, log) -> None:
+    """One message a series and poll: as many scores as readings, finite once there is a window."""
+    sink = MemorySink()
+    made = streamer(settings, registry, log, sink)
+    for _ in range(4):
+        made.poll_once()
+    Trainer(settings, registry, owner="trainer").work_once()
+    made.live._due = 0.0
+    sink.sent.clear()
+    made.poll_once()
+    ((_, key, value, _),) = [s for s in sink.sent if s[0] == "readings.scores"]
+    body = json.loads(value)
+    assert key == b"readings/0/200"
+    assert (body["version"], len(body["scores"]), body["offsets"][0]) == (1, 50, 200)
+    assert all(score > 0 for score in body["scores"])
+
+
+def test_a_checkpoint_of_other_settings_is_refused(registry, settings, log) -> None:
+    """A state that was shaped by other settings is not misread: one line says which."""
+    drain(streamer(settings, registry, log[:200]))
+    other = Settings(
+        **{f: getattr(settings, f) for f in settings.__struct_fields__}
+        | {"score": Score(window=9, hidden=8)}
+    )
+    with pytest.raises(RegistryError, match=r"score\.window was 8, is 9"):
+        drain(streamer(other, registry, log))

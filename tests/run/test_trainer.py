@@ -1,0 +1,241 @@
+"""Requests in, versions and decisions out: every way that a claim can end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from pipeline.config import Database, Gate, Learn, Run, Score, Settings
+from pipeline.consolidate.reservoir import Reservoir
+from pipeline.consolidate.staging import Readings, split
+from pipeline.errors import PipelineError
+from pipeline.records import Request
+from pipeline.register import tables as t
+from pipeline.register.migrate import upgrade
+from pipeline.register.sql import SqlRegistry
+from pipeline.run import trainer
+from pipeline.run.trainer import Trainer
+
+STREAM = 1
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        database=Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"),
+        score=Score(window=8, hidden=8),
+        learn=Learn(epochs=8, lr=0.01, reservoir_capacity=100),
+        gate=Gate(min_gain=0.02, max_forgetting=0.5),
+        run=Run(lease_s=30.0, max_attempts=2),
+    )
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Iterator[SqlRegistry]:
+    upgrade(settings.database)
+    made = SqlRegistry(settings.database)
+    assert made.open_stream("readings", ("a", "b")).id == STREAM
+    yield made
+    made.close()
+
+
+def segment(level: float, seed: int, n: int = 160) -> Readings:
+    values = np.random.default_rng(seed).normal(size=(n, 2)) + level
+    return Readings(values=values.astype(np.float32), offsets=np.arange(n))
+
+
+def ask(registry: SqlRegistry, number: int, readings: Readings | None, reason: str = "boundary"):
+    """A request as the stream would write it: the segment, and a reservoir of the one before."""
+    inputs = {}
+    if readings is not None:
+        inputs["segment"] = registry.put("segment", readings.to_bytes())
+        reservoir = Reservoir(100, 8, 2, seed=(number,))
+        reservoir.offer(split(segment(0.0, 0), 8, 0.25)[0])
+        inputs["reservoir"] = registry.put("reservoir", reservoir.to_bytes())
+    return registry.submit(
+        Request(
+            stream_id=STREAM,
+            reason=reason,
+            partition=0 if readings is not None else None,
+            series="press",
+            segment=number,
+            inputs=inputs,
+            actor="tester",
+        )
+    )
+
+
+def requests(registry: SqlRegistry) -> list[tuple[str, str | None]]:
+    with registry.engine.connect() as conn:
+        rows = conn.execute(
+            select(t.requests.c.status, t.requests.c.outcome).order_by(t.requests.c.id)
+        )
+        return [tuple(row) for row in rows]
+
+
+def versions(registry: SqlRegistry) -> list[tuple[int, str]]:
+    with registry.engine.connect() as conn:
+        rows = conn.execute(
+            select(t.versions.c.number, t.versions.c.status).order_by(t.versions.c.number)
+        )
+        return [tuple(row) for row in rows]
+
+
+def test_nothing_to_do_is_told(registry, settings) -> None:
+    """An empty list of requests: no work, no version."""
+    assert not Trainer(settings, registry, owner="a").work_once()
+    assert versions(registry) == []
+
+
+def test_a_new_regime_becomes_a_version_and_its_return_needs_none(registry, settings) -> None:
+    """Level 0, level 9, level 0 again: two versions, and the third is served by the second."""
+    worker = Trainer(settings, registry, owner="a")
+    for number, level in enumerate((0.0, 9.0, 0.0)):
+        ask(registry, number, segment(level, number), "bootstrap" if not number else "boundary")
+        assert worker.work_once()
+    assert versions(registry) == [(1, "retired"), (2, "champion")]
+    last = requests(registry)[-1]
+    assert last[0] == "done"
+    assert last[1].startswith("no training needed: version 2 serves it")
+
+
+def test_requests_that_piled_up_become_one_version(registry, settings) -> None:
+    """Two series of two regimes at once: one consolidation learns both, and both are done."""
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    ask(registry, 1, segment(9.0, 1))
+    worker = Trainer(settings, registry, owner="a")
+    assert worker.work_once()
+    assert not worker.work_once()
+    assert versions(registry) == [(1, "champion")]
+    assert [status for status, _ in requests(registry)] == ["done", "done"]
+
+
+def test_a_segment_too_short_to_learn_fails_for_good_with_its_reason(registry, settings) -> None:
+    """Trying again would not help: it is not tried again, and the next request is."""
+    ask(registry, 0, segment(0.0, 0, n=12), "bootstrap")
+    worker = Trainer(settings, registry, owner="a")
+    assert worker.work_once()
+    assert requests(registry) == [
+        ("failed", "the new segment is too short to train and to measure on")
+    ]
+    ask(registry, 1, segment(0.0, 1), "bootstrap")
+    assert worker.work_once()
+    assert versions(registry) == [(1, "champion")]
+
+
+def test_a_poisonous_request_is_given_up(registry, settings, monkeypatch) -> None:
+    """After max_attempts the reason of the last attempt is kept, and nobody takes it again."""
+
+    def broken(*_, **__):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(trainer, "consolidate", broken)
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    worker = Trainer(settings, registry, owner="a")
+    assert [worker.work_once() for _ in range(3)] == [True, True, False]
+    ((status, outcome),) = requests(registry)
+    assert status == "failed"
+    assert "given up after 2 attempts: RuntimeError: out of luck" in outcome
+
+
+def test_a_result_that_comes_after_the_lease_is_thrown_away(
+    registry, settings, monkeypatch
+) -> None:
+    """Another trainer took the request meanwhile: one version, the other one's."""
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    slow, quick = (Trainer(settings, registry, owner=name) for name in ("slow", "quick"))
+    real, now = trainer.consolidate, registry.clock
+
+    def overtaken(*args, **kwargs):
+        candidate = real(*args, **kwargs)
+        monkeypatch.setattr(trainer, "consolidate", real)
+        registry.clock = lambda: now() + 60_000_000  # the lease of 30 s is over
+        assert quick.work_once()
+        return candidate
+
+    monkeypatch.setattr(trainer, "consolidate", overtaken)
+    assert slow.work_once()
+    assert versions(registry) == [(1, "champion")]
+    with registry.engine.connect() as conn:
+        assert conn.execute(select(t.requests.c.owner)).scalar() == "quick"
+
+
+def test_told_to_stop_it_gives_the_request_back(registry, settings) -> None:
+    """SIGTERM in mid-training: no version, and the request is there for the next process."""
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    stop = threading.Event()
+    stop.set()
+    assert Trainer(settings, registry, owner="a").work_once(stop)
+    assert [status for status, _ in requests(registry)] == ["pending"]
+    assert versions(registry) == []
+
+
+def test_a_manual_request_goes_over_every_known_task(registry, settings) -> None:
+    """It names no segment: the newest of each task is learned again, and the gate decides."""
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    worker.work_once()
+    ask(registry, 1, None, "manual")
+    assert worker.work_once()
+    assert len(versions(registry)) == 2
+    with registry.engine.connect() as conn:
+        assert conn.execute(select(t.requests.c.status)).scalars().all() == ["done", "done"]
+
+
+def test_a_manual_request_before_any_reading_fails_with_a_reason(registry, settings) -> None:
+    """There is nothing to learn from."""
+    ask(registry, 0, None, "manual")
+    assert Trainer(settings, registry, owner="a").work_once()
+    assert requests(registry) == [("failed", "there is no reading to begin with")]
+
+
+def test_a_corrupt_input_is_not_used(registry, settings) -> None:
+    """Bytes that do not match their hash stop the consolidation, not the trainer."""
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    with registry.engine.begin() as conn:
+        conn.execute(t.artifacts.update().values(content=b"other bytes"))
+    worker = Trainer(settings, registry, owner="a")
+    while worker.work_once():
+        continue
+    ((status, outcome),) = requests(registry)
+    assert status == "failed"
+    assert "does not match its hash" in outcome
+
+
+def test_the_same_inputs_make_the_same_version_again(registry, settings, tmp_path: Path) -> None:
+    """Another database, the same requests: the weights' hashes are equal."""
+    hashes = []
+    for name in ("one", "two"):
+        database = Database(url=f"sqlite:///{tmp_path / name}.db")
+        upgrade(database)
+        other = SqlRegistry(database)
+        other.open_stream("readings", ("a", "b"))
+        for number, level in enumerate((0.0, 9.0)):
+            ask(other, number, segment(level, number), "bootstrap" if not number else "boundary")
+            Trainer(settings, other, owner=name).work_once()
+        with other.engine.connect() as conn:
+            hashes.append(conn.execute(select(t.versions.c.sha256, t.versions.c.ewc_sha256)).all())
+        other.close()
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 2
+
+
+def test_an_error_of_the_pipeline_is_tried_again(registry, settings, monkeypatch) -> None:
+    """A database that was away for a moment costs an attempt, not the request."""
+    real = trainer.consolidate
+
+    def once(*args, **kwargs):
+        monkeypatch.setattr(trainer, "consolidate", real)
+        raise PipelineError("the database was away")
+
+    monkeypatch.setattr(trainer, "consolidate", once)
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    worker = Trainer(settings, registry, owner="a")
+    worker.work_once()
+    worker.work_once()
+    assert versions(registry) == [(1, "champion")]
