@@ -115,7 +115,7 @@ def _settings() -> Settings:
     from pipeline.telemetry import configure
 
     settings = load(options.config)
-    configure(settings.run, debug=options.debug)
+    configure(settings.run.log_format, debug=options.debug)
     return settings
 
 

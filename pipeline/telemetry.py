@@ -9,12 +9,14 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from pipeline.config import Run
 
 
-def configure(run: Run, *, debug: bool = False) -> None:
-    """Send log lines to standard error: for people on a terminal, as JSON elsewhere."""
-    console = run.log_format == "console" or (run.log_format == "auto" and sys.stderr.isatty())
+def configure(log_format: str, *, debug: bool = False) -> None:
+    """Send log lines to standard error, as `json` or for people (`console`).
+
+    `auto`: for people on a terminal, JSON elsewhere.
+    """
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     )

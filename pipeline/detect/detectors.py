@@ -1,7 +1,7 @@
 """river detectors by name, which propose; the one file that knows river.
 
 Their state travels as plain data (msgpack), never as a pickle: numbers, text, lists, and objects of
-river's own classes, which are looked up inside river only.
+river's detectors and statistics. What comes back must have the shape of a new detector.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Number
 from types import MethodType
 from typing import Any
 
 import msgspec
 import numpy as np
-import river
 from numpy.typing import NDArray
 from river import drift
 from river.base import DriftDetector
+from river.stats.base import Statistic
 
 from pipeline.errors import PipelineError, SettingsError
 
@@ -115,7 +116,7 @@ class Proposers:
     def restore(self, state: Sequence[Any]) -> None:
         """Go on from `state()`; DetectorStateError if it is not of these detectors."""
         found = [_object(item) for item in state]
-        if [type(d) for d in found] != [type(d) for _, _, d in self.detectors]:
+        if not _alike(found, [detector for _, _, detector in self.detectors]):
             raise DetectorStateError("the stored detectors are others than the settings name")
         self.detectors = [
             (kind, signal, detector)
@@ -134,8 +135,8 @@ def load(
 ) -> Iterator[Proposers | None]:
     """What `dump` was given; DetectorStateError for anything that is not river's."""
     try:
-        plain = msgspec.msgpack.decode(content.tobytes(), type=list[Any])
-    except msgspec.MsgspecError as exc:
+        plain = msgspec.msgpack.decode(content.tobytes(), type=list[list[Any] | None])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise DetectorStateError(f"not detector state: {exc}") from None
     for state in plain:
         if state is None:
@@ -181,6 +182,9 @@ def _parts(value: Any) -> tuple[Any, Any]:
     return None, _plain(dict(vars(value)))
 
 
+_TOO_MUCH = (OverflowError, RecursionError)
+
+
 def _object(plain: Any, owner: Any = None) -> Any:
     """The inverse of `_plain`; `owner` is whose method a method is."""
     if not isinstance(plain, list):
@@ -202,7 +206,7 @@ def _object(plain: Any, owner: Any = None) -> Any:
             rng = random.Random()
             rng.setstate(_object(rest[0]))
             return rng
-    except (TypeError, ValueError, IndexError, AttributeError) as exc:
+    except (TypeError, ValueError, IndexError, AttributeError, *_TOO_MUCH) as exc:
         raise DetectorStateError(f"not detector state: {exc}") from None
     raise DetectorStateError(f"not detector state: {kind!r}")
 
@@ -211,7 +215,12 @@ def _rivers_object(path: str, arguments: Any, state: Any) -> Any:
     cls = _rivers_class(path)
     if arguments is not None:
         made = cls.__new__(cls, *_object(arguments))
-        made.__setstate__(state)
+        try:
+            made.__setstate__(state)
+        except BaseException as exc:
+            if type(exc).__name__ != "PanicException":  # Rust's, and no Exception
+                raise
+            raise DetectorStateError(f"not the state of {path}: {exc}") from None
         return made
     made = cls.__new__(cls)
     for name, value in _object(state, made).items():
@@ -220,24 +229,42 @@ def _rivers_object(path: str, arguments: Any, state: Any) -> Any:
 
 
 def _rivers_class(path: str) -> Any:
-    """A class that river itself defines, and nothing else whatever the path says."""
+    """A class that river's detectors are made of, and nothing else whatever the path says.
+
+    Looked up in modules that are imported already: a path in stored data imports nothing.
+    """
     module, _, name = path.partition(":")
-    loaded = _loaded(module)
-    cls = getattr(loaded, name, None)
+    cls = getattr(sys.modules.get(module), name, None)
     if not isinstance(cls, type) or not _is_rivers(cls):
         raise DetectorStateError(f"{path} is not one of river's detectors")
     return cls
 
 
-def _loaded(module: str) -> Any:
-    """A module of river that is imported already: a path in stored data imports nothing."""
-    if module != "river" and not module.startswith("river."):
-        return None
-    return sys.modules.get(module, getattr(river, module.rpartition(".")[2], None))
-
-
 def _is_rivers(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] == "river"
+    """Detectors, statistics and the Rust parts of both: river's data sets can write files."""
+    package = cls.__module__
+    return package.startswith("river._river_rust.") or (
+        package.startswith("river.") and issubclass(cls, DriftDetector | Statistic)
+    )
+
+
+def _alike(found: Any, new: Any) -> bool:
+    """Whether what was stored can stand where a new detector has `new`."""
+    if isinstance(new, Number):
+        return isinstance(found, Number)
+    if type(found) is not type(new):
+        return False
+    if isinstance(new, list):
+        return len(found) == len(new) and all(map(_alike, found, new))
+    if isinstance(new, deque):
+        return bool(found.maxlen == new.maxlen) and all(isinstance(v, Number) for v in found)
+    if isinstance(new, MethodType):
+        return found.__func__ is new.__func__
+    if hasattr(new, "__dict__"):
+        return vars(found).keys() == vars(new).keys() and all(
+            _alike(value, getattr(new, name)) for name, value in vars(found).items()
+        )
+    return True
 
 
 def _method_name(owner: Any, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Registries, requests, boundaries and candidates as the tests here and in tests/serve need them."""
+"""Registries, requests, boundaries and candidates for the tests here and in tests/serve."""
 
 from __future__ import annotations
 

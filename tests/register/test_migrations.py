@@ -22,6 +22,7 @@ from pipeline.errors import RegistryError
 from pipeline.register import migrate, tables
 from pipeline.register.engine import connect
 from pipeline.register.sql import SqlRegistry, journal_mode
+from tests.databases import new_database
 from tests.register.making import change, column
 from tests.register.processes import migrated_by_itself
 
@@ -83,7 +84,9 @@ def schema(engine: Engine) -> Schema:
                 *sorted(map(repr, seen.get_foreign_keys(table))),
                 *sorted(map(repr, seen.get_unique_constraints(table))),
                 *sorted(map(repr, seen.get_check_constraints(table))),
-                *sorted(map(repr, seen.get_indexes(table))),
+                *sorted(
+                    (i["name"], i["column_names"], i["unique"]) for i in seen.get_indexes(table)
+                ),
             ]
     return found
 
@@ -116,9 +119,7 @@ def test_the_migrations_make_what_create_all_makes(
     """Alembic compares no CHECK, no index's condition and no trigger: these are compared here."""
     if engine.dialect.name == "sqlite":
         made = connect(Database(url=f"sqlite:///{tmp_path / 'made.db'}"))
-    else:  # each call of the fixture's function makes another database
-        from tests.databases import new_database
-
+    else:
         made = connect(new_database(request.getfixturevalue("postgres")))
     with made.begin() as conn:
         tables.metadata.create_all(conn)
@@ -137,7 +138,7 @@ def test_migrating_twice_changes_nothing(database: Database, engine: Engine) -> 
 
 
 def test_the_alembic_command_works_for_developers(tmp_path: Path) -> None:
-    """`alembic upgrade head` and `alembic check` find settings, scripts and metadata by themselves."""
+    """`alembic upgrade head` and `alembic check` find settings, scripts and metadata."""
     env = os.environ | {"TIDEMARK_DATABASE_URL": f"sqlite:///{tmp_path / 'dev.db'}"}
     for step in (["upgrade", "head"], ["check"]):
         done = subprocess.run(
@@ -151,7 +152,7 @@ def test_the_alembic_command_works_for_developers(tmp_path: Path) -> None:
 # What it promises -----------------------------------------------------------------------------
 
 STREAMS = (
-    "INSERT INTO streams (id, name, channels, created) VALUES (1, 's', '[]', 1), (2, 'r', '[]', 1)"  # noqa: E501
+    "INSERT INTO streams (id, name, channels, created) VALUES (1, 's', '[]', 1), (2, 'r', '[]', 1)"
 )
 
 
@@ -186,13 +187,13 @@ def _scored(first: int, end: int, **columns: Any) -> str:
 
 
 def _insert(table: str, row: dict[str, Any]) -> str:
-    values = ", ".join(map(str, row.values()))
-    return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})"
+    names, values = ", ".join(row), ", ".join(map(str, row.values()))
+    return f"INSERT INTO {table} ({names}) VALUES ({values})"  # noqa: S608
 
 
-TASK = "INSERT INTO tasks (id, stream_id, number, kind, fingerprint, created) VALUES ({}, {}, {}, '{}', '[]', 1)"  # noqa: E501
+TASK = "INSERT INTO tasks (id, stream_id, number, kind, fingerprint, created) VALUES ({}, {}, {}, '{}', '[]', 1)"
 ARTIFACT = (
-    "INSERT INTO artifacts (sha256, kind, content, size, created) VALUES ('a', 'w', '', 0, 1)"  # noqa: E501
+    "INSERT INTO artifacts (sha256, kind, content, size, created) VALUES ('a', 'w', '', 0, 1)"
 )
 GROUND = [
     STREAMS,
@@ -423,7 +424,7 @@ def test_a_schema_of_a_newer_tidemark_is_refused(database: Database, engine: Eng
 
 
 def test_sqlite_keeps_a_write_ahead_log(database: Database, engine: Engine) -> None:
-    """Readers do not wait for the writer; the mode stays in the file. PostgreSQL has none to set."""
+    """Readers do not wait for the writer; the mode stays in the file. PostgreSQL has none."""
     expected = "wal" if engine.dialect.name == "sqlite" else None
     assert journal_mode(database) == expected
 
