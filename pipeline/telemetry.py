@@ -10,7 +10,6 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 
-
 def configure(log_format: str, *, debug: bool = False) -> None:
     """Send log lines to standard error, as `json` or for people (`console`).
 

@@ -28,7 +28,8 @@ class Readings:
 
     def to_bytes(self) -> bytes:
         """safetensors; equal readings, equal bytes."""
-        return save({"offsets": self.offsets, "values": np.ascontiguousarray(self.values)})
+        arrays = {"offsets": self.offsets, "values": self.values}
+        return save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Readings:
@@ -91,6 +92,9 @@ class Staging:
         self._rows = np.zeros(0, dtype=np.int64)
         self._first = np.zeros(0, dtype=np.int64)  # row that the open segment began with
         self._segment = np.zeros(0, dtype=np.int64)
+        #: Readings that the open segment has room for: the capacity, or what it had room for when
+        #: it outgrew a smaller one, before a start with other settings.
+        self._room = np.zeros(0, dtype=np.int64)
 
     def advance(
         self, batch: Batch, slots: IntArray, boundaries: Sequence[Boundary]
@@ -167,16 +171,18 @@ class Staging:
         """End the segment before `boundary_row`; later rows begin the next one."""
         row, first = int(self._rows[slot]), int(self._first[slot])
         begin = max(boundary.boundary_row, first, row - TAIL)
-        readings = self._readings(slot, min(begin - first, self.capacity))
+        readings = self._readings(slot, begin - first)
         rows = np.arange(begin, row) % TAIL
         values, offsets = self._tail[slot, rows].copy(), self._tail_offsets[slot, rows].copy()
         self._first[slot], self._segment[slot] = begin, boundary.segment
+        self._room[slot] = self.capacity
         kept = min(len(values), self.capacity)
         self._widen(kept)
         self._values[slot, :kept], self._offsets[slot, :kept] = values[:kept], offsets[:kept]
         return Closed(readings=readings, order=order)
 
     def _readings(self, slot: int, n: int) -> Readings:
+        n = min(n, int(self._room[slot]))
         return Readings(
             values=self._values[slot, :n].copy(), offsets=self._offsets[slot, :n].copy()
         )
@@ -192,7 +198,7 @@ class Staging:
         slot = np.repeat(slots, counts)
         row = self._rows[slot] + rank
         place = row - self._first[slot]
-        head = place < self.capacity
+        head = place < self._room[slot]
         if head.any():
             self._widen(int(place[head].max()) + 1)
             self._values[slot[head], place[head]] = batch.values[source[head]]
@@ -216,10 +222,12 @@ class Staging:
             "_rows",
             "_first",
             "_segment",
+            "_room",
         ):
             old = getattr(self, name)
             new = np.zeros((room - have, *old.shape[1:]), dtype=old.dtype)
             setattr(self, name, np.concatenate([old, new]))
+        self._room[have:] = self.capacity
 
     def _widen(self, readings: int) -> None:
         have = self._values.shape[1]
@@ -236,12 +244,14 @@ class Staging:
         """Arrays that `restore` goes on from: only what is used, one series after the other."""
         used = int(np.flatnonzero(self._rows).max(initial=-1)) + 1
         rows, first = self._rows[:used], self._first[:used]
-        head = np.arange(self._values.shape[1]) < (rows - first)[:, None]
+        kept = np.minimum(rows - first, self._room[:used])
+        head = np.arange(self._values.shape[1]) < kept[:, None]
         held = np.arange(TAIL) < rows[:, None]
         return {
             "rows": rows,
             "first": first,
             "segment": self._segment[:used],
+            "kept": kept,
             "values": self._values[:used][head],
             "offsets": self._offsets[:used][head],
             "tail": self._tail[:used][held],
@@ -250,18 +260,23 @@ class Staging:
 
     @classmethod
     def restore(cls, state: Mapping[str, NDArray[Any]], channels: int, learn: Learn) -> Staging:
-        """Go on from `state()`."""
+        """Go on from `state()`; `adapt_after` and `refine_after` may have changed since."""
         staging = cls(channels, learn)
-        rows, first = state["rows"], state["first"]
-        staging._grow(len(rows))
-        staging._rows[: len(rows)], staging._first[: len(rows)] = rows, first
-        staging._segment[: len(rows)] = state["segment"]
-        lengths = np.minimum(rows - first, staging.capacity)
-        staging._widen(int(lengths.max(initial=0)))
-        head = np.arange(staging._values.shape[1]) < lengths[:, None]
-        held = np.arange(TAIL) < rows[:, None]
+        rows, first, before = state["rows"], state["first"], state["kept"]
         n = len(rows)
-        staging._values[:n][head], staging._offsets[:n][head] = state["values"], state["offsets"]
+        kept = np.minimum(before, staging.capacity)
+        staging._grow(n)
+        staging._rows[:n], staging._first[:n] = rows, first
+        staging._segment[:n] = state["segment"]
+        # one that has outgrown its room would go on behind a hole
+        staging._room[:n] = np.where(kept < rows - first, kept, staging.capacity)
+        staging._widen(int(kept.max(initial=0)))
+        head = np.arange(staging._values.shape[1]) < kept[:, None]
+        rank = np.arange(before.sum()) - np.repeat(np.cumsum(before) - before, before)
+        still = rank < np.repeat(kept, before)
+        staging._values[:n][head] = state["values"][still]
+        staging._offsets[:n][head] = state["offsets"][still]
+        held = np.arange(TAIL) < rows[:, None]
         staging._tail[:n][held] = state["tail"]
         staging._tail_offsets[:n][held] = state["tail_offsets"]
         return staging

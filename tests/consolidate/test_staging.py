@@ -335,7 +335,11 @@ def test_refining_can_be_turned_off() -> None:
 def test_a_segment_that_ends_before_it_is_long_enough_is_only_kept() -> None:
     """Boundary at row 3, detected at row 3: no bootstrap of what was too short; the next counts."""
     run = Run(of_one(9, (3, 3)), SMALL).polls()
-    assert brief(run.happened) == [(3, "bootstrap", 0, 4), (3, "closed", 0, 3), (6, "boundary", 3, 4)]
+    assert brief(run.happened) == [
+        (3, "bootstrap", 0, 4),
+        (3, "closed", 0, 3),
+        (6, "boundary", 3, 4),
+    ]
     run = Run(of_one(9, (2, 2)), SMALL).polls()
     assert brief(run.happened) == [(2, "closed", 0, 2), (5, "boundary", 2, 4)]
 
