@@ -20,10 +20,10 @@ from pipeline.consolidate.staging import Readings
 from pipeline.consolidate.strategies import STRATEGIES, Task
 from pipeline.consolidate.training import Examples
 from pipeline.errors import TrainingFailed
+from pipeline.model.networks import forecaster
+from pipeline.model.scaling import Scaling
+from pipeline.model.weights import Weights
 from pipeline.records import Candidate
-from pipeline.score.models import forecaster
-from pipeline.score.scaling import Scaling
-from pipeline.score.version import Weights
 
 #: A skill is never reported below this.
 WORST = -100.0

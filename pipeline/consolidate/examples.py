@@ -9,8 +9,8 @@ import torch
 
 from pipeline.consolidate.staging import Readings, Windows, split
 from pipeline.consolidate.training import Examples
+from pipeline.model.scaling import Scaling
 from pipeline.records import FloatArray
-from pipeline.score.scaling import Scaling
 
 
 def windows_of(

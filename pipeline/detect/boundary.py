@@ -22,6 +22,7 @@ from pipeline.detect.history import TESTS, Ring, Scale, Test
 from pipeline.detect.reference import Forecaster
 from pipeline.detect.signals import BLOCK, block_means, joint_residual, level
 from pipeline.detect.warmup import WarmUp
+from pipeline.errors import SettingsError
 from pipeline.records import Batch, Boundary, IntArray
 
 Array = NDArray[np.float64]
@@ -67,9 +68,18 @@ class BoundaryDetector:
         d, sensors in a reading.
     settings
         `warm_up` and `fit_after` are rounded up to whole blocks.
+
+    Raises
+    ------
+    SettingsError
+        `detectors` names one that river does not have.
     """
 
     def __init__(self, channels: int, settings: Detect) -> None:
+        try:
+            detectors.Proposers(settings.detectors, channels + 1)
+        except ValueError as exc:
+            raise SettingsError(f"detect.detectors: {exc}") from None
         self.channels = channels
         self.settings = settings
         self.warm_up = -(-settings.warm_up // BLOCK) * BLOCK

@@ -56,9 +56,8 @@ def check(wanted: Sequence[str]) -> None:
     """Raise SettingsError for a name that `make` does not know."""
     for name in wanted:
         if name not in names():
-            raise SettingsError(
-                f"detect.detectors: no river drift detector {name!r}; there are {', '.join(names())}"
-            )
+            known = ", ".join(names())
+            raise SettingsError(f"detect.detectors: no river detector {name!r}; there are {known}")
 
 
 def names() -> tuple[str, ...]:

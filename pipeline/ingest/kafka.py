@@ -420,5 +420,6 @@ def _translated(kafka: Kafka, listener: _Listener | None = None) -> Iterator[Non
             raise listener.failure from None
         after = time.monotonic() - started
         raise SourceError(
-            f"Kafka at {kafka.bootstrap_servers} (kafka.bootstrap_servers): {_line(exc)} (after {after:.0f} s)"
+            f"Kafka at {kafka.bootstrap_servers} (kafka.bootstrap_servers): "
+            f"{_line(exc)} (after {after:.0f} s)"
         ) from exc

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipeline.model.weights import Weights
 from pipeline.records import FloatArray
-from pipeline.score.version import Weights
 
 #: Rows in one forward pass: what fits into a cache beats one pass of everything.
 CHUNK = 2048

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.consolidate.ewc import Anchor, merge, penalty, proximal_step
 from pipeline.errors import ArtifactCorrupt
-from pipeline.score.models import forecaster
+from pipeline.model.networks import forecaster
 
 
 class Point(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.consolidate import fisher
 from pipeline.consolidate.fisher import fisher_diagonal
-from pipeline.score.models import forecaster
+from pipeline.model.networks import forecaster
 
 Params = dict[str, Tensor]
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ArtifactCorrupt
 from pipeline.ingest.windows import History
+from pipeline.model.networks import forecaster
+from pipeline.model.scaling import CLIP, Scaling
+from pipeline.model.weights import Weights
 from pipeline.score import scoring
-from pipeline.score.models import forecaster
-from pipeline.score.scaling import CLIP, Scaling
 from pipeline.score.scoring import CHUNK, Scorer
-from pipeline.score.version import Weights
 
 WINDOW, CHANNELS, HIDDEN = 5, 3, 7
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.score.scaling import CLIP, Scaling
+from pipeline.model.scaling import CLIP, Scaling
 
 
 def fit(*columns: object) -> Scaling:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from pipeline.errors import ArtifactCorrupt
-from pipeline.score.models import forecaster
-from pipeline.score.scaling import Scaling
-from pipeline.score.version import Weights
+from pipeline.model.networks import forecaster
+from pipeline.model.scaling import Scaling
+from pipeline.model.weights import Weights
 
 ROOT = Path(__file__).parents[2]
 

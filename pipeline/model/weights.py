@@ -10,8 +10,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.errors import ArtifactCorrupt
-from pipeline.score.models import Forecaster
-from pipeline.score.scaling import Scaling
+from pipeline.model.networks import Forecaster
+from pipeline.model.scaling import Scaling
 
 _SHAPE = "shape"
 #: What reading other bytes raises: no safetensors, parts missing, sizes that do not fit.
