@@ -117,9 +117,10 @@ def test_the_step_minimises_penalty_plus_distance_in_adams_metric(
     lr: float,
     ewc_lambda: float,
 ) -> None:
-    """argmin_t lambda/2 F (t - theta*)^2 + (t - theta_adam)^2 / (2 lr'), lr' = lr / (sqrt(v) + eps).
+    """argmin_t lambda/2 F (t - theta*)^2 + (t - theta_adam)^2 / (2 lr').
 
-    The moments are worked out here from the gradients; a parabola's minimum is where its slope
+    lr' = lr / (sqrt(v_hat) + eps) is the weight's own step size. The moments are worked out from the gradients;
+    a parabola has its minimum where its slope
     lambda F (t - theta*) + (t - theta_adam) / lr' is zero.
     """
     model = Point([theta])

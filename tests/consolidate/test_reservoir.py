@@ -68,7 +68,7 @@ def algorithm_r(capacity: int, n: int, seed: int) -> list[int]:
 def test_a_reservoir_is_algorithm_r_however_windows_are_offered(
     capacity: int, n: int, seed: int, cuts: list[int]
 ) -> None:
-    """Place by place what a plain loop of one draw an item holds, for any pieces, empty ones too."""
+    """Place by place what a plain loop with one draw an item holds, for any pieces."""
     at = tuple(sorted(min(cut, n) for cut in cuts))
     reservoir = filled(capacity, n, seed, at)
     assert held(reservoir) == algorithm_r(capacity, n, seed)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -39,13 +40,17 @@ class Log:
 
     def boundaries(self, first: int, end: int) -> list[Boundary]:
         """Those detected at a reading of rank first ... end, in the log's order."""
+        return [boundary for rank, boundary in self._boundaries if first <= rank < end]
+
+    @cached_property
+    def _boundaries(self) -> list[tuple[int, Boundary]]:
         found = []
         for name, marks in self.marks.items():
             ranks = self.rows(name)
             for number, (row, detected) in enumerate(marks, start=1):
-                if detected < len(ranks) and first <= ranks[detected] < end:
+                if detected < len(ranks):
                     found.append((ranks[detected], _boundary(name, number, row, detected)))
-        return [boundary for _, boundary in sorted(found, key=lambda pair: pair[0])]
+        return sorted(found, key=lambda pair: pair[0])
 
     def batch(self, first: int, end: int) -> Batch:
         """A poll of the readings of rank first ... end, grouped by series in order of name."""
@@ -239,7 +244,6 @@ def test_a_restart_at_any_reading_changes_nothing(
     for first, end in pairwise(sorted({at, *(max(c, at) for c in cuts), len(log.series)})):
         if end <= len(log.series):
             run.poll(first, end)
-    run.happened.sort(key=lambda h: h[0])
     assert run.happened == undisturbed.happened
     assert run.state() == undisturbed.state()
 
@@ -345,7 +349,7 @@ def test_a_segment_that_ends_before_it_is_long_enough_is_only_kept() -> None:
 
 
 def test_readings_between_boundary_and_detection_belong_to_the_new_segment() -> None:
-    """Boundary at row 20, detected at row 22: closed with 0 ... 19, due at row 23 with 20 ... 23."""
+    """Boundary at row 20, detected at row 22: 0 ... 19 closed, 20 ... 23 due at row 23."""
     run = Run(of_one(40, (20, 22)), Learn(adapt_after=4, refine_after=0, segment_capacity=64))
     assert brief(run.polls().happened) == [
         (3, "bootstrap", 0, 4),
