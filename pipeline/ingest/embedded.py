@@ -35,7 +35,9 @@ class MockCluster:
     def __init__(self, topics: Mapping[str, int]) -> None:
         self._rdkafka = lib = _library()
         error = ctypes.create_string_buffer(256)
-        self._client = lib.rd_kafka_new(_PRODUCER, None, error, len(error))
+        conf = lib.rd_kafka_conf_new()  # quiet: it is never asked to connect anywhere
+        lib.rd_kafka_conf_set(conf, b"log_level", b"2", error, len(error))
+        self._client = lib.rd_kafka_new(_PRODUCER, conf, error, len(error))
         if not self._client:
             raise SourceError(f"embedded broker: {error.value.decode()}")
         self._cluster = lib.rd_kafka_mock_cluster_new(self._client, 1)
@@ -103,6 +105,14 @@ def _library() -> Any:
         raise SourceError("confluent-kafka carries no librdkafka here: use a real broker")
     lib = ctypes.CDLL(str(found[0]))
     pointer = ctypes.c_void_p
+    lib.rd_kafka_conf_new.restype = pointer
+    lib.rd_kafka_conf_set.argtypes = [
+        pointer,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+    ]
     lib.rd_kafka_new.restype = pointer
     lib.rd_kafka_new.argtypes = [ctypes.c_int, pointer, ctypes.c_char_p, ctypes.c_size_t]
     lib.rd_kafka_mock_cluster_new.restype = pointer

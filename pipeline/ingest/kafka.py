@@ -222,11 +222,15 @@ class KafkaSink:
     ) -> None:
         """Hand one record to the producer's own thread.
 
+        kafka-python sends no record without key and value: such a one goes with an empty value.
+
         Raises
         ------
         SourceError
             The topic is not there, or the buffer stayed full for SEND_MS.
         """
+        if key is None and value is None:
+            value = b""
         try:
             with _translated(self.kafka):
                 future = self._producer.send(topic, key=key, value=value, headers=list(headers))
@@ -248,7 +252,12 @@ class KafkaSink:
     def close(self) -> None:
         """Flush, for a moment, and leave; SourceError if something was not acknowledged."""
         with _translated(self.kafka):
-            self._producer.close(timeout=ANSWER_MS / 1000)
+            try:
+                self._producer.close(timeout=ANSWER_MS / 1000)
+            except KafkaTimeoutError:
+                # kafka-python leaves its thread behind, which might yet send what is called lost.
+                self._producer._sender.force_close()  # noqa: SLF001
+                self._producer.close(timeout=ANSWER_MS / 1000)
         if self._failures:
             self.failed += len(self._failures)
             raise SourceError(

@@ -51,15 +51,15 @@ def unpack(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
         arrays = load(content)
         head = json.loads(arrays.pop(_META).tobytes())
-    except (SafetensorError, KeyError, ValueError) as exc:
+        found, meta = head["format"], head["meta"]
+    except (SafetensorError, KeyError, TypeError, ValueError) as exc:
         raise RegistryError(f"not a checkpoint: {exc}") from None
-    found = head.get("format") if isinstance(head, dict) else None
     if found != FORMAT:
         raise RegistryError(
             f"checkpoint format {found}, this version reads {FORMAT}: "
             "go on with the version of tidemark that wrote it"
         )
-    return arrays, head["meta"]
+    return arrays, meta
 
 
 def acquire(conn: Connection, stream_id: int, partition: int, owner: str, *, at: int) -> Checkpoint:

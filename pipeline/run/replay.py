@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -52,31 +53,47 @@ def replay(
     """
     rows = read_recording(path, series_column=series_column, time_column=time_column, drop=drop)
     rows = chain([next(rows)], rows)  # a file that cannot be read fails before Kafka is asked
-    pace = _Pace(kafka, topic, rate, max_lag)
-    sink = KafkaSink(kafka)
-    sent = messages = 0
-    held: dict[str, list[dict[str, Any]]] = {}
-    try:
-        for series, message in rows:
-            readings = held.setdefault(series, [])
-            readings.append({"time": time.time()} | message)
-            if len(readings) < batch:
-                continue
-            sink.send(topic, key=series.encode(), value=_encode(held.pop(series)))
-            sent, messages = sent + batch, messages + 1
-            if messages % STRIDE == 0:
+    sent = 0
+    with (
+        closing(_Pace(kafka, topic, rate, max_lag)) as pace,
+        closing(KafkaSink(kafka)) as sink,
+    ):
+        for number, (series, readings) in enumerate(_messages(rows, batch), 1):
+            sink.send(topic, key=series.encode(), value=_encode(readings))
+            sent += sum(len(r["time"]) if isinstance(r["time"], list) else 1 for r in readings)
+            if number % STRIDE == 0:
                 sink.flush()
                 pace.wait(sent, progress)
-        for series, readings in held.items():
-            sink.send(topic, key=series.encode(), value=_encode(readings))
-            sent += len(readings)
         sink.flush()
-    finally:
-        sink.close()
-        pace.close()
     if progress:
         progress(sent, sent)
     return sent
+
+
+def _messages(
+    rows: Iterable[tuple[str, dict[str, Any]]], batch: int
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(series, readings) of each message: `batch` of one series, or fewer where forms differ."""
+    held: dict[str, list[dict[str, Any]]] = {}
+    for series, row in rows:
+        reading = {"time": time.time()} | row
+        form = _form(reading)
+        if series in held and _form(held[series][0]) is not form:
+            yield series, held.pop(series)
+        held.setdefault(series, []).append(reading)
+        if form is None or len(held[series]) >= batch:
+            yield series, held.pop(series)
+    yield from held.items()
+
+
+def _form(reading: dict[str, Any]) -> type | None:
+    """How one plain reading gives its values; None: a message that shares with no other."""
+    values = reading.get("values")
+    cells = values.values() if isinstance(values, dict) else values
+    plain = isinstance(cells, Iterable) and not any(isinstance(c, list | dict) for c in cells)
+    if not plain or isinstance(reading["time"], list) or reading.keys() > {"time", "values"}:
+        return None
+    return type(values)
 
 
 class _Pace:

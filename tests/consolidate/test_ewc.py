@@ -119,9 +119,8 @@ def test_the_step_minimises_penalty_plus_distance_in_adams_metric(
 ) -> None:
     """argmin_t lambda/2 F (t - theta*)^2 + (t - theta_adam)^2 / (2 lr').
 
-    lr' = lr / (sqrt(v_hat) + eps) is the weight's own step size. The moments are worked out from the gradients;
-    a parabola has its minimum where its slope
-    lambda F (t - theta*) + (t - theta_adam) / lr' is zero.
+    lr' = lr / (sqrt(v_hat) + eps) is the weight's own step size, from moments worked out here; a
+    parabola has its minimum where its slope lambda F (t - theta*) + (t - theta_adam) / lr' is zero.
     """
     model = Point([theta])
     optimiser = stepped(model, [[g] for g in gradients], lr)

@@ -68,9 +68,7 @@ def test_adwin_alarms_at_the_rows_of_a_bare_river_adwin() -> None:
     proposers = Proposers(["ADWIN"], 3)
     found = proposers.update([column[:250] for column in columns])
     found += [(row + 250, kind) for row, kind in proposers.update([c[250:] for c in columns])]
-    expected = [
-        row for c in columns for row in alarms_of(drift.ADWIN(delta=0.002, clock=4), c)
-    ]
+    expected = [row for c in columns for row in alarms_of(drift.ADWIN(delta=0.002, clock=4), c)]
     assert len(expected) >= 3
     assert sorted(found) == sorted((row, 0) for row in expected)
 

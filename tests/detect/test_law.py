@@ -160,3 +160,34 @@ def test_a_long_warm_up_obeys_the_law() -> None:
     found = find(values, wide, poll=6000)
     assert [abs(b.boundary_row - 5500) <= 3 * BLOCK for b in found] == [True]
     assert find(values, wide, poll=13) == found
+
+
+def test_many_series_that_come_and_go_are_each_as_if_alone() -> None:
+    """Thirty series begin one after the other: room is made, let go and used again.
+
+    The fleet's arrays grow on the way, and references are fitted while others are still warming up.
+    """
+    rng = np.random.default_rng(7)
+    names, lengths = [f"s{i:02}" for i in range(30)], rng.integers(20, 700, 30)
+    series = {
+        name: shifting(i, (length // 2, length - length // 2), (0, 7))
+        for i, (name, length) in enumerate(zip(names, lengths.tolist(), strict=True))
+    }
+    begins = np.repeat(np.arange(30) * 100, lengths)
+    rank = np.argsort(begins + np.concatenate([np.arange(n) for n in lengths]), kind="stable")
+    rows = np.arange(len(rank))
+    log = Log(
+        np.repeat(names, lengths)[rank], rows, rows, np.concatenate(list(series.values()))[rank]
+    )
+    slots = {name: slot for slot, name in enumerate(dict.fromkeys(log.series.tolist()))}
+    detector = BoundaryDetector(CHANNELS, QUICK)
+    found = feed(detector, log.polls([90] * len(log)), slots)
+    state = of_series(detector, slots)
+    assert [b.detected_offset for b in found] == sorted(b.detected_offset for b in found)
+    assert len(by_series(found)) > 10
+    for name in names:
+        own = log.of(name)
+        alone = BoundaryDetector(CHANNELS, QUICK)
+        part = Log(log.series[own], log.offsets[own], log.times[own], log.values[own])
+        assert feed(alone, part.polls([]), {name: 0}) == by_series(found).get(name, [])
+        assert of_series(alone, {name: 0}) == {name: state[name]}

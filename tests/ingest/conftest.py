@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
+from pipeline.config import Kafka
 from pipeline.ingest.embedded import EmbeddedBroker
-from tests.brokers import RealKafka, create_topic
+from tests.brokers import RealKafka, create_topic, free_ports
 from tests.ingest.kafka_topics import Topics
 
 #: Topics that the embedded broker is born with: it makes none later with two partitions.
@@ -39,3 +42,23 @@ def topics(request: pytest.FixtureRequest) -> Topics:
     """New topics on either broker."""
     found: Topics = request.getfixturevalue(f"{request.param}_topics")
     return found
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Half a second of patience with a broker that does not answer.
+
+    kafka-python leaves the sockets of failed attempts to the collector: they are collected here,
+    so that no other test answers for them.
+    """
+    monkeypatch.setattr("pipeline.ingest.kafka.ANSWER_MS", 500)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
+        yield
+        gc.collect()
+
+
+@pytest.fixture
+def nobody(away: None) -> Kafka:
+    """Settings for a port where nothing listens."""
+    return Kafka(bootstrap_servers=f"127.0.0.1:{free_ports(1)[0]}")

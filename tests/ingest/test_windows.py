@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def log_of(series: list[int]) -> list[tuple[int, FloatArray]]:
 
 def polls_of(log: list[Any], at: list[int]) -> list[list[Any]]:
     edges = [0, *sorted(min(a, len(log)) for a in at), len(log)]
-    return [log[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [log[a:b] for a, b in pairwise(edges) if a < b]
 
 
 def grouped(

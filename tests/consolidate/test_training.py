@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from msgspec.structs import replace
+from torch import Tensor, nn
+
+from pipeline.config import Learn
+from pipeline.consolidate import training
+from pipeline.consolidate.ewc import Anchor
+from pipeline.consolidate.training import (
+    MATCH,
+    PATIENCE,
+    REPLAY,
+    Examples,
+    Replay,
+    Trained,
+    masked_mse,
+    train,
+)
+from pipeline.errors import PipelineError, TrainingFailed
+from pipeline.model.networks import forecaster
+
+NAN = float("nan")
+WINDOW, CHANNELS = 3, 2
+LEARN = Learn(epochs=6, batch=8, lr=5e-3, ewc_lambda=10.0)
+
+
+def linear_examples(n: int, seed: int, slope: float = 0.5, holes: float = 0.0) -> Examples:
+    """The next reading is `slope` times the last one, and a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, WINDOW, CHANNELS, generator=generator)
+    y = slope * x[:, -1] + 0.05 * torch.randn(n, CHANNELS, generator=generator)
+    y[torch.rand(y.shape, generator=generator) < holes] = NAN
+    return Examples(x=x, y=y)
+
+
+def run(model: nn.Module, learn: Learn = LEARN, **changed: Any) -> Trained:
+    """Train on one small problem, with parts of it changed."""
+    given: dict[str, Any] = {
+        "new": linear_examples(60, seed=1),
+        "held_out": linear_examples(40, seed=2),
+        "replay": None,
+        "anchor": None,
+        "generator": torch.Generator().manual_seed(3),
+    } | changed
+    return train(model, given.pop("new"), given.pop("held_out"), learn, **given)
+
+
+def fresh(seed: int = 0) -> nn.Module:
+    """An untrained forecaster."""
+    return forecaster(WINDOW, CHANNELS, 8, seed)
+
+
+def flat(model: nn.Module) -> Tensor:
+    """Every weight."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def held_loss(model: nn.Module) -> float:
+    """On the held-out examples of `run`."""
+    part = linear_examples(40, seed=2)
+    with torch.no_grad():
+        return float(masked_mse(model(part.x), part.y))
+
+
+# Loss -----------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_mean_over_observed_cells() -> None:
+    """((1 - 0)^2 + (4 - 2)^2 + (0 - 3)^2) / 3 with one cell missing: neither 4 cells nor rows."""
+    output = torch.tensor([[1.0, 4.0], [0.0, 7.0]])
+    target = torch.tensor([[0.0, 2.0], [3.0, NAN]])
+    assert masked_mse(output, target).item() == pytest.approx(14 / 3)
+
+
+def test_a_missing_cell_gives_no_gradient_and_no_nan() -> None:
+    """2 (output - target) / observed where seen, exactly 0 where not."""
+    output = torch.tensor([[1.0, 4.0]], requires_grad=True)
+    masked_mse(output, torch.tensor([[NAN, 2.0]])).backward()
+    assert output.grad is not None
+    assert output.grad.tolist() == [[0.0, 4.0]]
+
+
+def test_nothing_observed_is_no_loss() -> None:
+    """0, with a gradient of 0: a batch of silent sensors moves nothing."""
+    output = torch.ones(2, 2, requires_grad=True)
+    loss = masked_mse(output, torch.full((2, 2), NAN))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert output.grad is not None
+    assert output.grad.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_holes_in_the_targets_do_not_spoil_a_training() -> None:
+    """A third of the cells missing: the held-out loss still falls to the noise of .05^2."""
+    model = fresh()
+    learn = replace(LEARN, epochs=60)
+    trained = run(model, learn, new=linear_examples(200, seed=1, holes=1 / 3))
+    assert bool(flat(model).isfinite().all())
+    assert trained.loss_after < 0.1 * trained.loss_before
+
+
+# One training ---------------------------------------------------------------------------------
+
+
+def test_a_training_is_plain_adam_over_shuffled_batches() -> None:
+    """Against a loop written out: same order, lr falling linearly to 0, last batch shorter."""
+    model, twin = fresh(), fresh()
+    new = linear_examples(60, seed=1)
+    run(model)
+    generator = torch.Generator().manual_seed(3)
+    optimiser = torch.optim.Adam(twin.parameters())
+    total, step, best = LEARN.epochs * 8, 0, (held_loss(twin), flat(twin))  # 60 / 8: 7 and a half
+    for _ in range(LEARN.epochs):
+        for batch in torch.randperm(60, generator=generator).split(8):
+            optimiser.param_groups[0]["lr"] = LEARN.lr * (1 - step / total)
+            optimiser.zero_grad()
+            (twin(new.x[batch]) - new.y[batch]).square().mean().backward()
+            optimiser.step()
+            step += 1
+        best = min(best, (held_loss(twin), flat(twin)), key=lambda pair: pair[0])
+    torch.testing.assert_close(flat(model), best[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_with_replay_and_anchor_is_its_formula() -> None:
+    """MSE(new) + REPLAY MSE(old) + MATCH MSE(output, parent's), then the proximal pull.
+
+    One step of Adam from rest moves each weight by lr sign(g) (v_hat = g^2), and the pull has
+    c = lr lambda F / (|g| + eps): all from the gradient of the plain formula.
+    """
+    model, twin = fresh(), fresh()
+    new, old = linear_examples(8, seed=1), linear_examples(30, seed=5, holes=0.2)
+    outputs = torch.randn(30, CHANNELS)
+    anchor = Anchor(
+        theta={n: torch.randn_like(p) for n, p in model.named_parameters()},
+        fisher={n: torch.rand_like(p) for n, p in model.named_parameters()},
+    )
+    learn = replace(LEARN, epochs=1, batch=8)
+    always_better = iter([2.0, 1.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_loss", lambda *_: next(always_better))
+        run(model, learn, new=new, replay=Replay(examples=old, outputs=outputs), anchor=anchor)
+
+    generator = torch.Generator().manual_seed(3)
+    torch.randperm(8, generator=generator)
+    drawn = torch.randint(30, (8,), generator=generator)
+    seen = ~old.y[drawn].isnan()
+    again = twin(old.x[drawn])
+    loss = (twin(new.x) - new.y).square().mean()
+    loss = loss + REPLAY * (again - old.y[drawn])[seen].square().mean()
+    loss = loss + MATCH * (again - outputs[drawn]).square().mean()
+    loss.backward()
+    for name, p in twin.named_parameters():
+        assert p.grad is not None
+        adam = p.detach() - learn.lr * p.grad / (p.grad.abs() + 1e-8)
+        c = learn.lr * learn.ewc_lambda * anchor.fisher[name] / (p.grad.abs() + 1e-8)
+        expected = (adam + c * anchor.theta[name]) / (1 + c)
+        found = dict(model.named_parameters())[name].detach()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_says_what_it_used() -> None:
+    """Steps, losses, windows replayed from and lambda: what the audit shows is what was done."""
+    old = linear_examples(30, seed=5)
+    model = fresh()
+    theta = {n: p.detach().clone() for n, p in model.named_parameters()}
+    before = held_loss(model)
+    trained = run(
+        model,
+        replay=Replay(examples=old, outputs=model(old.x).detach()),
+        anchor=Anchor(theta=theta, fisher={n: p.abs() for n, p in theta.items()}),
+    )
+    assert trained.steps == LEARN.epochs * 8
+    assert trained.loss_before == pytest.approx(before)
+    assert trained.loss_after == pytest.approx(held_loss(model))
+    assert (trained.replayed, trained.ewc_lambda) == (30, 10.0)
+    plain = run(fresh())
+    assert (plain.replayed, plain.ewc_lambda) == (0, 0.0)
+
+
+def test_a_training_depends_on_its_generator_alone() -> None:
+    """The same inputs give the same bits; another seed does not; torch's own is not moved."""
+    weights = []
+    for seed in (3, 3, 4):
+        model = fresh()
+        torch.manual_seed(seed)
+        expected = torch.rand(2)
+        torch.manual_seed(seed)
+        run(model, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(torch.rand(2), expected)
+        weights.append(flat(model))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_examples_are_left_as_they_were() -> None:
+    """They are measured on afterwards."""
+    new, held = linear_examples(60, seed=1, holes=0.2), linear_examples(40, seed=2)
+    before = [t.clone() for t in (new.x, new.y, held.x, held.y)]
+    run(fresh(), new=new, held_out=held)
+    for one, other in zip(before, (new.x, new.y, held.x, held.y), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+# When it stops --------------------------------------------------------------------------------
+
+
+def losses(monkeypatch: pytest.MonkeyPatch, found: list[float]) -> list[Tensor]:
+    """Give these held-out losses, and note the weights each was asked of."""
+    seen: list[Tensor] = []
+
+    def loss(model: nn.Module, _: Examples) -> float:
+        seen.append(flat(model))
+        return found[len(seen) - 1]
+
+    monkeypatch.setattr(training, "_loss", loss)
+    return seen
+
+
+def test_the_best_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses 9 (before), 5, 3, 4, 6, 7, 8: the weights after epoch 2."""
+    model = fresh()
+    seen = losses(monkeypatch, [9.0, 5.0, 3.0, 4.0, 6.0, 7.0, 8.0])
+    trained = run(model)
+    assert torch.equal(flat(model), seen[2])
+    assert (trained.loss_before, trained.loss_after) == (9.0, 3.0)
+
+
+def test_a_training_that_only_makes_it_worse_leaves_the_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The best is what was there before: its weights, bit for bit."""
+    model = fresh()
+    before = flat(model)
+    losses(monkeypatch, [1.0] * 20)
+    trained = run(model)
+    assert torch.equal(flat(model), before)
+    assert trained.loss_after == trained.loss_before == 1.0
+
+
+def test_training_stops_when_it_has_not_got_better_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Better at epochs 1 and 3, then never: PATIENCE epochs later it ends, 8 steps an epoch."""
+    seen = losses(monkeypatch, [9.0, 5.0, 6.0, 4.0] + [4.0] * 90)
+    trained = run(fresh(), replace(LEARN, epochs=90))
+    assert len(seen) == 1 + 3 + PATIENCE
+    assert trained.steps == (3 + PATIENCE) * 8
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_fails_the_training(
+    monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    """There is no version to make of it; the message says when."""
+    losses(monkeypatch, [9.0, 5.0, bad])
+    with pytest.raises(TrainingFailed, match="after epoch 2"):
+        run(fresh())
+
+
+def test_weights_that_blow_up_fail_the_training() -> None:
+    """For real: a learning rate that drives the outputs beyond float32."""
+    with pytest.raises(TrainingFailed, match="the loss is"):
+        run(fresh(), replace(LEARN, lr=1e20))
+
+
+def test_a_parent_that_is_not_finite_fails_the_training() -> None:
+    """NaN compares as not smaller: it must not be kept as the best."""
+    model = fresh()
+    with torch.no_grad():
+        next(model.parameters()).fill_(NAN)
+    with pytest.raises(TrainingFailed):
+        run(model)
+
+
+def test_a_training_out_of_time_fails_rather_than_depend_on_the_clock() -> None:
+    """Weights cut short at another moment on another machine could not be made again."""
+    with pytest.raises(TrainingFailed, match=r"learn\.max_seconds = 1e-09"):
+        run(fresh(), replace(LEARN, max_seconds=1e-9))
+
+
+def test_progress_goes_from_epoch_to_epoch_and_may_stop_it() -> None:
+    """A share of the epochs, rising to 1; what it raises ends the training at once."""
+    shares: list[float] = []
+    run(fresh(), progress=shares.append)
+    assert shares == pytest.approx([n / 6 for n in range(1, 7)])
+
+    def stop(share: float) -> None:
+        shares.append(share)
+        raise PipelineError("interrupted")
+
+    shares.clear()
+    told: Callable[[float], None] = stop
+    with pytest.raises(PipelineError, match="interrupted"):
+        run(fresh(), progress=told)
+    assert shares == pytest.approx([1 / 6])

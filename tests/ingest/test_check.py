@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import Kafka
+from pipeline.ingest.kafka import CODECS, check
+from tests.ingest.kafka_topics import Topics
+
+
+def found(kafka: Kafka, topic: str) -> dict[str, tuple[bool, str]]:
+    return {name: (ok, advice) for name, ok, advice in check(kafka, topic)}
+
+
+def test_a_broker_that_is_there_is_fine_in_all(topics: Topics) -> None:
+    """The address that answered, and the partitions: a topic of one would be a surprise too."""
+    topic = topics.new()
+    checks = found(topics.kafka("g"), topic)
+    assert checks.keys() == {*(f"codec {codec}" for codec in CODECS), "crc32c", "broker", "topic"}
+    assert all(ok for ok, _ in checks.values())
+    assert checks["broker"][1] == f"{topics.address} answers"
+    assert checks["topic"][1] == f"{topic} has 2 partitions"
+
+
+def test_a_topic_that_is_not_there_is_named_and_not_made(real_topics: Topics) -> None:
+    """Whoever asks what is missing must not change it: the second answer is the first."""
+    for _ in range(2):
+        checks = found(real_topics.kafka("g"), "misspelt")
+        assert checks["broker"][0]
+        ok, advice = checks["topic"]
+        assert not ok
+        assert "no topic misspelt" in advice
+
+
+def test_a_broker_that_is_not_there_is_said_with_its_address(nobody: Kafka) -> None:
+    """And nothing is said of its topics: nobody knows."""
+    checks = found(nobody, "readings")
+    ok, advice = checks["broker"]
+    assert not ok
+    assert nobody.bootstrap_servers in advice
+    assert len(advice.splitlines()) == 1
+    assert "topic" not in checks
+
+
+def test_a_codec_without_its_module_says_what_to_install(
+    nobody: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is examined all the same."""
+    monkeypatch.setitem(CODECS, "zstd", "no_such_module")
+    checks = found(nobody, "readings")
+    ok, advice = checks["codec zstd"]
+    assert not ok
+    assert "install no_such_module" in advice
+    assert checks["codec gzip"][0]
