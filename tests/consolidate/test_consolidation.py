@@ -72,12 +72,11 @@ def test_the_same_inputs_give_the_same_bytes(full: Inputs, made: Candidate) -> N
     assert figures(consolidate(full, SCORE, QUICK)) == figures(made)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_fresh_process_gives_the_same_bytes(made: Candidate, threads: int) -> None:
+def test_a_fresh_process_gives_the_same_bytes(made: Candidate) -> None:
     """With another number of threads, hash seed and global random state: the audit's promise."""
     program = (
         "import json, torch\n"
-        f"torch.set_num_threads({threads}); torch.manual_seed({threads})\n"
+        "torch.set_num_threads(3); torch.manual_seed(3)\n"
         "from tests.consolidate.regimes import SCORE, figures, second\n"
         "from tests.consolidate.test_consolidation import QUICK, consolidate\n"
         "candidate = consolidate(second(), SCORE, QUICK)\n"
@@ -86,7 +85,7 @@ def test_a_fresh_process_gives_the_same_bytes(made: Candidate, threads: int) -> 
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout) == [figures(made), threads]
+    assert json.loads(done.stdout) == [figures(made), 3]
 
 
 def test_equal_inputs_in_another_order_give_the_same_bytes(full: Inputs, made: Candidate) -> None:

@@ -71,7 +71,7 @@ def test_equal_weights_have_equal_bytes_in_another_process() -> None:
     """Nothing of a process (hash seed, dict order, global random state) gets into the bytes."""
     program = (
         "import hashlib, torch; torch.manual_seed(99); torch.rand(7)\n"
-        "from tests.score.test_version import weights\n"
+        "from tests.model.test_weights import weights\n"
         "print(hashlib.sha256(weights(seed=11).to_bytes()).hexdigest())"
     )
     done = subprocess.run(
