@@ -49,6 +49,9 @@ class Options:
 
 options = Options()
 
+#: What typer answers for Ctrl-C; to whoever called us it is a failure like any other.
+INTERRUPTED = 130
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -83,11 +86,13 @@ def main() -> NoReturn:
         code = _failed(exc, 2)
     except PipelineError as exc:
         code = _failed(exc, 1)
-    except (KeyboardInterrupt, SystemExit):  # typer turns the first into the second
-        typer.echo("interrupted", err=True)
-        code = 1
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except Exception as exc:
         code = _other(exc)
+    if code == INTERRUPTED:
+        typer.echo("interrupted", err=True)
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 

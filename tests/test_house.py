@@ -62,8 +62,9 @@ def texts() -> Iterator[tuple[str, str]]:
 def make(*arguments: str) -> list[str]:
     """The commands that make would run, on a machine where everything is installed already."""
     done = subprocess.run(
-        ["make", "--dry-run", "--assume-old=.venv/.installed", *arguments],
+        ["make", "--dry-run", "--no-print-directory", "--assume-old=.venv/.installed", *arguments],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         check=True,
         capture_output=True,
         text=True,

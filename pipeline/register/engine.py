@@ -54,9 +54,12 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One transaction that reads; on SQLite it does not wait for a writer."""
+    """One transaction that reads, all of it as of its beginning; it does not wait for a writer."""
+    options: dict[str, Any] = {"tidemark_reads": True}
+    if engine.dialect.name == "postgresql":
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with translated(engine), engine.connect() as conn:
-        yield conn.execution_options(tidemark_reads=True)
+        yield conn.execution_options(**options)
 
 
 @contextmanager

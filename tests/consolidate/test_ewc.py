@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -101,6 +101,7 @@ positive = st.floats(1e-3, 1e3)
 signed = st.floats(-10, 10)
 
 
+@settings(deadline=None)
 @given(
     theta=signed,
     star=signed,

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -59,6 +59,7 @@ def algorithm_r(capacity: int, n: int, seed: int) -> list[int]:
     return places
 
 
+@settings(deadline=None)
 @given(
     capacity=st.integers(1, 12),
     n=st.integers(0, 60),
@@ -120,6 +121,7 @@ def test_seeds_are_streams_of_chance_of_their_own() -> None:
     assert held(filled(5, 200, seed=1)) != held(filled(5, 200, seed=2))
 
 
+@settings(deadline=None)
 @given(
     capacity=st.integers(1, 8),
     n=st.integers(0, 30),
@@ -209,6 +211,7 @@ def test_a_small_partition_is_never_left_out() -> None:
     assert sum(n >= 10_000 for n in found) == 1
 
 
+@settings(deadline=None)
 @given(
     seen=st.lists(st.integers(0, 60), min_size=1, max_size=6),
     capacity=st.integers(1, 30),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -109,6 +109,7 @@ def test_scaling_leaves_what_it_is_given() -> None:
     assert x.item() == 100.0
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(
         np.float32,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
@@ -33,6 +33,7 @@ def weights(window: int = 4, channels: int = 2, hidden: int = 6, seed: int = 0) 
     )
 
 
+@settings(deadline=None)
 @given(
     window=st.integers(1, 6),
     channels=st.integers(1, 4),

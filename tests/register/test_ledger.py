@@ -12,7 +12,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.config import Database
-from pipeline.register import ledger, migrate, tables
+from pipeline.register import ledger, tables
 from pipeline.register.engine import connect, writing
 from pipeline.register.tables import create_triggers, drop_triggers
 from tests.register.making import change, column, race
@@ -21,10 +21,9 @@ ENTRIES = 6
 
 
 @pytest.fixture
-def engine(database: Database) -> Iterator[Engine]:
+def engine(at_head: Database) -> Iterator[Engine]:
     """A ledger of six entries."""
-    migrate.upgrade(database)
-    engine = connect(database)
+    engine = connect(at_head)
     for number in range(1, ENTRIES + 1):
         with writing(engine) as conn:
             ledger.append(conn, "tested", {"number": number}, at=number, actor="ada")

@@ -32,7 +32,7 @@ Schema = dict[str, list[Any]]
 
 @pytest.fixture
 def engine(database: Database) -> Iterator[Engine]:
-    """The database at head."""
+    """The database, brought to head by migrating."""
     migrate.upgrade(database)
     engine = connect(database)
     yield engine

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
@@ -23,6 +24,7 @@ from pipeline.errors import (
     VersionConflict,
 )
 from pipeline.records import Claim, Request, Version
+from pipeline.register import tables as t
 from pipeline.register import versions
 from pipeline.register.checkpoints import Checkpoint
 from pipeline.register.engine import reading, writing
@@ -41,6 +43,7 @@ from tests.register.making import (
     claimed,
     column,
     everything,
+    hasty,
     next_version,
     opened,
     promoted,
@@ -62,7 +65,7 @@ def sha(content: bytes) -> str:
 class RegistryContract:
     @pytest.fixture
     def database(self) -> Database:
-        """An empty database, without a schema."""
+        """A database at head with nothing in it."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -81,7 +84,7 @@ class RegistryContract:
     @pytest.fixture
     def second(self, registry: SqlRegistry) -> Iterator[SqlRegistry]:
         """Another process's registry over the same database, with the same time."""
-        other = SqlRegistry(registry.database, clock=registry.clock)
+        other = hasty(SqlRegistry(registry.database, clock=registry.clock))
         yield other
         other.close()
 
@@ -959,6 +962,20 @@ class RegistryContract:
     def live(registry: SqlRegistry) -> list[tuple[Any, ...]]:
         return [row[2:5] for row in everything(registry.engine)["promotions"]]
 
+    def test_a_reader_sees_one_moment(
+        self, registry: SqlRegistry, second: SqlRegistry, stream: Stream
+    ) -> None:
+        """An answer comes from several tables; a promotion in between is not half in it."""
+        champion = next_version(registry, stream)
+        with reading(second.engine) as conn:
+            status = conn.execute(select(t.versions.c.status)).scalar_one()
+            next_version(registry, stream)
+            live = conn.execute(select(t.promotions.c.version_id).where(t.is_live)).scalar_one()
+            count = conn.execute(select(func.count()).select_from(t.versions)).scalar_one()
+        assert (status, live, count) == ("champion", champion.id, 1)
+        with reading(second.engine) as conn:
+            assert conn.execute(select(func.count()).select_from(t.versions)).scalar_one() == 2
+
     # Leases -----------------------------------------------------------------------------------
 
     def test_a_lease_has_one_holder(
@@ -1015,9 +1032,9 @@ class RegistryContract:
 
 class TestOnSqlite(RegistryContract):
     @pytest.fixture
-    def database(self, sqlite_database: Database) -> Database:
-        """An empty file."""
-        return sqlite_database
+    def database(self, sqlite_at_head: Database) -> Database:
+        """A new file."""
+        return sqlite_at_head
 
     def test_a_locked_file_is_reported_after_the_timeout(
         self, registry: SqlRegistry, stream: Stream
@@ -1032,12 +1049,19 @@ class TestOnSqlite(RegistryContract):
         assert other.put("segment", b"x")
         other.close()
 
+    def test_a_decision_survives_a_power_cut(self, sqlite_at_head: Database) -> None:
+        """In WAL mode only `synchronous = FULL` (2) waits for the disk at every commit."""
+        registry = SqlRegistry(sqlite_at_head)
+        with writing(registry.engine) as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        registry.close()
+
 
 class TestOnPostgresql(RegistryContract):
     @pytest.fixture
-    def database(self, postgresql_database: Database) -> Database:
-        """An empty database."""
-        return postgresql_database
+    def database(self, postgresql_at_head: Database) -> Database:
+        """A new database on the server."""
+        return postgresql_at_head
 
     def test_a_refused_login_does_not_show_the_password(
         self, postgresql_database: Database
@@ -1086,10 +1110,10 @@ def test_a_database_that_cannot_be_used_is_named(url: str, said: str) -> None:
         SqlRegistry(Database(url=url)).streams()
 
 
-def test_seconds_of_a_lease_are_not_cut(sqlite_database: Database) -> None:
+def test_seconds_of_a_lease_are_not_cut(sqlite_at_head: Database) -> None:
     """`run.lease_s = 0.5` is half a second, not none."""
     clock = Clock()
-    with opened(sqlite_database, clock) as registry:
+    with opened(sqlite_at_head, clock) as registry:
         stream = registry.open_stream("readings", [])
         registry.submit(by_hand(stream))
         registry.claim("t", 0.5)

@@ -46,9 +46,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def registry(database: Database, clock: Clock) -> Iterator[SqlRegistry]:
+def registry(at_head: Database, clock: Clock) -> Iterator[SqlRegistry]:
     """A registry over a new schema."""
-    with opened(database, clock) as registry:
+    with opened(at_head, clock) as registry:
         yield registry
 
 
