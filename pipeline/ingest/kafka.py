@@ -101,6 +101,7 @@ class KafkaSource:
         if listener.failure is not None:
             raise listener.failure
         with _translated(self.kafka, listener):
+            self._remember_the_join()
             polled = self._consumer.poll(
                 timeout_ms=int(timeout_s * 1000), max_records=self.kafka.max_poll_records
             )
@@ -118,6 +119,16 @@ class KafkaSource:
             for partition, records in polled.items()
             if records
         ]
+
+    def _remember_the_join(self) -> None:
+        """Have a join that an earlier poll began, and had no time to end, ended by the next one.
+
+        kafka-python 3.0.12 joins anew when the topic's partitions change, but no longer knows
+        why once the group's leader has read them: the partitions would stay revoked for ever.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001
+        if coordinator.rejoining:
+            coordinator.request_rejoin()
 
     def _check(self, sought: dict[TopicPartition, int]) -> None:
         """Say so if the log no longer (or not yet) has the offset that the owner wants next.

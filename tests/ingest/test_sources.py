@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from kafka import KafkaConsumer
+from kafka.admin import KafkaAdminClient
 from structlog.testing import capture_logs
 
 from pipeline.config import Kafka
@@ -288,6 +290,26 @@ def test_polls_may_be_shorter_than_a_rebalance(real_topics: Topics, timeout_s: f
     opened = world.open()
     opened.poll_until(lambda: sum(map(len, opened.records())) >= world.size, timeout_s)
     assert opened.log() == world.tail({})
+    world.close_all()
+
+
+@pytest.mark.parametrize("timeout_s", [0.001, 0.5])
+def test_partitions_that_a_topic_gets_later_are_followed(
+    real_topics: Topics, monkeypatch: pytest.MonkeyPatch, timeout_s: float
+) -> None:
+    """The group is then joined anew, however short the polls are: none of its results is lost."""
+    monkeypatch.setitem(KafkaConsumer.DEFAULT_CONFIG, "metadata_max_age_ms", 100)
+    world = kafka_world(real_topics)
+    opened = world.open()
+    opened.drain(world.size)
+    topic = opened.source.topic  # type: ignore[attr-defined]
+    admin = KafkaAdminClient(bootstrap_servers=real_topics.address)
+    admin.create_partitions({topic: len(LOG) + 1})
+    admin.close()
+    real_topics.fill(topic, {len(LOG): LOG[0]})
+    expected = world.size + len(LOG[0])
+    opened.poll_until(lambda: sum(map(len, opened.records())) >= expected, timeout_s)
+    assert set(opened.log()) == {*LOG, len(LOG)}
     world.close_all()
 
 
