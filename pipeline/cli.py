@@ -144,10 +144,13 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Real shuttle readings through the whole line, from Kafka bytes to an audited version."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals()
     from pipeline.run.demo import run_demo
     from pipeline.run.report import print_report
 
-    report = run_demo(directory, keep=keep, ready=None if as_json else print_report)
+    report = run_demo(directory, stop, keep=keep, ready=None if as_json else print_report)
     if as_json:
         _print_json(report)
 
@@ -155,36 +158,46 @@ def demo(
 @app.command()
 def run(supervised: Supervised = False) -> None:
     """Start stream, train and schedule, and keep them running."""
-    from pipeline.run.processes import stop_on_signals
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
     from pipeline.run.supervisor import supervise
 
     settings = _settings()
-    stop = stop_on_signals(supervised=supervised)
     supervise(options.config, stop, restart_limit=settings.run.restart_limit)
 
 
 @app.command()
 def stream(supervised: Supervised = False) -> None:
     """Follow the topic: score, detect, mark boundaries, checkpoint."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
     from pipeline.run import processes
 
-    processes.stream(_settings(), processes.stop_on_signals(supervised=supervised))
+    processes.stream(_settings(), stop)
 
 
 @app.command()
 def train(supervised: Supervised = False) -> None:
     """Work consolidation requests off: train, gate, register."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
     from pipeline.run import processes
 
-    processes.train(_settings(), processes.stop_on_signals(supervised=supervised))
+    processes.train(_settings(), stop)
 
 
 @app.command()
 def schedule(supervised: Supervised = False) -> None:
     """Request retraining by the clock (schedule.retrain_cron)."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
     from pipeline.run import processes
 
-    processes.schedule(_settings(), processes.stop_on_signals(supervised=supervised))
+    processes.schedule(_settings(), stop)
 
 
 @app.command()
@@ -212,12 +225,13 @@ def replay(
     supervised: Supervised = False,
 ) -> None:
     """Send a recording to Kafka as JSON messages, keyed by series."""
-    from pipeline.run.processes import stop_on_signals
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
     from pipeline.run.progress import bar
     from pipeline.run.replay import replay as send
 
     settings = _settings()
-    stop = stop_on_signals(supervised=supervised)
     with bar("replay") as show:
 
         def progress(done: int, total: int | None = None) -> None:

@@ -22,7 +22,6 @@ from pipeline.ingest.embedded import EmbeddedBroker
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import shuttle
-from pipeline.run.processes import stop_on_signals
 from pipeline.run.progress import bar
 from pipeline.run.supervisor import end, spawn
 
@@ -37,12 +36,18 @@ MARKER = ".tidemark-demo"
 
 
 def run_demo(
-    directory: Path, *, keep: bool, ready: Callable[[dict[str, Any]], None] | None
+    directory: Path,
+    stop: threading.Event,
+    *,
+    keep: bool,
+    ready: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
-    """Run the whole line; the report. With `keep`, wait for Ctrl-C after `ready(report)`.
+    """Run the whole line; the report. With `keep`, wait for `stop` after `ready(report)`.
 
     Raises
     ------
+    KeyboardInterrupt
+        `stop` was set before the line came to rest.
     PipelineError
         A process ended before its time, or the line did not come to rest within LIMIT_S.
     """
@@ -50,7 +55,6 @@ def run_demo(
 
     started = time.monotonic()
     _prepare(directory)
-    stop = stop_on_signals()
     recording = shuttle.write(directory / "shuttle.csv")
     topics = {TOPIC: PARTITIONS} | {f"{TOPIC}.{t}": 1 for t in ("scores", "boundaries", "dead")}
     with EmbeddedBroker(topics) as broker:

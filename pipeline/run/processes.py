@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import sys
 import threading
-from types import FrameType
 
 import structlog
 
@@ -15,27 +12,6 @@ from pipeline.config import Settings
 from pipeline.register.sql import SqlRegistry
 
 log = structlog.get_logger()
-
-
-def stop_on_signals(*, supervised: bool = False) -> threading.Event:
-    """An event that SIGINT and SIGTERM set; if supervised, the end of standard input too."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    if supervised:
-        threading.Thread(target=_until_closed, args=(stop,), daemon=True).start()
-    return stop
-
-
-def _until_closed(stop: threading.Event) -> None:
-    """The parent holds the other end of standard input: when it is gone, so are we."""
-    while os.read(sys.stdin.fileno(), 1024):
-        continue
-    stop.set()
 
 
 def owner_name(role: str) -> str:
