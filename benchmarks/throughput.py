@@ -52,13 +52,13 @@ def main() -> None:
 
 
 def _measure_all(args: argparse.Namespace) -> None:
-    from tests.brokers import RealKafka, create_topic
+    from tests.brokers import RealKafka, create_stream_topics
 
     rows = []
     with tempfile.TemporaryDirectory() as scratch, RealKafka(Path(scratch) / "kafka") as broker:
         for batch, series in CELLS:
             topic = f"readings-{batch}-{series}"
-            create_topic(broker.address, topic, 1)
+            create_stream_topics(broker.address, topic, 1)
             _produce(broker.address, topic, args.readings, batch, series)
             rows.append(_measure(args, broker.address, topic, batch, series, Path(scratch)))
             print(json.dumps(rows[-1]), file=sys.stderr)
@@ -175,7 +175,8 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
     import structlog
     import torch
 
-    from pipeline.ingest.kafka import KafkaSink, KafkaSource
+    from pipeline.ingest.kafka_sink import KafkaSink
+    from pipeline.ingest.kafka_source import KafkaSource
     from pipeline.register.migrate import upgrade
     from pipeline.register.sql import SqlRegistry
     from pipeline.run.stream import Streamer
@@ -207,7 +208,7 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
 
 def _bootstrap(settings: Settings, registry: Any) -> None:
     """A first version, so that scoring has something to score with."""
-    from pipeline.consolidate.staging import Readings
+    from pipeline.consolidate.readings import Readings
     from pipeline.records import Request
     from pipeline.run.trainer import Trainer
 

@@ -24,6 +24,8 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
 #: No setting is larger: it still fits Kafka's and SQL's integers, and infinity is out.
 LARGEST = 2**31 - 1
+#: As milliseconds it still fits SQLite's integer.
+LONGEST_BUSY_S = LARGEST // 1000
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
@@ -105,12 +107,30 @@ class Stream(Section, frozen=True, kw_only=True):
     time_unit: Annotated[
         Literal["s", "ms", "us"], Meta(description="Unit of times given as numbers since 1970")
     ] = "s"
+    max_channels: Annotated[
+        Count, Meta(description="A first reading with more is a dead letter")
+    ] = 256
+    max_series: Annotated[
+        Count, Meta(description="Readings of further series in a partition are dead letters")
+    ] = 10_000
     max_future_s: Annotated[
         Positive, Meta(description="A time later than now by more is a dead letter, in seconds")
     ] = 86_400.0
     publish_scores: Annotated[
         bool, Meta(description="Publish scores to TOPIC.scores (boundaries always go out)")
     ] = True
+
+    def __post_init__(self) -> None:
+        if (n := len(self.channels)) > self.max_channels:
+            raise ValueError(
+                f"channels has {n} names, more than max_channels ({self.max_channels})"
+            )
+
+    @property
+    def result_topics(self) -> tuple[str, ...]:
+        """Where scores, boundaries and dead letters go."""
+        kinds = ("scores", "boundaries", "dead") if self.publish_scores else ("boundaries", "dead")
+        return tuple(f"{self.topic}.{kind}" for kind in kinds)
 
 
 class Database(Section, frozen=True, kw_only=True):
@@ -121,7 +141,12 @@ class Database(Section, frozen=True, kw_only=True):
         Meta(min_length=1, description="SQLAlchemy URL, sqlite:///FILE or postgresql://..."),
     ] = "sqlite:///tidemark.db"
     busy_timeout_s: Annotated[
-        Positive, Meta(description="Longest wait for another writer (SQLite), in seconds")
+        float,
+        Meta(
+            gt=0,
+            le=LONGEST_BUSY_S,
+            description="Longest wait for another writer (SQLite), in seconds",
+        ),
     ] = 30.0
 
 
@@ -152,8 +177,12 @@ class Detect(Section, frozen=True, kw_only=True):
     ] = 480
     settle_after: Annotated[
         int,
-        Meta(ge=0, description="Readings without a crossing after which a transition is over"),
-    ] = 240
+        Meta(
+            ge=0,
+            le=LARGEST,
+            description="Readings without a crossing after which a transition is over",
+        ),
+    ] = 900
     level_threshold: Annotated[
         Positive, Meta(description="Threshold of the level test, in historical sigmas")
     ] = 5.0

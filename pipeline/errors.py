@@ -39,5 +39,9 @@ class ArtifactCorrupt(RegistryError):
     """Stored bytes do not match their sha256. They are not used."""
 
 
+class Interrupted(PipelineError):
+    """The process was told to stop in mid-training. The request is given back as it was."""
+
+
 class TrainingFailed(PipelineError):
     """A consolidation has no usable result (no data, a loss that is not finite)."""

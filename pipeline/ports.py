@@ -22,10 +22,11 @@ class Owner(Protocol):
 
 
 class Source(Protocol):
-    """Records in partition order, and offsets that move only when told.
+    """Records in partition order, from where their owner wants to go on.
 
-    A record polled but not committed is polled again after a restart (at-least-once); an owner
-    that answers `assigned` with its own offsets decides itself where to go on.
+    A partition for which `assigned` answers no offset starts where the source was told to start
+    (at its beginning, if nothing was said), whatever has been committed. Committed offsets move
+    only when told, and are for lag tools.
     """
 
     def subscribe(self, owner: Owner) -> None:
@@ -46,6 +47,9 @@ class Source(Protocol):
 
 class Sink(Protocol):
     """Records out, at least once: what was sent before `flush` returns is kept."""
+
+    def require(self, topics: Sequence[str]) -> None:
+        """Be sure that these can be sent to; raises SourceError if a topic is not there."""
 
     def send(
         self,

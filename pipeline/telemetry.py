@@ -62,6 +62,10 @@ class Metrics:
             "tidemark_checkpoint_seconds", "Time that a checkpoint takes", registry=self.registry
         )
 
+    def forget_lag(self, partition: int) -> None:
+        """Show none for a partition that is somebody else's now."""
+        self.lag.remove(str(partition))
+
     def serve(self, port: int) -> None:
         """Answer on loopback; 0 means not at all."""
         if port:

@@ -19,6 +19,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
+from pipeline.config import Stream
+
 #: Longest wait for a broker's first answer, in seconds.
 START_S = 60.0
 CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
@@ -186,3 +188,10 @@ def create_topic(
         admin.create_topics([topic])
     finally:
         admin.close()
+
+
+def create_stream_topics(address: str, name: str, partitions: int) -> None:
+    """Make a topic, and those of one partition that a stream's results go to."""
+    create_topic(address, name, partitions)
+    for result in Stream(topic=name).result_topics:
+        create_topic(address, result, 1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import tempfile
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
@@ -19,6 +21,7 @@ from pipeline.config import (
     LARGEST,
     Key,
     Settings,
+    Stream,
     as_markdown,
     as_toml,
     digest,
@@ -157,6 +160,9 @@ def test_the_file_can_be_named_by_the_environment(tmp_path: Path) -> None:
         ("[stream]\nchannels = ['a', 3]", "stream.channels[1]", "Expected `str`, got `int`"),
         ("[detect]\nwatch = 0", "detect.watch", "Expected `int` >= 1"),
         (f"[detect]\nwatch = {LARGEST + 1}", "detect.watch", f"<= {LARGEST}"),
+        (f"[detect]\nsettle_after = {LARGEST + 1}", "detect.settle_after", f"<= {LARGEST}"),
+        ("[database]\nbusy_timeout_s = 3e6", "database.busy_timeout_s", "<= 2147483"),
+        ("[stream]\nmax_channels = 1\nchannels = ['a', 'b']", "stream", "channels has 2 names"),
         ("[learn]\nheld_out = 0.6", "learn.held_out", "< 0.6"),
         ("[learn]\nlr = nan", "learn.lr", "> 0"),
         ("[learn]\newc_lambda = inf", "learn.ewc_lambda", f"<= {LARGEST}"),
@@ -236,6 +242,8 @@ def test_what_is_printed_reads_back_as_it_was(data: st.DataObject) -> None:
     for key in data.draw(st.lists(st.sampled_from(KEYS), unique_by=lambda k: k.variable)):
         value = data.draw(values(inspect.type_info(key.type)))
         tree.setdefault(key.section, {})[key.name] = value
+    stream = tree.get("stream", {})
+    assume(len(stream.get("channels", ())) <= stream.get("max_channels", LARGEST))
     wanted = msgspec.convert(tree, Settings)
     assert _reread(as_toml(wanted)) == wanted
 
@@ -285,6 +293,20 @@ def test_every_key_but_the_secret_changes_the_digest(key: Key) -> None:
     """Equal digests promise equal settings; the password is the one thing left out."""
     changed = load(None, {key.variable: as_text(other_value(key))})
     assert (digest(changed) == digest(Settings())) == (key.name == "sasl_password")
+
+
+def test_the_longest_busy_timeout_is_one_that_sqlite_keeps() -> None:
+    """It counts milliseconds in an int of 32 bits, and takes a larger number for 0."""
+    (key,) = [k for k in KEYS if k.name == "busy_timeout_s"]
+    longest = int(inspect.type_info(key.type).type.le)
+    with closing(sqlite3.connect(":memory:", timeout=longest)) as conn:
+        assert conn.execute("PRAGMA busy_timeout").fetchone() == (longest * 1000,)
+
+
+def test_the_topics_for_results_are_named_after_the_stream_s() -> None:
+    """Without published scores nobody has to create a topic for them."""
+    assert Stream(topic="t").result_topics == ("t.scores", "t.boundaries", "t.dead")
+    assert Stream(topic="t", publish_scores=False).result_topics == ("t.boundaries", "t.dead")
 
 
 def test_whole_numbers_are_taken_where_a_fraction_may_stand(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from alembic import op
-from pipeline.register.tables import create_triggers, drop_triggers
+from pipeline.register.triggers import create_triggers, drop_triggers
 
 revision = "0001"
 down_revision = None
@@ -108,7 +108,6 @@ def upgrade():
         sa.Column("stream_id", sa.Integer(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(length=6), nullable=False),
-        sa.Column("name", sa.Text(), nullable=True),
         sa.Column("fingerprint", sa.Text(), nullable=False),
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
@@ -137,6 +136,7 @@ def upgrade():
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("not_before", sa.BigInteger(), nullable=True),
         sa.Column("folded_into", sa.Integer(), nullable=True),
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.Column("finished", sa.BigInteger(), nullable=True),

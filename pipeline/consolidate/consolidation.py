@@ -15,8 +15,8 @@ from pipeline.config import Learn, Score
 from pipeline.consolidate.ewc import Anchor, merge
 from pipeline.consolidate.examples import examples, windows_of
 from pipeline.consolidate.fisher import fisher_diagonal
+from pipeline.consolidate.readings import Readings
 from pipeline.consolidate.reservoir import union
-from pipeline.consolidate.staging import Readings
 from pipeline.consolidate.strategies import STRATEGIES, Task
 from pipeline.consolidate.training import Examples
 from pipeline.errors import TrainingFailed
@@ -65,37 +65,25 @@ def consolidate(
     """
     started = time.monotonic()
     with _one_thread():
+        material = _material(inputs, score, learn)  # 1
         generator = torch.Generator().manual_seed(inputs.seed)
-        parent = Weights.from_bytes(inputs.parent) if inputs.parent else None
-        segments = [Readings.from_bytes(content) for _, content in inputs.segments]
-        if not sum(len(segment.offsets) for segment in segments):
-            raise TrainingFailed("there is no reading to begin with")
-        start = parent or _begin(segments, score, inputs.seed)  # 1
-        train, held = windows_of(segments, start.window, learn.held_out)
-        if not len(train) or not len(held):
-            raise TrainingFailed("the new segment is too short to train and to measure on")
-        new, held_out = (examples(part.values, start.scaling) for part in (train, held))
-        if not _observed(new) or not _observed(held_out):
-            raise TrainingFailed("the new segment has no observed cell to train or to measure on")
-        kept = union(inputs.reservoirs, learn.reservoir_capacity, inputs.seed)
-        old = examples(kept.values, start.scaling) if kept is not None else None
-        anchor = _anchor(inputs, start, old, learn, generator) if parent else None  # 2
-        model = Weights.from_bytes(start.to_bytes()).model.train()
+        anchor = _anchor(inputs, material, learn, generator)  # 2
+        model = Weights.from_bytes(material.start.to_bytes()).model.train()
         trained = STRATEGIES[learn.strategy](  # 3
             Task(
                 model=model,
-                new=new,
-                held_out=held_out,
-                old=old,
+                new=material.new,
+                held_out=material.held_out,
+                old=material.old,
                 anchor=anchor,
                 learn=learn,
                 generator=generator,
                 progress=progress,
             )
         )
-        weights = _finish(model.eval(), start, inputs.held_out, learn)
+        weights = _finish(model.eval(), material.start, inputs.held_out, learn)
         skills, sizes = _row(weights, inputs.held_out, learn)  # 4
-        parent_skills = _row(parent, inputs.held_out, learn)[0] if parent else {}
+        parent_skills = _row(material.start, inputs.held_out, learn)[0] if inputs.parent else {}
     return Candidate(
         weights=weights.to_bytes(),
         ewc=anchor.to_bytes() if anchor else b"",
@@ -106,7 +94,7 @@ def consolidate(
             "seconds": time.monotonic() - started,
             "ewc_lambda": trained.ewc_lambda,
             "fisher_trace": anchor.trace if anchor else 0.0,
-            "windows_new": float(len(train)),
+            "windows_new": float(len(material.new)),
             "windows_replayed": float(trained.replayed),
             "parameters": float(sum(p.numel() for p in model.parameters())),
             "average_skill": float(np.mean(list(skills.values()))),
@@ -130,6 +118,34 @@ def evaluate(
         return _row(Weights.from_bytes(weights), held_out, learn)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Material:
+    """What is trained from and on: `start`'s weights, and windows in its scaling."""
+
+    start: Weights
+    new: Examples
+    held_out: Examples
+    old: Examples | None
+
+
+def _material(inputs: Inputs, score: Score, learn: Learn) -> _Material:
+    """Step 1: the inputs' bytes as a model and windows; TrainingFailed if there is too little."""
+    segments = [Readings.from_bytes(content) for _, content in inputs.segments]
+    if not sum(len(segment.offsets) for segment in segments):
+        raise TrainingFailed("there is no reading to begin with")
+    parent = Weights.from_bytes(inputs.parent) if inputs.parent else None
+    start = parent or _begin(segments, score, inputs.seed)
+    train, held = windows_of(segments, start.window, learn.held_out)
+    if not len(train) or not len(held):
+        raise TrainingFailed("the new segment is too short to train and to measure on")
+    new, held_out = (examples(part.values, start.scaling) for part in (train, held))
+    if not _observed(new) or not _observed(held_out):
+        raise TrainingFailed("the new segment has no observed cell to train or to measure on")
+    kept = union(inputs.reservoirs, learn.reservoir_capacity, inputs.seed)
+    old = examples(kept.values, start.scaling) if kept is not None else None
+    return _Material(start=start, new=new, held_out=held_out, old=old)
+
+
 def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
     values = np.concatenate([s.values for s in segments])
     channels = values.shape[1]
@@ -144,19 +160,18 @@ def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
 
 
 def _anchor(
-    inputs: Inputs,
-    parent: Weights,
-    old: Examples | None,
-    learn: Learn,
-    generator: torch.Generator,
+    inputs: Inputs, material: _Material, learn: Learn, generator: torch.Generator
 ) -> Anchor | None:
     """Step 2: the parent's weights and the Fisher diagonal there, merged with what came before."""
-    if old is None:
-        return Anchor.from_bytes(inputs.ewc) if inputs.ewc else None
-    rows = torch.randperm(len(old), generator=generator)[: learn.fisher_rows]
-    fisher = fisher_diagonal(parent.model, old.x[rows], generator)
-    theta = {name: p.detach().clone() for name, p in parent.model.named_parameters()}
+    if not inputs.parent:
+        return None
     before = Anchor.from_bytes(inputs.ewc) if inputs.ewc else None
+    if material.old is None:
+        return before
+    model = material.start.model
+    rows = torch.randperm(len(material.old), generator=generator)[: learn.fisher_rows]
+    fisher = fisher_diagonal(model, material.old.x[rows], generator)
+    theta = {name: p.detach().clone() for name, p in model.named_parameters()}
     return merge(before, Anchor(theta=theta, fisher=fisher), learn.gamma)
 
 

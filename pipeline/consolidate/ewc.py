@@ -55,15 +55,6 @@ def merge(old: Anchor | None, new: Anchor, gamma: float) -> Anchor:
     return Anchor(theta=new.theta, fisher=fisher)
 
 
-def penalty(model: nn.Module, anchor: Anchor) -> Tensor:
-    """1/2 sum_i F_i (theta_i - theta*_i)^2, a scalar."""
-    terms = [
-        (anchor.fisher[name] * (p - anchor.theta[name]).square()).sum()
-        for name, p in model.named_parameters()
-    ]
-    return torch.stack(terms).sum() / 2
-
-
 @torch.no_grad()
 def proximal_step(
     model: nn.Module, anchor: Anchor, optimiser: torch.optim.Adam, ewc_lambda: float

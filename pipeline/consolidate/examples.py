@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.consolidate.staging import Readings, Windows, split
+from pipeline.consolidate.readings import Readings, Windows, split
 from pipeline.consolidate.training import Examples
 from pipeline.model.scaling import Scaling
 from pipeline.records import FloatArray

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pipeline.consolidate.staging import Windows
+from pipeline.consolidate.readings import Windows
 from pipeline.errors import ArtifactCorrupt
 
 
@@ -39,11 +39,6 @@ class Reservoir:
 
     def __len__(self) -> int:
         return len(self._values)
-
-    @property
-    def windows(self) -> Windows:
-        """What is held."""
-        return Windows(values=self._values, offsets=self._offsets)
 
     def offer(self, windows: Windows) -> None:
         """Take windows in, perhaps in place of older ones; of two for one place the later stays.

@@ -8,49 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from pipeline.config import Learn
-from pipeline.errors import ArtifactCorrupt
-from pipeline.records import Batch, Boundary, FloatArray, IntArray
+from pipeline.consolidate.readings import Readings
+from pipeline.records import Batch, Boundary, IntArray
 
 #: Newest readings that are kept of a long segment: a boundary lies at most so far back.
 TAIL = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readings:
-    """Consecutive readings of one segment, from its first on."""
-
-    values: FloatArray  # (n, d)
-    offsets: IntArray  # (n,)
-
-    def to_bytes(self) -> bytes:
-        """safetensors; equal readings, equal bytes."""
-        arrays = {"offsets": self.offsets, "values": self.values}
-        return save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Readings:
-        """What `to_bytes` made; ArtifactCorrupt for anything else."""
-        try:
-            arrays = load(content)
-            return cls(values=arrays["values"], offsets=arrays["offsets"])
-        except (SafetensorError, KeyError, ValueError) as exc:
-            raise ArtifactCorrupt(f"not a segment's readings: {exc}") from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Windows:
-    """Forecast windows: W readings and the next one, which is to be forecast."""
-
-    values: FloatArray  # (k, W + 1, d)
-    #: (k, 2) offsets of the first and the last reading.
-    offsets: IntArray
-
-    def __len__(self) -> int:
-        return len(self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,24 +244,3 @@ class Staging:
         staging._tail[:n][held] = state["tail"]
         staging._tail_offsets[:n][held] = state["tail_offsets"]
         return staging
-
-
-def split(readings: Readings, window: int, held_out: float) -> tuple[Windows, Windows]:
-    """Windows to train on and windows held out, of one segment: no reading is in both.
-
-    Runs of rows alternate: one held-out run of two windows' length, then as many training rows as
-    the share `held_out` asks for. A window never crosses the end of a run.
-    """
-    run = 2 * (window + 1)
-    period = max(round(run / held_out), run + window + 1)
-    row = np.arange(len(readings.values) - window)
-    phase, last = row % period, (row + window) % period
-    inside = last - phase == window
-    held = inside & (last < run)
-    train = inside & (phase >= run)
-    return _windows(readings, window, row[train]), _windows(readings, window, row[held])
-
-
-def _windows(readings: Readings, window: int, first: IntArray) -> Windows:
-    rows = first[:, None] + np.arange(window + 1)
-    return Windows(values=readings.values[rows], offsets=readings.offsets[rows[:, [0, -1]]])

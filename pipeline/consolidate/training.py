@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,7 @@ class Replay:
 class Trained:
     """How a training went."""
 
+    #: All that were taken, also those after the epoch whose weights were kept.
     steps: int
     loss_before: float
     loss_after: float
@@ -80,40 +81,60 @@ def train(
         would make the weights depend on the clock.
     """
     optimiser = torch.optim.Adam(model.parameters(), lr=learn.lr)
-    per_epoch = -(-len(new) // learn.batch)
-    total = learn.epochs * per_epoch
-    best = before = _loss(model, held_out)
-    kept = _copy(model)
-    deadline, since_best, step = time.monotonic() + learn.max_seconds, 0, 0
-    for epoch in range(learn.epochs):
-        order = torch.randperm(len(new), generator=generator)
-        for first in range(0, len(new), learn.batch):
-            batch = order[first : first + learn.batch]
-            optimiser.param_groups[0]["lr"] = learn.lr * (1 - step / total)
+    best = _Best(model, held_out)
+    before, deadline, steps = best.loss, time.monotonic() + learn.max_seconds, 0
+    for epoch in range(1, learn.epochs + 1):
+        for batch in _batches(len(new), learn, epoch, optimiser, generator):
             _step(model, optimiser, new, batch, replay, generator)
             if anchor is not None and learn.ewc_lambda:
                 proximal_step(model, anchor, optimiser, learn.ewc_lambda)
-            step += 1
-        loss = _loss(model, held_out)
-        if not loss < float("inf"):
-            raise TrainingFailed(f"the loss is {loss} after epoch {epoch + 1}")
-        since_best = 0 if loss < best else since_best + 1
-        if loss < best:
-            best, kept = loss, _copy(model)
+            steps += 1
+        best.take(epoch)
         if time.monotonic() > deadline:
             raise TrainingFailed(f"not done within learn.max_seconds = {learn.max_seconds:g}")
         if progress:
-            progress((epoch + 1) / learn.epochs)
-        if since_best >= PATIENCE:
+            progress(epoch / learn.epochs)
+        if epoch - best.epoch >= PATIENCE:
             break
-    model.load_state_dict(kept)
+    model.load_state_dict(best.weights)
     return Trained(
-        steps=step,
+        steps=steps,
         loss_before=before,
-        loss_after=best,
+        loss_after=best.loss,
         replayed=len(replay.examples) if replay is not None else 0,
         ewc_lambda=learn.ewc_lambda if anchor is not None else 0.0,
     )
+
+
+class _Best:
+    """The weights with the lowest held-out loss so far, and the epoch that they are of."""
+
+    def __init__(self, model: nn.Module, held_out: Examples) -> None:
+        self.model = model
+        self.held_out = held_out
+        self.epoch = 0
+        self.loss = _loss(model, held_out)
+        self.weights = _copy(model)
+
+    def take(self, epoch: int) -> None:
+        """Look at the model after an epoch; TrainingFailed if its loss is not finite."""
+        loss = _loss(self.model, self.held_out)
+        if not loss < float("inf"):
+            raise TrainingFailed(f"the loss is {loss} after epoch {epoch}")
+        if loss < self.loss:
+            self.loss, self.epoch, self.weights = loss, epoch, _copy(self.model)
+
+
+def _batches(
+    n: int, learn: Learn, epoch: int, optimiser: torch.optim.Optimizer, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Indices of one epoch's batches, in a new order; before each, the rate falls a step."""
+    order = torch.randperm(n, generator=generator)
+    per_epoch = -(-n // learn.batch)
+    for number in range(per_epoch):
+        step = (epoch - 1) * per_epoch + number
+        optimiser.param_groups[0]["lr"] = learn.lr * (1 - step / (learn.epochs * per_epoch))
+        yield order[number * learn.batch : (number + 1) * learn.batch]
 
 
 def _step(

@@ -1,7 +1,9 @@
 """Error matrix in; average, forgetting, backward and forward transfer out.
 
-R[i, j] is the skill after consolidation i on task j's held-out readings (Lopez-Paz and Ranzato
-2017, GEM); NaN where it was not measured.
+R[i, j] is the skill after consolidation i on task j's held-out readings; NaN where it was not
+measured. Average, backward and forward transfer are those of Lopez-Paz and Ranzato 2017 (GEM), with
+the first version in the place of an untrained one; forgetting is that of Chaudhry et al. 2018
+(Riemannian Walk), counted from where a task was learned.
 """
 
 from __future__ import annotations
@@ -19,30 +21,30 @@ class Transfer:
     """What a sequence of consolidations kept, lost and carried over; None where undefined."""
 
     average: float | None
+    #: Below 0 if the tasks were never better than at the end.
     forgetting: float | None
     backward: float | None
     forward: float | None
 
 
 def transfer(r: Matrix, learned_at: list[int]) -> Transfer:
-    """Summaries of R (T, K).
+    """Summaries of R (T, K), with T the last row.
 
-    average = mean_j R[T, j];  forgetting = mean_j (max_i R[i, j] - R[T, j]);
-    backward = mean_j (R[T, j] - R[l_j, j]) over tasks learned before the last consolidation;
-    forward = mean_j (R[l_j - 1, j] - R[0, j]) over tasks learned after the second.
+    average = mean_j R[T, j]
+    forgetting = mean_j (max_{l_j <= i < T} R[i, j] - R[T, j]), over tasks learned before T;
+    backward = mean_j (R[T, j] - R[l_j, j]), over the same;
+    forward = mean_j (R[l_j - 1, j] - R[0, j]), over tasks learned after the second row.
 
     learned_at: (K,) row l_j at which task j was learned first.
     """
     last = r[-1]
     tasks = range(r.shape[1])
-    best = np.array([_best(r[learned_at[j] :, j]) for j in tasks])
-    backward = [last[j] - r[learned_at[j], j] for j in tasks if learned_at[j] < len(r) - 1]
-    forward = [r[learned_at[j] - 1, j] - r[0, j] for j in tasks if learned_at[j] > 1]
+    before = [j for j in tasks if learned_at[j] < len(r) - 1]
     return Transfer(
-        average=_mean(last),
-        forgetting=_mean(best - last),
-        backward=_mean(np.array(backward)),
-        forward=_mean(np.array(forward)),
+        average=_mean(list(last)),
+        forgetting=_mean([_best(r[learned_at[j] : -1, j]) - last[j] for j in before]),
+        backward=_mean([last[j] - r[learned_at[j], j] for j in before]),
+        forward=_mean([r[learned_at[j] - 1, j] - r[0, j] for j in tasks if learned_at[j] > 1]),
     )
 
 
@@ -51,6 +53,6 @@ def _best(column: Matrix) -> float:
     return float(known.max()) if len(known) else float("nan")
 
 
-def _mean(values: Matrix) -> float | None:
-    known = values[~np.isnan(values)] if len(values) else values
-    return float(known.mean()) if len(known) else None
+def _mean(values: list[float]) -> float | None:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else None

@@ -2,7 +2,8 @@
 
 A message is one JSON object: `{"time": ..., "values": [...]}`, the same with values by channel
 name, or many readings in one, `{"time": [...], "values": [[...], ...]}`. A whole poll is decoded
-into columns at once; a bad record is found by halving, so it costs its neighbours next to nothing.
+into columns at once. If that fails, records of another form or width are sorted out first and
+looked at one by one; what is left is found by halving.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Stream
-from pipeline.ingest.message import QUOTED, Bad, Reader
+from pipeline.ingest.message import QUOTED, Bad, Reader, check_name
 from pipeline.records import Batch, DeadLetter, FloatArray, IntArray, Records
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,6 +27,8 @@ MICROSECOND = timedelta(microseconds=1)
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0}
 #: Cells beyond this are not finite as float32.
 LARGEST = float(np.finfo(np.float32).max)
+#: Names of series that are remembered from one poll to the next, about.
+REMEMBERED = 50_000
 #: (record, time, values) of each reading: (N,), (N,), (N, d).
 Columns = tuple[IntArray, IntArray, NDArray[np.float64]]
 
@@ -55,8 +58,8 @@ class Decoder:
         self.stream = stream
         self.max_message_bytes = max_message_bytes
         self.channels = channels
-        self._names = _Names()
         field = stream.series.partition("field:")[2] or None
+        self._names = _Names("bad_series" if field else "bad_key")
         self._reader = Reader(field, max_message_bytes)
 
     def decode(self, records: Records, now_us: int) -> tuple[Batch | None, list[DeadLetter]]:
@@ -66,6 +69,8 @@ class Decoder:
         becomes rows or exactly one dead letter; nothing that a record holds raises.
         """
         bad: dict[int, Bad] = {}
+        if len(self._names) > REMEMBERED:
+            self._names = _Names(self._names.kind)
         latest = now_us + int(self.stream.max_future_s * 1e6)
         at, messages = self._parse(records.values, bad)
         at, messages, series = self._name(records, at, messages, bad)
@@ -97,7 +102,7 @@ class Decoder:
                 messages.append(self._reader.read(value))
                 at.append(i)
             except Bad as exc:
-                bad[i] = exc
+                bad[i] = exc.with_traceback(None)
         return at, messages
 
     def _name(
@@ -107,22 +112,17 @@ class Decoder:
         source, names = self.stream.series, self._names
         if source == "topic":
             return at, messages, [names[records.topic.encode()]] * len(records)
-        series = [0] * len(records)
-        if source != "key":
-            for i, message in zip(at, messages, strict=True):
-                series[i] = names[str(message.series).encode()]
-            return at, messages, series
+        keys = records.keys if source == "key" else _fields(at, messages, len(records))
         try:
-            return at, messages, [names[key] for key in records.keys]  # type: ignore[index]
-        except (KeyError, UnicodeDecodeError):
+            return at, messages, [names[key] for key in keys]  # type: ignore[index]
+        except Bad:
             pass
+        series = [0] * len(records)
         for i in at:
             try:
-                series[i] = names[records.keys[i]]  # type: ignore[index]
-            except KeyError:
-                bad[i] = Bad("key_missing", "no key to name the series (stream.series = key)")
-            except UnicodeDecodeError:
-                bad[i] = Bad("key_not_utf8", "the key is not UTF-8")
+                series[i] = names[keys[i]]  # type: ignore[index]
+            except Bad as exc:
+                bad[i] = exc.with_traceback(None)
         good = [(i, m) for i, m in zip(at, messages, strict=True) if i not in bad]
         return [i for i, _ in good], [m for _, m in good], series
 
@@ -137,8 +137,10 @@ class Decoder:
         """
         for n, (i, message) in enumerate(zip(at, messages, strict=True)):
             self.channels = _channels_of(message.values)
-            if not self.channels:
-                bad[i] = Bad("wrong_shape", "values has no channel")
+            try:
+                self._check_channels()
+            except Bad as exc:
+                bad[i] = exc.with_traceback(None)
                 continue
             columns = _join(self._columns([i], [message], bad))
             if columns is not None:
@@ -148,6 +150,15 @@ class Decoder:
         self.channels = ()
         return [], []
 
+    def _check_channels(self) -> None:
+        """Raise Bad if these cannot be the channels of a stream."""
+        if not self.channels:
+            raise Bad("wrong_shape", "values has no channel")
+        if (n := len(self.channels)) > (most := self.stream.max_channels):
+            raise Bad("too_many_channels", f"{n} channels, more than {most} (stream.max_channels)")
+        for name in self.channels:
+            check_name(name, "bad_channel")
+
     def _columns(self, at: list[int], messages: list[Any], bad: dict[int, Bad]) -> list[Columns]:
         """Columns of the good messages, in one piece if all are good and of one form."""
         if not messages:
@@ -156,15 +167,37 @@ class Decoder:
             counts, times, values = self._stack(messages)
         except Bad as exc:
             if len(messages) == 1:
-                bad[at[0]] = exc
+                bad[at[0]] = exc.with_traceback(None)
                 return []
         else:
             return [(np.repeat(np.array(at, dtype=np.int64), counts), times, values)]
         return [
             piece
-            for part in _parts(messages)
+            for part in self._parts(messages)
             for piece in self._columns([at[i] for i in part], [messages[i] for i in part], bad)
         ]
+
+    def _parts(self, messages: list[Any]) -> list[Sequence[int]]:
+        """Messages that cannot be stacked: those of each form, or the halves of those of one.
+
+        One that does not fit the channels, whatever else it holds, is a part by itself.
+        """
+        channels, d = frozenset(self.channels), len(self.channels)
+        forms: dict[Any, list[int]] = {}
+        alone: list[Sequence[int]] = []
+        for i, message in enumerate(messages):
+            time, values = message.time, message.values
+            if _fits(values, channels, d):
+                first = time[0] if type(time) is list and time else time
+                form = (type(values), type(time), type(first), _nested(values))
+                forms.setdefault(form, []).append(i)
+            else:
+                alone.append((i,))
+        parts = [*forms.values(), *alone]
+        if len(parts) > 1:
+            return parts
+        half = len(messages) // 2
+        return [range(half), range(half, len(messages))]
 
     def _stack(self, messages: list[Any]) -> tuple[IntArray | int, IntArray, NDArray[np.float64]]:
         """Readings in each message, times (N,) and values (N, d) of messages of one form."""
@@ -217,6 +250,8 @@ class Decoder:
         if len(widths) != 1:
             raise Bad("ragged", "the readings have different numbers of channels")
         width, d = widths.pop(), len(self.channels)
+        if width != d:
+            raise _wrong_width(rows, width, d)
         try:
             try:
                 flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * width)
@@ -224,8 +259,6 @@ class Decoder:
                 flat = np.array(rows, dtype=np.float64)
         except (TypeError, ValueError):
             raise Bad("wrong_shape", "a list where a number belongs") from None
-        if width != d or flat.size != len(rows) * d:
-            raise Bad("wrong_channels", f"{width} channels, the stream has {d}")
         return flat.reshape(len(rows), d)
 
     def _times(self, raw: list[Any]) -> IntArray:
@@ -267,18 +300,35 @@ class Decoder:
 
 
 class _Names(dict[bytes, int]):
-    """Key -> number of the series; each key is decoded once. UnicodeDecodeError for a bad one."""
+    """Key -> number of the series; each key is decoded once.
 
-    def __init__(self) -> None:
+    Raises Bad for one that names no series: of this `kind`, if the name cannot be kept.
+    """
+
+    def __init__(self, kind: str) -> None:
         super().__init__()
+        self.kind = kind
         self.text: list[str] = []
 
     def __missing__(self, key: bytes) -> int:
         if key is None:
-            raise KeyError(key)
-        self.text.append(key.decode())
+            raise Bad("key_missing", "no key to name the series (stream.series = key)")
+        try:
+            name = key.decode()
+        except UnicodeDecodeError:
+            raise Bad("key_not_utf8", "the key is not UTF-8") from None
+        check_name(name, self.kind)
+        self.text.append(name)
         self[key] = number = len(self.text) - 1
         return number
+
+
+def _fields(at: list[int], messages: list[Any], n: int) -> list[bytes]:
+    """(n,) names in the messages, as keys; empty where there is no message."""
+    keys = [b""] * n
+    for i, message in zip(at, messages, strict=True):
+        keys[i] = str(message.series).encode()
+    return keys
 
 
 def _nested(values: Any) -> bool:
@@ -304,17 +354,20 @@ def _lengths(lists: list[Any]) -> list[int]:
     return lengths
 
 
-def _parts(messages: list[Any]) -> list[Sequence[int]]:
-    """Messages that cannot be stacked: those of each form; if all are of one, its halves."""
-    forms: dict[Any, list[int]] = {}
-    for i, message in enumerate(messages):
-        first = message.time[0] if isinstance(message.time, list) and message.time else message.time
-        form = (type(message.values), type(message.time), type(first), _nested(message.values))
-        forms.setdefault(form, []).append(i)
-    if len(forms) > 1:
-        return list(forms.values())
-    half = len(messages) // 2
-    return [range(half), range(half, len(messages))]
+def _fits(values: Any, channels: frozenset[str], d: int) -> bool:
+    """Whether a message's values have the stream's channels, by name or by number."""
+    if isinstance(values, dict):
+        return bool(values) and channels.issuperset(values)
+    if _nested(values):
+        return all(type(row) is list and len(row) == d for row in values)
+    return len(values) == d
+
+
+def _wrong_width(rows: list[Any], width: int, d: int) -> Bad:
+    """What is wrong with rows of another width than the stream's."""
+    if any(type(cell) is list for cell in chain.from_iterable(rows)):
+        return Bad("wrong_shape", "a list where a number belongs")
+    return Bad("wrong_channels", f"{width} channels, the stream has {d}")
 
 
 def _join(pieces: list[Columns]) -> Columns | None:

@@ -41,14 +41,25 @@ class MockCluster:
         if not self._client:
             raise SourceError(f"embedded broker: {error.value.decode()}")
         self._cluster = lib.rd_kafka_mock_cluster_new(self._client, 1)
-        for name, partitions in topics.items():
-            if lib.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1):
-                raise SourceError(f"embedded broker: topic {name} cannot be made")
+        try:
+            self._create(topics)
+        except BaseException:
+            self.close()
+            raise
         self.address = lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+
+    def _create(self, topics: Mapping[str, int]) -> None:
+        if not self._cluster:
+            raise SourceError("embedded broker: no mock cluster can be made")
+        create = self._rdkafka.rd_kafka_mock_topic_create
+        for name, partitions in topics.items():
+            if create(self._cluster, name.encode(), partitions, 1):
+                raise SourceError(f"embedded broker: topic {name} cannot be made")
 
     def close(self) -> None:
         """End the broker; what it held is gone."""
-        self._rdkafka.rd_kafka_mock_cluster_destroy(self._cluster)
+        if self._cluster:
+            self._rdkafka.rd_kafka_mock_cluster_destroy(self._cluster)
         self._rdkafka.rd_kafka_destroy(self._client)
 
 
@@ -74,11 +85,21 @@ class EmbeddedBroker:
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
-        line = self._process.stdout.readline() if self._process.stdout else b""
-        if not line:
-            raise SourceError(f"the embedded broker ended with code {self._process.wait()}")
-        self.address = json.loads(line)["address"]
+        try:
+            self.address = self._read_address(self._process)
+        except BaseException:
+            self._end(self._process)
+            raise
         return self
+
+    def _read_address(self, process: subprocess.Popen[bytes]) -> str:
+        line = process.stdout.readline() if process.stdout else b""
+        if not line:
+            raise SourceError(f"the embedded broker ended with code {process.wait()}")
+        try:
+            return str(json.loads(line)["address"])
+        except (ValueError, KeyError, TypeError):
+            raise SourceError(f"the embedded broker gave no address: {line!r}") from None
 
     def __exit__(
         self,
@@ -86,11 +107,13 @@ class EmbeddedBroker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        if self._process is not None:
+            self._end(self._process)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
             if pipe:
                 pipe.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -27,16 +28,18 @@ def read_recording(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(series, message) of each row, one at a time; the file is never held whole.
 
-    A cell that is empty is missing; one that is not a number stays text, for the decoder to judge.
-    Without a time column a message has no `time`. JSON lines are messages already.
+    A cell that is empty is missing; one that is not a finite number stays text, for the decoder to
+    judge. Without a time column a message has no `time`. JSON lines are messages already.
 
     Raises
     ------
     SourceError
-        The file is not there, has no rows, or lacks a column that was named.
+        The file is not there, cannot be read, has no rows, lacks a column that was named, or has no
+        use for it.
     """
     try:
         if path.suffix in JSON_LINES:
+            _check_options(path, series_column, time_column, drop)
             yield from _read_json_lines(path, series_column)
         else:
             yield from _read_csv(path, series_column, time_column, drop)
@@ -70,11 +73,24 @@ class FileSource(MemorySource):
         super().__init__({0: messages}, topic=topic, max_poll_records=max_poll_records)
 
 
+def _check_options(
+    path: Path, series_column: str | None, time_column: str | None, drop: tuple[str, ...]
+) -> None:
+    """Refuse what could only be ignored: JSON lines are messages, with a time of their own."""
+    if time_column is not None:
+        raise SourceError(f"{path}: JSON lines have no time column; each has its `time`")
+    if drop:
+        raise SourceError(f"{path}: JSON lines have no column to drop")
+    if series_column in ("time", "values"):
+        raise SourceError(f"{path}: {series_column!r} holds the reading, not a series' name")
+
+
 def _read_csv(
     path: Path, series_column: str | None, time_column: str | None, drop: tuple[str, ...]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        rows = _rows(reader, path)
         header = next(rows, [])
         named = [c for c in (series_column, time_column, *drop) if c is not None]
         if absent := [c for c in named if c not in header]:
@@ -87,17 +103,29 @@ def _read_csv(
         time_at = header.index(time_column) if time_column else None
         for row in chain([first], rows):
             if len(row) != len(header):
-                raise SourceError(f"{path}: line {rows.line_num} has {len(row)} cells")
+                raise SourceError(f"{path}: line {reader.line_num} has {len(row)} cells")
             message: dict[str, Any] = {"values": [_number(row[i]) for i in values]}
             if time_at is not None:
                 message["time"] = _number(row[time_at])
             yield row[series_at] if series_at is not None else path.stem, message
 
 
+def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
+    """The lines that are not blank."""
+    try:
+        for row in reader:
+            if row and not (len(row) == 1 and row[0].isspace()):
+                yield row
+    except csv.Error as exc:
+        raise SourceError(f"{path}: line {reader.line_num}: {exc}") from None
+
+
 def _read_json_lines(path: Path, series_column: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     empty = True
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
             if not line.strip():
                 continue
             empty = False
@@ -114,10 +142,11 @@ def _read_json_lines(path: Path, series_column: str | None) -> Iterator[tuple[st
 
 
 def _number(cell: str) -> float | str | None:
+    """None if empty; text if not a finite number as other programs write it."""
     if not cell.strip():
         return None
     try:
         value = float(cell)
     except ValueError:
         return cell
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) and cell.isascii() and "_" not in cell else cell

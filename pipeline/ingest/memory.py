@@ -36,7 +36,7 @@ class MemorySource:
         self._owner: Owner | None = None
 
     def subscribe(self, owner: Owner) -> None:
-        """Every partition is assigned at the next poll."""
+        """Every partition is assigned at the next poll; one without an offset starts at 0."""
         self._owner = owner
         self._position = {}
 
@@ -44,7 +44,7 @@ class MemorySource:
         """The next records of every partition; returns at once."""
         if self._owner is not None and not self._position:
             wanted = self._owner.assigned(sorted(self.partitions))
-            self._position = {p: wanted.get(p, self.committed.get(p, 0)) for p in self.partitions}
+            self._position = {p: wanted.get(p, 0) for p in self.partitions}
         return [r for p in sorted(self._position) if (r := self._take(p)) is not None]
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
@@ -80,6 +80,9 @@ class MemorySink:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes | None, bytes | None, dict[str, bytes]]] = []
+
+    def require(self, topics: Sequence[str]) -> None:
+        """Every topic is there."""
 
     def send(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
@@ -16,14 +17,17 @@ from pipeline.errors import SettingsError
 KINDS = frozenset(
     {
         *("tombstone", "empty", "too_large", "not_utf8", "not_json", "too_deep", "not_object"),
-        *("key_missing", "key_not_utf8", "series_missing", "bad_series"),
+        *("key_missing", "key_not_utf8", "bad_key", "series_missing", "bad_series"),
         *("time_missing", "bad_time", "time_without_zone", "time_in_future", "time_before_1970"),
         *("values_missing", "bad_value", "infinite", "wrong_shape", "wrong_channels"),
-        *("unknown_channel", "ragged", "wrong_length", "empty_batch"),
+        *("unknown_channel", "bad_channel", "ragged", "wrong_length", "empty_batch"),
+        *("too_many_channels", "too_many_series"),
     }
 )
 #: What a reason quotes of a record is cut here, in characters.
 QUOTED = 40
+#: A longer name of a series or channel is bad, in bytes of UTF-8.
+LONGEST_NAME = 512
 
 Instant = float | Annotated[datetime, Meta(tz=True)]
 Cell = float | None
@@ -37,6 +41,14 @@ class Bad(Exception):
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
+
+
+def check_name(name: str, kind: str) -> None:
+    """Raise Bad, of this kind, if a name cannot be kept: databases refuse NUL in a text."""
+    if "\0" in name:
+        raise Bad(kind, f"NUL in the name {name[:QUOTED]!r}")
+    if (size := len(name.encode())) > LONGEST_NAME:
+        raise Bad(kind, f"a name of {size} bytes, more than {LONGEST_NAME}")
 
 
 class Reader:
@@ -166,8 +178,9 @@ def _names_in(message: Any, field: str | None) -> str:
 
 def _explain(message: str) -> Bad:
     """msgspec's "Expected `float`, got `str` - at `$.values[2]`" as a kind and a sentence."""
-    if "`$.values" not in message:
-        return Bad("bad_time" if "`$.time" in message else "bad_series", message)
+    field = re.split(r"[\[`]", message.rpartition("`$.")[2], maxsplit=1)[0]
+    if field != "values":
+        return Bad("bad_time" if field == "time" else "bad_series", message)
     if "got `array`" in message or "got `object`" in message:
         return Bad("wrong_shape", message)
     return Bad("infinite" if "out of range" in message else "bad_value", message)

@@ -1,4 +1,4 @@
-"""Running location and scale per channel: sensors' units out of the model's way."""
+"""Location and scale per channel: sensors' units out of the model's way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ CLIP = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """x -> clip((x - location) / scale); belongs to a version, fitted on its training readings."""
+    """x -> clip((x - location) / scale); fitted once, on all readings of a stream's first version.
+
+    Later versions inherit it, so that weights, EWC state and skills stay comparable.
+    """
 
     location: Tensor  # (d,)
     scale: Tensor  # (d,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from pipeline.errors import ArtifactCorrupt
 from pipeline.register.engine import inserting
@@ -12,7 +12,7 @@ from pipeline.register.tables import artifacts
 
 
 def put(conn: Connection, kind: str, content: bytes, *, at: int) -> str:
-    """Keep `content` once, whoever brings it; its sha256."""
+    """Keep `content` once, whoever brings it, in place of damaged bytes of its name; its sha256."""
     sha256 = hashlib.sha256(content).hexdigest()
     row = {
         "sha256": sha256,
@@ -21,7 +21,11 @@ def put(conn: Connection, kind: str, content: bytes, *, at: int) -> str:
         "size": len(content),
         "created": at,
     }
-    conn.execute(inserting(conn, artifacts).values(row).on_conflict_do_nothing())
+    statement = inserting(conn, artifacts).values(row).on_conflict_do_nothing()
+    if conn.execute(statement.returning(artifacts.c.sha256)).first() is None:
+        this = artifacts.c.sha256 == sha256
+        if conn.execute(select(artifacts.c.content).where(this)).scalar() != content:
+            conn.execute(update(artifacts).where(this).values(content=content, size=len(content)))
     return sha256
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from pipeline.errors import ArtifactCorrupt, RegistryError, StaleEpoch
 from pipeline.register.engine import inserting
@@ -113,6 +113,11 @@ def write(
     )
     if changed.rowcount != 1:
         raise StaleEpoch(f"partition {partition} has another owner (epoch {epoch} is over)")
+
+
+def reached(conn: Connection) -> int:
+    """Sum of the offsets that all partitions' checkpoints stand at."""
+    return int(conn.execute(select(func.sum(checkpoints.c.next_offset))).scalar() or 0)
 
 
 def note_scored(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
@@ -26,6 +26,8 @@ def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
 
     On SQLite: write-ahead log, a busy timeout, foreign keys as asked (migrations need them off),
     and BEGIN IMMEDIATE for writes, so that a writer waits at the start instead of failing later.
+    On PostgreSQL: READ COMMITTED, whatever the server's default, since a writer that has waited
+    for a lock must see what was written meanwhile.
 
     Raises
     ------
@@ -37,6 +39,8 @@ def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
         options: dict[str, Any] = {}
         if url.get_backend_name() == "sqlite":
             options["connect_args"] = {"timeout": database.busy_timeout_s}
+        else:
+            options["isolation_level"] = "READ COMMITTED"
         engine = create_engine(url, pool_pre_ping=True, **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
         raise RegistryError(f"database.url: {_first_line(exc)}") from None
@@ -93,6 +97,12 @@ def inserted(conn: Connection, statement: Insert) -> int:
     if key is None:
         raise RegistryError("the database gave the new row no number")
     return int(key[0])
+
+
+def next_number(conn: Connection, table: Table, stream_id: int) -> int:
+    """The number after the last one in a table that counts within each stream."""
+    last = select(func.max(table.c.number)).where(table.c.stream_id == stream_id)
+    return int(conn.execute(last).scalar() or 0) + 1
 
 
 def _parsed(text: str) -> URL:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -23,9 +24,21 @@ _LOCK = 7_233_001
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values, equal text."""
-    plain = msgspec.to_builtins(value, str_keys=True)
+    """JSON with sorted keys and no spaces: equal values, equal text.
+
+    A figure that is not finite, for which JSON has no word, is "nan", "inf" or "-inf".
+    """
+    plain = _worded(msgspec.to_builtins(value, str_keys=True))
     return msgspec.json.encode(plain, order="sorted").decode()
+
+
+def lock(conn: Connection) -> None:
+    """Wait until every other transaction that appends has ended; the caller's turn till its end.
+
+    SQLite has one writer at a time anyway.
+    """
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
 def append(
@@ -38,8 +51,7 @@ def append(
     stream_id: int | None = None,
 ) -> str:
     """Add one entry inside the caller's transaction; its hash."""
-    if conn.dialect.name == "postgresql":
-        conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    lock(conn)
     last = conn.execute(
         select(ledger.c.id, ledger.c.hash).order_by(ledger.c.id.desc()).limit(1)
     ).first()
@@ -67,6 +79,14 @@ def broken(conn: Connection) -> Iterator[int]:
         ):
             yield row["id"]
         previous, expected = row["hash"], row["id"] + 1
+
+
+def _worded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _worded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_worded(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _hash(previous: str, row: Mapping[str, Any]) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from pipeline.config import Gate
 from pipeline.records import Candidate, Decision, Version
 
 
-def decide(candidate: Candidate, champion: Version | None, gate: Gate) -> Decision:
+def decide(
+    candidate: Candidate, champion: Version | None, gate: Gate, numbers: Mapping[int, int]
+) -> Decision:
     """Promote only if the new tasks got better and no task got worse than allowed.
 
     Skills are 1 - MSE / variance on each task's held-out readings. The gain is the mean over the
     new tasks, so that a fall of one of them counts as any other's. A bootstrap (no champion)
     needs nothing but finite skills.
+
+    numbers: task id -> its number in the stream, by which people know it.
     """
     skills, before = candidate.skills, candidate.parent_skills
     figures = {
@@ -35,7 +40,8 @@ def decide(candidate: Candidate, champion: Version | None, gate: Gate) -> Decisi
     worst = max(falls, key=lambda t: falls[t], default=None)
     figures["worst_fall"] = falls[worst] if worst is not None else 0.0
     if worst is not None and falls[worst] > gate.max_forgetting:
-        reason = f"task {worst} got worse by {falls[worst]:.3f}, more than {gate.max_forgetting:g}"
+        fall = f"{falls[worst]:.3f}, more than {gate.max_forgetting:g}"
+        reason = f"task {numbers[worst]} got worse by {fall}"
         return Decision(promote=False, reason=reason, figures=figures)
     reason = f"the new task got better by {gain:.3f}, no task worse by more than allowed"
     return Decision(promote=True, reason=reason, figures=figures)

@@ -1,7 +1,8 @@
 """The durable list of consolidations to do: submit, claim, give back, finish.
 
 A claim is a lease with a fencing number. Requests of one stream run one at a time (an index allows
-one claim a stream); those that piled up behind the oldest are taken along with it.
+one claim a stream) and in their order; those that piled up behind the oldest are taken along with
+it. One that failed before is tried again after a pause, and alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, update
 
 from pipeline.errors import LeaseLost
 from pipeline.records import Claim, Request
@@ -20,10 +21,16 @@ from pipeline.register.tables import requests
 
 #: Pending requests that one claim takes along, at most.
 FOLD_LIMIT = 64
+#: Pause after a first failed attempt, doubled with each further one, and the longest; in seconds.
+PAUSE_S, LONGEST_S = 5, 320
 
 
 def submit(conn: Connection, request: Request, *, at: int) -> int | None:
-    """Insert a pending request; None if the same one is there already."""
+    """Insert a pending request; None if the same one is there already.
+
+    Under the ledger's lock, so that requests can be seen in the order of their numbers.
+    """
+    ledger.lock(conn)
     row = {
         "stream_id": request.stream_id,
         "reason": request.reason,
@@ -50,10 +57,12 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
     """Take the oldest request of a stream that nobody works on; None if there is none.
 
     lease: microseconds. A claim whose lease is over is pending again first; a request that was
-    tried `max_attempts` times fails, with its last reason kept.
+    tried `max_attempts` times fails, with its last reason kept. While a request's pause lasts, its
+    stream is left alone.
     """
     _expire(conn, at)
-    busy = select(requests.c.stream_id).where(requests.c.status == "claimed")
+    pauses = (requests.c.status == "pending") & (requests.c.not_before > at)
+    busy = select(requests.c.stream_id).where((requests.c.status == "claimed") | pauses)
     oldest = (
         select(requests)
         .where(requests.c.status == "pending", requests.c.stream_id.not_in(busy))
@@ -78,12 +87,12 @@ def renew(conn: Connection, claim_: Claim, until: int) -> None:
     LeaseLost
         Somebody else holds the request, or it is done.
     """
-    _hold(conn, claim_, {"lease_until": until})
+    _change(conn, claim_, {"lease_until": until})
 
 
 def finish(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> None:
     """The request and those folded into it are done; LeaseLost if the claim is not ours."""
-    _hold(conn, claim_, {"status": "done", "finished": at, "outcome": outcome})
+    _change(conn, claim_, {"status": "done", "finished": at, "outcome": outcome})
     folded = [number for number, _ in claim_.folded]
     if folded:
         conn.execute(
@@ -93,25 +102,55 @@ def finish(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> None:
         )
 
 
-def give_back(conn: Connection, claim_: Claim, reason: str, *, retry: bool, at: int) -> None:
-    """The attempt failed: pending again, or failed for good; what was folded is pending again."""
-    ended: dict[str, Any] = {"status": "pending"} if retry else {"status": "failed", "finished": at}
-    _hold(conn, claim_, ended | {"owner": None, "lease_until": None, "outcome": reason})
-    _unfold(conn, [claim_.id])
+def finish_without_version(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> None:
+    """Nothing had to be trained."""
+    finish(conn, claim_, outcome, at=at)
+    facts = {"folded": [number for number, _ in claim_.folded], "outcome": outcome}
+    _note(conn, claim_, "request_done", facts, at)
+
+
+def release(conn: Connection, claim_: Claim, reason: str, *, at: int) -> None:
+    """Pending again at once, and so is what was folded; it does not count as an attempt."""
+    _give_back(conn, claim_, reason, {"status": "pending", "attempts": claim_.attempts - 1})
+    _note(conn, claim_, "request_released", {"reason": reason}, at)
+
+
+def fail(conn: Connection, claim_: Claim, reason: str, *, retry: bool, at: int) -> None:
+    """Failed: pending again after a pause, or failed for good; what was folded is pending again."""
+    pause = min(PAUSE_S * 2 ** (claim_.attempts - 1), LONGEST_S) * 1_000_000
+    later: dict[str, Any] = {"status": "pending", "not_before": at + pause}
+    _give_back(conn, claim_, reason, later if retry else {"status": "failed", "finished": at})
+    _note(conn, claim_, "request_failed", {"reason": reason, "retry": retry}, at)
+
+
+def hold(conn: Connection, claim_: Claim) -> None:
+    """Keep the claim from changing until the transaction's end; LeaseLost if it is not ours."""
+    ours = select(requests.c.id).where(_is_ours(claim_)).with_for_update()
+    if conn.execute(ours).first() is None:
+        raise _lost(claim_)
+
+
+def last(conn: Connection, stream_id: int) -> int:
+    """Number of the stream's newest request; 0 without one."""
+    newest = select(func.max(requests.c.id)).where(requests.c.stream_id == stream_id)
+    return int(conn.execute(newest).scalar() or 0)
+
+
+def unfinished(conn: Connection) -> int:
+    """How many requests, of all streams, are not done and not failed."""
+    is_open = requests.c.status.in_(("pending", "claimed", "folded"))
+    return conn.execute(select(func.count()).select_from(requests).where(is_open)).scalar_one()
 
 
 def _take(conn: Connection, row: Row[Any], owner: str, until: int) -> Claim:
-    others = conn.execute(
-        select(requests)
-        .where(
-            requests.c.status == "pending",
-            requests.c.stream_id == row.stream_id,
-            requests.c.id > row.id,
-        )
-        .order_by(requests.c.id)
-        .limit(FOLD_LIMIT)
-        .with_for_update(skip_locked=True)
-    ).all()
+    others = _fold(conn, row) if row.attempts == 0 else []
+    claim_ = Claim(
+        id=row.id,
+        request=_request(row),
+        fence=row.fence + 1,
+        attempts=row.attempts + 1,
+        folded=tuple((other.id, _request(other)) for other in others),
+    )
     conn.execute(
         update(requests)
         .where(requests.c.id == row.id)
@@ -119,22 +158,33 @@ def _take(conn: Connection, row: Row[Any], owner: str, until: int) -> Claim:
             status="claimed",
             owner=owner,
             lease_until=until,
-            fence=row.fence + 1,
-            attempts=row.attempts + 1,
+            fence=claim_.fence,
+            attempts=claim_.attempts,
         )
     )
+    return claim_
+
+
+def _fold(conn: Connection, row: Row[Any]) -> Sequence[Row[Any]]:
+    """The requests of the stream that piled up behind this one, and never failed, go with it."""
+    others = conn.execute(
+        select(requests)
+        .where(
+            requests.c.status == "pending",
+            requests.c.stream_id == row.stream_id,
+            requests.c.id > row.id,
+            requests.c.attempts == 0,
+        )
+        .order_by(requests.c.id)
+        .limit(FOLD_LIMIT)
+        .with_for_update(skip_locked=True)
+    ).all()
     conn.execute(
         update(requests)
         .where(requests.c.id.in_([other.id for other in others]))
         .values(status="folded", folded_into=row.id)
     )
-    return Claim(
-        id=row.id,
-        request=_request(row),
-        fence=row.fence + 1,
-        attempts=row.attempts + 1,
-        folded=tuple((other.id, _request(other)) for other in others),
-    )
+    return others
 
 
 def _expire(conn: Connection, at: int) -> None:
@@ -162,19 +212,32 @@ def _unfold(conn: Connection, ids: Sequence[int]) -> None:
     )
 
 
-def _hold(conn: Connection, claim_: Claim, values: dict[str, Any]) -> None:
+def _give_back(conn: Connection, claim_: Claim, reason: str, values: dict[str, Any]) -> None:
+    _change(conn, claim_, values | {"owner": None, "lease_until": None, "outcome": reason})
+    _unfold(conn, [claim_.id])
+
+
+def _change(conn: Connection, claim_: Claim, values: dict[str, Any]) -> None:
     """Change the claimed row if it still is this claim's."""
-    changed = conn.execute(
-        update(requests)
-        .where(
-            requests.c.id == claim_.id,
-            requests.c.status == "claimed",
-            requests.c.fence == claim_.fence,
-        )
-        .values(**values)
+    if conn.execute(update(requests).where(_is_ours(claim_)).values(**values)).rowcount != 1:
+        raise _lost(claim_)
+
+
+def _is_ours(claim_: Claim) -> ColumnElement[bool]:
+    return and_(
+        requests.c.id == claim_.id,
+        requests.c.status == "claimed",
+        requests.c.fence == claim_.fence,
     )
-    if changed.rowcount != 1:
-        raise LeaseLost(f"request {claim_.id} is no longer ours (fence {claim_.fence})")
+
+
+def _lost(claim_: Claim) -> LeaseLost:
+    return LeaseLost(f"request {claim_.id} is no longer ours (fence {claim_.fence})")
+
+
+def _note(conn: Connection, claim_: Claim, kind: str, facts: dict[str, Any], at: int) -> None:
+    facts = facts | {"request": claim_.id}
+    ledger.append(conn, kind, facts, at=at, stream_id=claim_.request.stream_id)
 
 
 def _end(conn: Connection, number: int, status: str, outcome: str, at: int) -> None:

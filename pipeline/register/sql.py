@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
-from pipeline.errors import RegistryError
 from pipeline.records import Boundary, Candidate, Claim, Decision, Request, Version
-from pipeline.register import artifacts, checkpoints, ledger, migrate, requests, versions
-from pipeline.register import tables as t
+from pipeline.register import artifacts as blobs
+from pipeline.register import boundaries as changes
+from pipeline.register import checkpoints, leases, migrate, streams, tasks, versions
+from pipeline.register import requests as queue
 from pipeline.register.checkpoints import Checkpoint
-from pipeline.register.engine import connect, inserting, now_us, reading, writing
+from pipeline.register.engine import connect, now_us, reading, writing
+from pipeline.register.streams import Stream
+from pipeline.register.tasks import Task
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
-    """A topic with one model."""
-
-    id: int
-    name: str
-    #: Names of the sensors; empty until the first reading.
-    channels: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A regime, as its readings showed it first."""
-
-    id: int
-    number: int
-    kind: str
-    fingerprint: NDArray[np.float64]
+__all__ = ["SqlRegistry", "Stream", "journal_mode"]
 
 
 class SqlRegistry:
@@ -66,34 +48,9 @@ class SqlRegistry:
     # Streams ----------------------------------------------------------------------------------
 
     def open_stream(self, name: str, channels: Sequence[str]) -> Stream:
-        """The stream of that name, made if need be; the first channels given are its channels.
-
-        Raises
-        ------
-        RegistryError
-            It has other channels already.
-        """
-        this = select(t.streams).where(t.streams.c.name == name).with_for_update()
+        """The stream of that name, made if need be; RegistryError if it has other channels."""
         with writing(self.engine) as conn:
-            text, now = ledger.canonical(list(channels)), self.clock()
-            if conn.execute(this).first() is None:
-                made = {"name": name, "channels": text, "created": now}
-                number = conn.execute(
-                    inserting(conn, t.streams)
-                    .values(made)
-                    .on_conflict_do_nothing()
-                    .returning(t.streams.c.id)
-                ).scalar()
-                if number is not None:
-                    ledger.append(conn, "stream", made, at=now, stream_id=number)
-            row = conn.execute(this).one()  # ours, or another process's of the same moment
-            known = tuple(json.loads(row.channels))
-            if channels and not known:
-                mine = t.streams.c.id == row.id
-                conn.execute(update(t.streams).where(mine).values(channels=text))
-            elif channels and tuple(channels) != known:
-                raise RegistryError(f"stream {name} has the channels {', '.join(known)}")
-            return Stream(id=row.id, name=name, channels=known or tuple(channels))
+            return streams.open_(conn, name, channels, at=self.clock())
 
     def stream(self, name: str) -> Stream | None:
         """The stream of that name."""
@@ -102,18 +59,15 @@ class SqlRegistry:
     def streams(self) -> list[Stream]:
         """Every stream."""
         with reading(self.engine) as conn:
-            rows = conn.execute(select(t.streams).order_by(t.streams.c.id))
-            return [
-                Stream(id=r.id, name=r.name, channels=tuple(json.loads(r.channels))) for r in rows
-            ]
+            return streams.known(conn)
 
     def progress(self) -> tuple[int, int]:
-        """Records that checkpoints have passed, and requests that are not finished."""
-        is_open = t.requests.c.status.in_(("pending", "claimed", "folded"))
+        """Sum of the offsets that all checkpoints stand at, and requests not at their end.
+
+        The sum is a number of records only where every log begins at 0 and has no hole.
+        """
         with reading(self.engine) as conn:
-            done = conn.execute(select(func.sum(t.checkpoints.c.next_offset))).scalar()
-            left = conn.execute(select(func.count()).select_from(t.requests).where(is_open))
-            return int(done or 0), int(left.scalar_one())
+            return checkpoints.reached(conn), queue.unfinished(conn)
 
     # Partitions -------------------------------------------------------------------------------
 
@@ -135,18 +89,22 @@ class SqlRegistry:
         artifacts: Mapping[str, tuple[str, bytes]] | None = None,
         scored: Sequence[tuple[int, int, int]] = (),
     ) -> None:
-        """Write what a partition has become; raises StaleEpoch, and then nothing is written."""
+        """Write what a partition has become; raises StaleEpoch, and then nothing is written.
+
+        A request that is there already stays as it is: the first readings of a segment become due
+        again when `learn.adapt_after` or `learn.refine_after` is raised while it is open.
+        """
         with writing(self.engine) as conn:
-            now = self.clock()
+            at = self.clock()
             checkpoints.write(
-                conn, stream_id, partition, epoch, next_offset=next_offset, state=state, at=now
+                conn, stream_id, partition, epoch, next_offset=next_offset, state=state, at=at
             )
             for kind, content in (artifacts or {}).values():
-                self._put(conn, kind, content, now)
+                blobs.put(conn, kind, content, at=at)
             for boundary in boundaries:
-                _insert_boundary(conn, stream_id, partition, boundary, now)
+                changes.record(conn, stream_id, partition, boundary, at=at)
             for request in requests:
-                self._submit(conn, request, now)
+                queue.submit(conn, request, at=at)
             checkpoints.note_scored(conn, stream_id, partition, scored)
 
     # Artifacts --------------------------------------------------------------------------------
@@ -154,126 +112,99 @@ class SqlRegistry:
     def put(self, kind: str, content: bytes) -> str:
         """Keep `content`; its sha256."""
         with writing(self.engine) as conn:
-            return self._put(conn, kind, content, self.clock())
+            return blobs.put(conn, kind, content, at=self.clock())
 
     def get(self, sha256: str) -> bytes:
         """The bytes behind a hash; ArtifactCorrupt if they are not what it says."""
         with reading(self.engine) as conn:
-            return artifacts.get(conn, sha256)
-
-    @staticmethod
-    def _put(conn: Connection, kind: str, content: bytes, now: int) -> str:
-        return artifacts.put(conn, kind, content, at=now)
+            return blobs.get(conn, sha256)
 
     # Requests ---------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> int | None:
         """Insert a request; None if the same one is there already."""
         with writing(self.engine) as conn:
-            return requests.submit(conn, request, at=self.clock())
-
-    @staticmethod
-    def _submit(conn: Connection, request: Request, now: int) -> None:
-        if requests.submit(conn, request, at=now) is None:
-            raise RegistryError(
-                f"the same request is there already: {request.reason} of partition "
-                f"{request.partition}, series {request.series}, segment {request.segment}"
-            )
+            return queue.submit(conn, request, at=self.clock())
 
     def claim(self, owner: str, lease_s: float, max_attempts: int = 3) -> Claim | None:
         """Take the oldest request that may be worked on; None if there is none."""
         try:
             with writing(self.engine) as conn:
-                now = self.clock()
-                return requests.claim(conn, owner, int(lease_s * 1e6), max_attempts, at=now)
+                return queue.claim(conn, owner, _us(lease_s), max_attempts, at=self.clock())
         except IntegrityError:  # another process claimed one of this stream in the same moment
             return None
 
     def renew(self, claim: Claim, lease_s: float) -> None:
         """Keep a claim; LeaseLost if it is somebody else's."""
         with writing(self.engine) as conn:
-            requests.renew(conn, claim, self.clock() + int(lease_s * 1e6))
+            queue.renew(conn, claim, self.clock() + _us(lease_s))
 
     def finish(self, claim: Claim, outcome: str) -> None:
         """Done without a version."""
         with writing(self.engine) as conn:
-            now = self.clock()
-            requests.finish(conn, claim, outcome, at=now)
-            facts = {"request": claim.id, "folded": [n for n, _ in claim.folded]}
-            ledger.append(
-                conn,
-                "request_done",
-                facts | {"outcome": outcome},
-                at=now,
-                stream_id=claim.request.stream_id,
-            )
+            queue.finish_without_version(conn, claim, outcome, at=self.clock())
+
+    def release(self, claim: Claim, reason: str) -> None:
+        """Give a claim back that says nothing about its request: it was no attempt."""
+        with writing(self.engine) as conn:
+            queue.release(conn, claim, reason, at=self.clock())
 
     def fail(self, claim: Claim, reason: str, *, retry: bool) -> None:
-        """The attempt failed: try again later, or never."""
+        """The attempt failed: try again after a pause, or never."""
         with writing(self.engine) as conn:
-            now = self.clock()
-            requests.give_back(conn, claim, reason, retry=retry, at=now)
-            facts = {"request": claim.id, "reason": reason, "retry": retry}
-            ledger.append(conn, "request_failed", facts, at=now, stream_id=claim.request.stream_id)
+            queue.fail(conn, claim, reason, retry=retry, at=self.clock())
 
     # Tasks ------------------------------------------------------------------------------------
 
     def tasks(self, stream_id: int) -> list[Task]:
         """The stream's known regimes."""
         with reading(self.engine) as conn:
-            rows = conn.execute(
-                select(t.tasks).where(t.tasks.c.stream_id == stream_id).order_by(t.tasks.c.id)
-            )
-            return [
-                Task(
-                    id=r.id,
-                    number=r.number,
-                    kind=r.kind,
-                    fingerprint=np.array(json.loads(r.fingerprint), dtype=np.float64),
-                )
-                for r in rows
-            ]
+            return tasks.known(conn, stream_id)
 
     def task_of(self, request_id: int) -> int | None:
         """The task that a request's segment was found to be, if it was."""
         with reading(self.engine) as conn:
-            return conn.execute(
-                select(t.requests.c.task_id).where(t.requests.c.id == request_id)
-            ).scalar()
+            return tasks.of(conn, request_id)
 
     def assign(
         self,
+        claim: Claim,
         request_id: int,
         fingerprint: NDArray[np.float64],
         task_id: int | None,
         distance: float,
     ) -> int:
-        """Name the task of a request's segment: a known one, or (None) a new one; its id."""
+        """Name the task of a request's segment, known or (None) new, unless it has one; its id.
+
+        Raises
+        ------
+        LeaseLost
+            The request is somebody else's now.
+        """
         with writing(self.engine) as conn:
-            return versions.assign(
-                conn, request_id, fingerprint, task_id, distance, at=self.clock()
+            return tasks.assign(
+                conn, claim, request_id, fingerprint, task_id, distance, at=self.clock()
             )
 
     def latest_reservoirs(self, stream_id: int, upto: int) -> dict[int, str]:
         """partition -> sha256 of its newest reservoir among the requests up to `upto`."""
         with reading(self.engine) as conn:
-            return versions.latest_reservoirs(conn, stream_id, upto)
+            return tasks.latest_reservoirs(conn, stream_id, upto)
 
     def held_out(self, stream_id: int, upto: int, per_task: int) -> dict[int, list[str]]:
         """Task id -> sha256 of its newest segments among the requests up to `upto`."""
         with reading(self.engine) as conn:
-            return versions.held_out(conn, stream_id, upto, per_task)
+            return tasks.held_out(conn, stream_id, upto, per_task)
 
     def segments(self, stream_id: int) -> list[tuple[int, int, str]]:
         """(request, task, sha256 of the readings) of every named segment, in order of arrival."""
         with reading(self.engine) as conn:
-            return versions.segments(conn, stream_id)
+            return tasks.segments(conn, stream_id)
 
     def last_request(self, stream_id: int) -> int:
         """Number of the stream's newest request; 0 without one."""
         with reading(self.engine) as conn:
-            mine = t.requests.c.stream_id == stream_id
-            return int(conn.execute(select(func.max(t.requests.c.id)).where(mine)).scalar() or 0)
+            return queue.last(conn, stream_id)
 
     # Versions ---------------------------------------------------------------------------------
 
@@ -312,19 +243,20 @@ class SqlRegistry:
         LeaseLost
             The request is somebody else's now.
         VersionConflict
-            The champion is no longer `parent`. In both cases nothing is written.
+            It was to be promoted, and the champion is no longer `parent`: a rejected version is
+            kept whoever is champion. In both cases nothing is written.
         """
+        made = versions.Made(
+            candidate=candidate,
+            decision=decision,
+            parent=parent,
+            inputs=inputs,
+            settings=settings,
+            strategy=strategy,
+            seed=seed,
+            code_version=code_version,
+        )
         with writing(self.engine) as conn:
-            made = versions.Made(
-                candidate=candidate,
-                decision=decision,
-                parent=parent,
-                inputs=inputs,
-                settings=settings,
-                strategy=strategy,
-                seed=seed,
-                code_version=code_version,
-            )
             return versions.register(conn, claim, made, at=self.clock())
 
     # Leases -----------------------------------------------------------------------------------
@@ -332,18 +264,8 @@ class SqlRegistry:
     def lease(self, name: str, owner: str, lease_s: float) -> bool:
         """Take or keep a named lease; whether it is ours now."""
         now = self.clock()
-        free = (t.leases.c.owner == owner) | (t.leases.c.until < now)
-        values = {"owner": owner, "until": now + int(lease_s * 1e6)}
-        try:
-            with writing(self.engine) as conn:
-                taken = conn.execute(
-                    update(t.leases).where(t.leases.c.name == name, free).values(values)
-                )
-                if taken.rowcount == 0:
-                    conn.execute(insert(t.leases).values(name=name, **values))
-        except IntegrityError:  # somebody else's, and not over
-            return False
-        return True
+        with writing(self.engine) as conn:
+            return leases.take(conn, name, owner, now + _us(lease_s), at=now)
 
 
 def journal_mode(database: Database) -> str | None:
@@ -358,25 +280,5 @@ def journal_mode(database: Database) -> str | None:
         engine.dispose()
 
 
-def _insert_boundary(
-    conn: Connection, stream_id: int, partition: int, boundary: Boundary, now: int
-) -> None:
-    row = {
-        "stream_id": stream_id,
-        "partition": partition,
-        "series": boundary.series,
-        "segment": boundary.segment,
-        "boundary_row": boundary.boundary_row,
-        "detected_row": boundary.detected_row,
-        "boundary_offset": boundary.boundary_offset,
-        "detected_offset": boundary.detected_offset,
-        "boundary_time": boundary.boundary_time,
-        "detected_time": boundary.detected_time,
-        "signal": boundary.signal,
-        "statistic": boundary.statistic,
-        "threshold": boundary.threshold,
-        "detectors": ledger.canonical(list(boundary.detectors)),
-        "sensors": ledger.canonical([list(sensor) for sensor in boundary.sensors]),
-    }
-    conn.execute(insert(t.boundaries).values(recorded=now, **row))
-    ledger.append(conn, "boundary", row, at=now, stream_id=stream_id)
+def _us(seconds: float) -> int:
+    return int(seconds * 1_000_000)

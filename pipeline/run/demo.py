@@ -6,6 +6,7 @@ starts stream, train and schedule. This process only starts them, watches SQL, e
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from pipeline.config import Database, Detect, Kafka, Learn, Run, Settings, Stream, as_toml
+from pipeline.config import PREFIX, Database, Detect, Kafka, Learn, Run, Settings, Stream, as_toml
 from pipeline.errors import PipelineError
 from pipeline.ingest.embedded import EmbeddedBroker
 from pipeline.register.migrate import upgrade
@@ -79,12 +80,15 @@ def run_demo(
 
 def _prepare(directory: Path) -> None:
     """Empty a directory that an earlier demo made; refuse any other that holds something."""
-    if directory.exists() and any(directory.iterdir()):
-        if not (directory / MARKER).exists():
-            raise PipelineError(f"{directory} is not empty: name another with --directory")
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / MARKER).touch()
+    try:
+        if directory.exists() and any(directory.iterdir()):
+            if not (directory / MARKER).exists():
+                raise PipelineError(f"{directory} is not empty: name another with --directory")
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MARKER).touch()
+    except OSError as exc:
+        raise PipelineError(f"{directory}: {exc.strerror}: name another with --directory") from exc
 
 
 def _settings(directory: Path, address: str) -> Settings:
@@ -111,7 +115,7 @@ def _processes(
 ) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """`tidemark run` and `tidemark replay`, their log lines in a file, ended whatever happens."""
     with (directory / "log.jsonl").open("ab") as out:
-        processes = {"run": spawn("run", config, stderr=out)}
+        processes = {"run": spawn("run", config, env=_environment(), out=out)}
         try:
             processes["replay"] = _replay(config, recording, out)
             yield processes
@@ -119,11 +123,15 @@ def _processes(
             end(list(processes.values()))
 
 
-def _replay(config: Path, recording: Path, out: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "pipeline", "--config", str(config), "replay"]
-    command += [str(recording), "--topic", TOPIC, "--series-column", "series"]
-    command += ["--time-column", "time", "--rate", str(RATE), "--max-lag", "5000", "--supervised"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out)  # noqa: S603
+def _replay(config: Path, recording: Path, out: IO[bytes]) -> subprocess.Popen[bytes]:
+    arguments = [str(recording), "--topic", TOPIC, "--series-column", "series"]
+    arguments += ["--time-column", "time", "--rate", str(RATE), "--max-lag", "5000"]
+    return spawn("replay", config, *arguments, env=_environment(), out=out)
+
+
+def _environment() -> dict[str, str]:
+    """Ours without settings: those of a shell set up for production would come before the file."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def _watch(

@@ -54,6 +54,7 @@ def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:
 
 
 def _broker(settings: Settings) -> Iterator[tuple[str, bool, str]]:
-    from pipeline.ingest.kafka import check
+    from pipeline.ingest.kafka_client import check
 
-    yield from check(settings.kafka, settings.stream.topic)
+    stream = settings.stream
+    yield from check(settings.kafka, stream.topic, stream.result_topics)

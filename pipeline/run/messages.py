@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 import numpy as np
 
-from pipeline.records import Batch, Boundary, FloatArray
+from pipeline.records import Batch, Boundary, FloatArray, IntArray
 
 #: Readings in one message of scores, at most: below a broker's usual limit of 1 MB.
 LONGEST = 10_000
@@ -24,35 +24,48 @@ def iso(time: int) -> str:
 def score_messages(batch: Batch, scores: FloatArray, version: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) for each series of `batch`: its readings' offsets, times and scores.
 
-    The key `topic/partition/first offset` says what a message begins with, so a reader can drop
-    what it has seen already when a poll is published again after a crash. A part that begins
-    inside a record has `+` and the reading's place in it.
+    The key `topic/partition/series` keeps a series' messages in order. After a crash the readings
+    since the last checkpoint are published again, cut into other messages: a reader takes those
+    above the highest offset that it has seen of the series and partition, and drops the rest.
+
+    A message ends with a record. Only a record of more than LONGEST readings is cut: `place` is
+    how many readings of a message's first record came in the messages before it. A reader that
+    expects such records compares (offset, place in the record).
     """
     rounded = np.round(scores.astype(np.float64), 4)
     for name, first, end in zip(batch.series, batch.starts, batch.starts[1:], strict=False):
-        for start in range(int(first), int(end), LONGEST):
-            rows = slice(start, min(start + LONGEST, int(end)))
-            offsets = batch.offsets[rows].tolist()
-            inside = _place(batch, int(first), start)
+        key = f"{batch.topic}/{batch.partition}/{name}".encode()
+        for rows, place in _parts(batch.offsets, int(first), int(end)):
             value = {
                 "topic": batch.topic,
                 "partition": batch.partition,
                 "series": name,
                 "version": version,
-                "offsets": offsets,
+                "offsets": batch.offsets[rows].tolist(),
+                "place": place,
                 "times": batch.times[rows].tolist(),
                 "scores": rounded[rows].tolist(),
             }
-            key = f"{batch.topic}/{batch.partition}/{offsets[0]}{f'+{inside}' if inside else ''}"
-            yield key.encode(), _encode(value)
+            yield key, _encode(value)
 
 
-def _place(batch: Batch, first: int, start: int) -> int:
-    """Readings of row `start`'s record that come before it; its series begins at row `first`."""
-    if start == first:
-        return 0
-    mine = batch.offsets[first:start]
-    return int((mine == batch.offsets[start]).sum())
+def _parts(offsets: IntArray, first: int, end: int) -> Iterator[tuple[slice, int]]:
+    """Rows of each message of the series in rows first:end, and the place that it begins at."""
+    offsets, start = offsets[first:end], 0
+    while start < len(offsets):
+        cut = _cut(offsets, start)
+        place = start - int(np.searchsorted(offsets, offsets[start]))
+        yield slice(first + start, first + cut), place
+        start = cut
+
+
+def _cut(offsets: IntArray, start: int) -> int:
+    """End of the message that begins at row `start`: between two records, if one fits."""
+    end = start + LONGEST
+    if end >= len(offsets):
+        return len(offsets)
+    between = int(np.searchsorted(offsets, offsets[end]))
+    return between if between > start else end
 
 
 def boundary_message(

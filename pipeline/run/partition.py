@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Settings
+from pipeline.consolidate.readings import split
 from pipeline.consolidate.reservoir import Reservoir
-from pipeline.consolidate.staging import Closed, Due, Staging, split
+from pipeline.consolidate.staging import Closed, Due, Staging
 from pipeline.detect.boundary import BoundaryDetector
 from pipeline.errors import RegistryError
 from pipeline.ingest.windows import History
@@ -163,6 +164,7 @@ class Partition:
             "detect.detectors": list(detect.detectors),
             "detect.warm_up": detect.warm_up,
             "detect.fit_after": detect.fit_after,
+            "learn.held_out": learn.held_out,
             "learn.segment_capacity": learn.segment_capacity,
             "learn.reservoir_capacity": learn.reservoir_capacity,
         }

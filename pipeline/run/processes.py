@@ -22,7 +22,8 @@ def owner_name(role: str) -> str:
 def stream(settings: Settings, stop: threading.Event) -> None:
     """Follow the topic until `stop` is set."""
     from pipeline.detect.detectors import check
-    from pipeline.ingest.kafka import KafkaSink, KafkaSource
+    from pipeline.ingest.kafka_sink import KafkaSink
+    from pipeline.ingest.kafka_source import KafkaSource
     from pipeline.run.stream import Streamer
     from pipeline.telemetry import Metrics
 

@@ -13,7 +13,8 @@ import msgspec
 
 from pipeline.config import Kafka
 from pipeline.ingest.files import read_recording
-from pipeline.ingest.kafka import GroupLag, KafkaSink
+from pipeline.ingest.kafka_client import GroupLag
+from pipeline.ingest.kafka_sink import KafkaSink
 
 #: Messages between two flushes and looks at the clock and the consumers' lag.
 STRIDE = 100

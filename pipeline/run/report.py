@@ -32,12 +32,14 @@ def report(settings: Settings, registry: SqlRegistry, recording: Recording) -> d
     lineage = Lineage(settings.database)
     try:
         history = lineage.history(name)
+        measured = _baselines(settings, registry, stream.id if stream else 0)
+        frozen = measured["frozen"]["skills"] if measured else {}
         return {
             "arranged": _arranged(recording),
             "boundaries": _boundaries(lineage.boundaries(name), recording),
             "versions": history,
-            "retention": _retention(history),
-            "baselines": _baselines(settings, registry, stream.id if stream else 0),
+            "retention": retention(lineage.matrix(name), frozen),
+            "baselines": measured,
             "audit": _audit(lineage, name, history),
         }
     finally:
@@ -74,18 +76,26 @@ def _boundaries(found: Sequence[Mapping[str, Any]], recording: Recording) -> dic
     }
 
 
-def _retention(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """R over the versions that became champion, and its summaries."""
-    live = [v for v in history if v["live"]]
-    tasks = sorted({task for v in live for task in v["skills"]}, key=lambda t: int(t.split()[1]))
-    r = np.array([[v["skills"].get(task, np.nan) for task in tasks] for v in live], dtype=float)
+def retention(matrix: Sequence[Mapping[str, Any]], frozen: Mapping[str, float]) -> dict[str, Any]:
+    """R over the versions that became champion, and its summaries.
+
+    Before a task was learned, two of its rows are known: the one just before, from the parent of
+    the version that learned it, and the first, from the first version as it was kept (`frozen`).
+    """
+    live = [row for row in matrix if row["status"] in ("champion", "retired")]
+    tasks = sorted({task for row in live for task in row["skills"]}, key=_number)
+    r = np.array([[row["skills"].get(task, np.nan) for task in tasks] for row in live], dtype=float)
     if not r.size:
         return {"tasks": [], "versions": [], "R": []}
     learned = [int(np.flatnonzero(~np.isnan(r[:, j]))[0]) for j in range(len(tasks))]
+    for j, (task, row) in enumerate(zip(tasks, learned, strict=True)):
+        if row > 0:
+            r[0, j] = frozen.get(task, np.nan)
+            r[row - 1, j] = live[row]["parent_skills"].get(task, np.nan)
     kept = transfer(r, learned)
     return {
         "tasks": tasks,
-        "versions": [v["version"] for v in live],
+        "versions": [row["version"] for row in live],
         "R": [[None if np.isnan(x) else float(x) for x in row] for row in r],
         "average": kept.average,
         "forgetting": kept.forgetting,
@@ -104,6 +114,10 @@ def _baselines(settings: Settings, registry: SqlRegistry, stream_id: int) -> dic
         }
         for name, skills in baselines.measure(settings, registry, stream_id).items()
     }
+
+
+def _number(task: str) -> int:
+    return int(task.removeprefix("task "))
 
 
 def _audit(lineage: Lineage, name: str, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import structlog
 from pipeline.config import Settings
 from pipeline.errors import RegistryError
 from pipeline.ingest.decode import Decoder
+from pipeline.ingest.series import admit
 from pipeline.ports import Sink, Source
 from pipeline.records import Batch, Boundary, DeadLetter, FloatArray, Records, Request
 from pipeline.register.sql import SqlRegistry, Stream
@@ -113,13 +114,21 @@ class Streamer:
     def lost(self, partitions: Sequence[int]) -> None:
         """Forget the partitions and write nothing: somebody else has them."""
         for number in partitions:
+            self.metrics.forget_lag(number)
             if self.owned.pop(number, None) is not None:
                 log.info("partition_released", partition=number)
 
     # The loop ---------------------------------------------------------------------------------
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Follow the topic until `stop()`; a last checkpoint on the way out."""
+        """Follow the topic until `stop()`; a last checkpoint on the way out.
+
+        Raises
+        ------
+        SourceError
+            A topic for results is not there; no partition has been asked for.
+        """
+        self.sink.require(self.settings.stream.result_topics)
         self.source.subscribe(self)
         while not stop():
             self.poll_once()
@@ -201,6 +210,10 @@ class Streamer:
             if owned is None:  # revoked while these records were in hand
                 continue
             batch, letters = self._decode_one(records, now)
+            if batch is not None:
+                known = self._state(batch.partition).slots
+                batch, further = admit(batch, records, known, self.settings.stream.max_series)
+                letters = sorted([*letters, *further], key=lambda letter: letter.offset)
             self._reach(owned, records)
             self.dead_letters.send(letters)
             if batch is not None:
@@ -236,10 +249,7 @@ class Streamer:
     def _advance(self, batch: Batch) -> Step:
         """Steps 3 (windows), 4 and 5 for one batch."""
         owned = self.owned[batch.partition]
-        if owned.state is None:
-            owned.state = self._partition(batch.partition, owned.saved)
-            owned.saved = None
-        step = owned.state.advance(batch)
+        step = self._state(batch.partition).advance(batch)
         owned.boundaries += step.boundaries
         owned.requests += step.requests
         owned.artifacts |= step.artifacts
@@ -255,6 +265,14 @@ class Streamer:
                 detectors=boundary.detectors,
             )
         return step
+
+    def _state(self, number: int) -> Partition:
+        """The partition's state; at first, that of its last checkpoint."""
+        owned = self.owned[number]
+        if owned.state is None:
+            owned.state = self._partition(number, owned.saved)
+            owned.saved = None
+        return owned.state
 
     def _partition(self, number: int, saved: bytes | None) -> Partition:
         partition = Partition(

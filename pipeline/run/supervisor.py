@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -38,18 +38,28 @@ class Child:
     due: float | None = field(default=None)
 
 
-def command(role: str, config: Path | None) -> list[str]:
-    """The child's command line; it ends when its standard input closes, so with its parent."""
+def command(role: str, config: Path | None, *arguments: str) -> list[str]:
+    """The child's command line; it ends when its standard input closes, so with its parent.
+
+    -P: a folder `pipeline/` where the user stands is not ours.
+    """
     options = ["--config", str(config)] if config else []
-    return [sys.executable, "-m", "pipeline", *options, role, "--supervised"]
+    return [sys.executable, "-P", "-m", "pipeline", *options, role, *arguments, "--supervised"]
 
 
 def spawn(
-    role: str, config: Path | None, *, stderr: IO[bytes] | None = None
+    role: str,
+    config: Path | None,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    out: IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `tidemark ROLE` as a child that cannot outlive this process."""
+    """Start `tidemark ROLE` as a child that cannot outlive this process.
+
+    env: the child's environment; None: ours. out: where it writes, log lines too; None: as we do.
+    """
     return subprocess.Popen(  # noqa: S603
-        command(role, config), stdin=subprocess.PIPE, stderr=stderr
+        command(role, config, *arguments), stdin=subprocess.PIPE, stdout=out, stderr=out, env=env
     )
 
 

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import msgspec
 import structlog
 
 import pipeline
 from pipeline.config import Settings, digest
-from pipeline.consolidate.consolidation import Inputs, consolidate, evaluate
-from pipeline.consolidate.staging import Readings
-from pipeline.detect.tasks import fingerprint, nearest
-from pipeline.errors import LeaseLost, PipelineError, TrainingFailed, VersionConflict
-from pipeline.records import Claim, Request, Version
+from pipeline.consolidate.consolidation import WORST, consolidate, evaluate
+from pipeline.errors import Interrupted, LeaseLost, PipelineError, TrainingFailed, VersionConflict
+from pipeline.records import Claim
 from pipeline.register.promotion import decide
 from pipeline.register.sql import SqlRegistry
+from pipeline.run import work as works
+from pipeline.run.work import Work
 
 log = structlog.get_logger()
 
 #: Pause between two looks at an empty list of requests, in seconds.
 IDLE_S = 0.25
-#: Segments behind each task's held-out readings, the newest.
-HELD_OUT_SEGMENTS = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """A claim with all it needs, resolved to artifacts: what the version will record."""
-
-    parent: Version | None
-    #: (task id, sha256 of the readings) to learn now.
-    segments: tuple[tuple[int, str], ...]
-    #: sha256 of the newest reservoir of each partition.
-    reservoirs: tuple[str, ...]
-    #: task id -> sha256 of the readings whose held-out part measures it.
-    held_out: dict[int, tuple[str, ...]]
-    seed: int
 
 
 class Trainer:
@@ -78,32 +60,47 @@ class Trainer:
         if claim is None:
             return False
         try:
-            with self._lease(claim):
-                self._work(claim, stop or threading.Event())
-        except TrainingFailed as exc:
-            self._give_up(claim, str(exc), retry=False)
-        except VersionConflict as exc:
-            self._give_up(claim, str(exc), retry=True)
+            self._attempt(claim, stop or threading.Event())
         except LeaseLost as exc:
             log.warning("lease_lost", request=claim.id, reason=str(exc))
-        except PipelineError as exc:
-            self._give_up(claim, str(exc), retry=True)
-        except Exception as exc:
-            log.exception("consolidation_crashed", request=claim.id)
-            self._give_up(claim, f"{type(exc).__name__}: {exc}", retry=True)
         return True
 
+    def _attempt(self, claim: Claim, stop: threading.Event) -> None:
+        """Work on a claim; whatever goes wrong is written beside its request."""
+        try:
+            with self._lease(claim):
+                self._work(claim, stop)
+        except LeaseLost:
+            raise
+        except (Interrupted, VersionConflict) as exc:  # neither is the request's fault
+            log.info("request_released", request=claim.id, reason=str(exc))
+            self.registry.release(claim, str(exc))
+        except TrainingFailed as exc:
+            self._fail(claim, str(exc), retry=False)
+        except PipelineError as exc:
+            self._fail(claim, str(exc), retry=True)
+        except Exception as exc:
+            log.exception("consolidation_crashed", request=claim.id)
+            self._fail(claim, f"{type(exc).__name__}: {exc}", retry=True)
+
+    def _fail(self, claim: Claim, reason: str, *, retry: bool) -> None:
+        log.warning("consolidation_failed", request=claim.id, reason=reason, retry=retry)
+        self.registry.fail(claim, reason, retry=retry)
+
     def _work(self, claim: Claim, stop: threading.Event) -> None:
-        work = self._resolve(claim)  # 2
+        work = works.resolve(self.registry, claim, self.settings.learn.seed)  # 2
         if (served := self._served(claim, work)) is not None:  # 3
             self.registry.finish(claim, served)
             log.info("request_done", request=claim.id, outcome=served)
             return
-        inputs = self._inputs(work)
-        candidate = consolidate(
-            inputs, self.settings.score, self.settings.learn, progress=_until(stop)
-        )  # 4
-        decision = decide(candidate, work.parent, self.settings.gate)  # 5
+        candidate = consolidate(  # 4
+            works.inputs(self.registry, work),
+            self.settings.score,
+            self.settings.learn,
+            progress=_until(stop),
+        )
+        numbers = self._numbers(claim)
+        decision = decide(candidate, work.parent, self.settings.gate, numbers)  # 5
         version = self.registry.register(  # 6
             claim,
             candidate,
@@ -124,39 +121,6 @@ class Trainer:
             seconds=round(candidate.metrics.get("seconds", 0.0), 2),
         )
 
-    def _resolve(self, claim: Claim) -> Work:
-        """Everything the consolidation works on, as the order of requests in SQL gives it."""
-        stream = claim.request.stream_id
-        requests = [(claim.id, claim.request), *claim.folded]
-        segments = tuple(
-            (self._task(stream, number, request), request.inputs["segment"])
-            for number, request in sorted(requests, key=lambda pair: pair[0])
-            if "segment" in request.inputs
-        )
-        newest = max(number for number, _ in requests)
-        held_out = self.registry.held_out(stream, newest, HELD_OUT_SEGMENTS)
-        if not segments:  # by hand or by the clock: go over what every task showed last
-            segments = tuple((task, shas[0]) for task, shas in sorted(held_out.items()))
-        reservoirs = self.registry.latest_reservoirs(stream, newest)
-        return Work(
-            parent=self.registry.champion(stream),
-            segments=_once(segments),
-            reservoirs=tuple(sha for _, sha in sorted(reservoirs.items())),
-            held_out={task: tuple(shas) for task, shas in sorted(held_out.items())},
-            seed=_seed(self.settings.learn.seed, claim.id),
-        )
-
-    def _task(self, stream_id: int, request_id: int, request: Request) -> int:
-        """Name the task of a request's segment, once: the id of a known task or of a new one."""
-        known = self.registry.task_of(request_id)
-        if known is not None:
-            return known
-        readings = Readings.from_bytes(self.registry.get(request.inputs["segment"]))
-        print_ = fingerprint(readings.values)
-        tasks = {task.id: task.fingerprint for task in self.registry.tasks(stream_id)}
-        task, distance = nearest(print_, tasks)
-        return self.registry.assign(request_id, print_, task, distance)
-
     def _served(self, claim: Claim, work: Work) -> str | None:
         """Why no training is needed, if it is not: every segment's task is known and served."""
         if work.parent is None or claim.request.reason not in ("bootstrap", "boundary"):
@@ -166,36 +130,22 @@ class Trainer:
         if not tasks <= expected.keys():
             return None
         weights = self.registry.get(work.parent.sha256)
-        now, _ = evaluate(weights, self._contents(work.segments), self.settings.learn)
-        worst = max(expected[task] - now.get(task, -100.0) for task in tasks)
+        now, _ = evaluate(
+            weights, works.contents(self.registry, work.segments), self.settings.learn
+        )
+        worst = max(expected[task] - now.get(task, WORST) for task in tasks)
         if worst > self.settings.gate.max_forgetting:
             return None
-        figures = ", ".join(f"task {t}: {now[t]:.3f} now, {expected[t]:.3f} then" for t in tasks)
+        numbers = self._numbers(claim)
+        figures = ", ".join(
+            f"task {numbers[task]}: {now[task]:.3f} now, {expected[task]:.3f} then"
+            for task in sorted(tasks)
+        )
         return f"no training needed: version {work.parent.number} serves it ({figures})"
 
-    def _contents(self, segments: Sequence[tuple[int, str]]) -> dict[int, tuple[bytes, ...]]:
-        contents: dict[int, tuple[bytes, ...]] = {}
-        for task, sha in segments:
-            contents[task] = (*contents.get(task, ()), self.registry.get(sha))
-        return contents
-
-    def _inputs(self, work: Work) -> Inputs:
-        get, parent = self.registry.get, work.parent
-        return Inputs(
-            parent=get(parent.sha256) if parent else None,
-            ewc=get(parent.ewc_sha256) if parent and parent.ewc_sha256 else None,
-            segments=tuple((task, get(sha)) for task, sha in work.segments),
-            reservoirs=tuple(get(sha) for sha in work.reservoirs),
-            held_out={task: tuple(map(get, shas)) for task, shas in work.held_out.items()},
-            seed=work.seed,
-        )
-
-    def _give_up(self, claim: Claim, reason: str, *, retry: bool) -> None:
-        log.warning("consolidation_failed", request=claim.id, reason=reason, retry=retry)
-        try:
-            self.registry.fail(claim, reason, retry=retry)
-        except LeaseLost as exc:
-            log.warning("lease_lost", request=claim.id, reason=str(exc))
+    def _numbers(self, claim: Claim) -> dict[int, int]:
+        """Task id -> its number in the stream, for sentences that people read."""
+        return {task.id: task.number for task in self.registry.tasks(claim.request.stream_id)}
 
     @contextmanager
     def _lease(self, claim: Claim) -> Iterator[None]:
@@ -223,19 +173,9 @@ def _until(stop: threading.Event) -> Callable[[float], None]:
 
     def progress(_: float) -> None:
         if stop.is_set():
-            raise PipelineError("interrupted")
+            raise Interrupted("interrupted")
 
     return progress
-
-
-def _once(segments: Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
-    """Each artifact once: two requests may name the same bytes."""
-    return tuple(dict.fromkeys(segments))
-
-
-def _seed(seed: int, request_id: int) -> int:
-    digest_ = hashlib.sha256(f"{seed}/{request_id}".encode()).digest()
-    return int.from_bytes(digest_[:4], "big")
 
 
 def _recorded(settings: Settings) -> dict[str, object]:

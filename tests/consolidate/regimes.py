@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from pipeline.config import Learn, Score
 from pipeline.consolidate.consolidation import Inputs, consolidate
+from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
-from pipeline.consolidate.staging import Readings, split
 from pipeline.records import Candidate
 
 SCORE = Score(window=8, hidden=32)

@@ -14,8 +14,8 @@ from msgspec.structs import replace as with_
 from pipeline.config import Learn
 from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate
 from pipeline.consolidate.ewc import Anchor
+from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
-from pipeline.consolidate.staging import Readings, split
 from pipeline.errors import ArtifactCorrupt, PipelineError, TrainingFailed
 from pipeline.model.networks import forecaster
 from pipeline.model.scaling import Scaling
@@ -462,7 +462,7 @@ def test_reservoir_helper_holds_training_windows_only() -> None:
     restored.offer(split(segment, SCORE.window, LEARN.held_out)[0])
     assert restored.to_bytes() == reservoir([segment])
     rows = {int(o) for o in held.offsets.ravel()}
-    assert not rows & {int(o) for o in restored.windows.offsets.ravel()}
+    assert not rows & {int(o) for o in restored.state()["offsets"].ravel()}
 
 
 def test_defaults_learn_from_adapt_after_readings() -> None:

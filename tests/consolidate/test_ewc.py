@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.consolidate.ewc import Anchor, merge, penalty, proximal_step
+from pipeline.consolidate.ewc import Anchor, merge, proximal_step
 from pipeline.errors import ArtifactCorrupt
 from pipeline.model.networks import forecaster
 
@@ -38,6 +38,15 @@ def stepped(model: Point, gradients: list[list[float]], lr: float) -> torch.opti
         model.theta.grad = torch.tensor(gradient, dtype=torch.float64)
         optimiser.step()
     return optimiser
+
+
+def penalty(model: nn.Module, held: Anchor) -> Tensor:
+    """1/2 sum_i F_i (theta_i - theta*_i)^2, as the paper has it: what a step is to minimise."""
+    terms = [
+        (held.fisher[name] * (p - held.theta[name]).square()).sum()
+        for name, p in model.named_parameters()
+    ]
+    return torch.stack(terms).sum() / 2
 
 
 # Merge ----------------------------------------------------------------------------------------
@@ -84,6 +93,21 @@ def test_the_penalty_is_half_the_weighted_squared_distance() -> None:
     value.backward()
     assert model.theta.grad is not None
     assert model.theta.grad.tolist() == [6.0, -5.0]
+
+
+def test_after_a_step_no_slope_is_left() -> None:
+    """The gradients of lambda penalty and |theta - theta_adam|^2 / (2 lr'), by autograd, cancel.
+
+    After one step v_hat = g^2, so lr' = lr / (|g| + eps) for each weight.
+    """
+    model, held, gradient = Point([4.0, 1.0]), anchor([1.0, 2.0], [2.0, 5.0]), [0.5, -3.0]
+    optimiser = stepped(model, [gradient], lr=0.1)
+    adam = model.theta.detach().clone()
+    proximal_step(model, held, optimiser, ewc_lambda=20.0)
+    own_lr = 0.1 / (torch.tensor(gradient, dtype=torch.float64).abs() + 1e-8)
+    distance = ((model.theta - adam).square() / (2 * own_lr)).sum()
+    (slope,) = torch.autograd.grad(20.0 * penalty(model, held) + distance, [model.theta])
+    torch.testing.assert_close(slope, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 def test_the_first_step_by_hand() -> None:

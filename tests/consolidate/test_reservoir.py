@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from pipeline.consolidate.readings import Windows
 from pipeline.consolidate.reservoir import Reservoir, union
-from pipeline.consolidate.staging import Windows
 from pipeline.errors import ArtifactCorrupt
 
 WINDOW, CHANNELS = 2, 1
@@ -34,7 +34,8 @@ def numbers(windows: Windows | None) -> list[int]:
 
 def held(reservoir: Reservoir) -> list[int]:
     """Which windows it holds, place by place."""
-    return numbers(reservoir.windows)
+    state = reservoir.state()
+    return numbers(Windows(values=state["values"], offsets=state["offsets"]))
 
 
 def filled(capacity: int, n: int, seed: int = 0, cuts: tuple[int, ...] = ()) -> Reservoir:

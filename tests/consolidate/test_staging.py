@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Learn
-from pipeline.consolidate.staging import TAIL, Closed, Due, Readings, Staging, split
+from pipeline.consolidate.readings import Readings, split
+from pipeline.consolidate.staging import TAIL, Closed, Due, Staging
 from pipeline.errors import ArtifactCorrupt
 from pipeline.records import Batch, Boundary
 

@@ -16,7 +16,7 @@ def of(rows: list[list[float]], learned_at: list[int]) -> Transfer:
 def test_three_tasks_by_hand() -> None:
     """Task j learned at row j; everything worked out from the definitions.
 
-    average = (.5 + .7 + .9) / 3;  forgetting = ((.8 - .5) + (.7 - .7) + 0) / 3
+    average = (.5 + .7 + .9) / 3;  forgetting = ((.8 - .5) + (.6 - .7)) / 2 over tasks 0 and 1
     backward = ((.5 - .8) + (.7 - .6)) / 2 over tasks 0 and 1;  forward = R[1, 2] - R[0, 2] = .1
     """
     found = of([[0.8, 0.1, 0.2], [0.6, 0.6, 0.3], [0.5, 0.7, 0.9]], [0, 1, 2])
@@ -24,6 +24,11 @@ def test_three_tasks_by_hand() -> None:
     assert found.forgetting == pytest.approx(0.1)
     assert found.backward == pytest.approx(-0.1)
     assert found.forward == pytest.approx(0.1)
+
+
+def test_what_was_learned_last_had_no_time_to_be_forgotten() -> None:
+    """Chaudhry et al. 2018 average over j < T: (.8 - .2) / 1, not over the task just learned."""
+    assert of([[0.8, 0.1], [0.2, 0.9]], [0, 1]).forgetting == pytest.approx(0.6)
 
 
 def test_forgetting_is_from_the_best_since_it_was_learned() -> None:
@@ -36,31 +41,31 @@ def test_a_task_learned_again_counts_from_its_first_time() -> None:
     """Two tasks over four rows, learned at 0 and 1 and gone over again: R[3] against R[l_j]."""
     found = of([[0.5, 0.0], [0.3, 0.6], [0.7, 0.4], [0.6, 0.8]], [0, 1])
     assert found.backward == pytest.approx(((0.6 - 0.5) + (0.8 - 0.6)) / 2)
-    assert found.forgetting == pytest.approx(((0.7 - 0.6) + 0.0) / 2)
+    assert found.forgetting == pytest.approx(((0.7 - 0.6) + (0.6 - 0.8)) / 2)
     assert found.forward is None  # no task was learned after the second row
 
 
-def test_nothing_lost_is_no_forgetting_and_gains_are_backward_transfer() -> None:
-    """Rising columns: best is last, so forgetting is 0; backward is the mean rise."""
+def test_gains_are_backward_transfer_and_forgetting_below_zero() -> None:
+    """Rising columns: the best row before the last is below the last; backward is the mean rise."""
     found = of([[0.2, 0.0], [0.4, 0.5], [0.6, 0.7]], [0, 1])
-    assert found.forgetting == 0.0
+    assert found.forgetting == pytest.approx(((0.4 - 0.6) + (0.5 - 0.7)) / 2)
     assert found.backward == pytest.approx((0.4 + 0.2) / 2)
 
 
 def test_one_consolidation_has_an_average_and_nothing_else_to_say() -> None:
-    """There is no earlier or later row: undefined is None, not 0; nothing lost yet is 0."""
-    assert of([[0.4]], [0]) == Transfer(average=0.4, forgetting=0.0, backward=None, forward=None)
+    """There is no earlier or later row: undefined is None, not 0."""
+    assert of([[0.4]], [0]) == Transfer(average=0.4, forgetting=None, backward=None, forward=None)
 
 
 def test_what_was_not_measured_counts_for_nothing() -> None:
     """A task unknown at row 0 has NaN there; one without a last measurement is left out.
 
-    average over tasks 0 and 2;  forgetting: task 0 has .9 - .6, task 2 has 0; task 1 is unknown.
+    average over tasks 0 and 2;  forgetting: task 0 has .9 - .6, task 1 is unknown.
     """
     rows = [[0.7, NAN, NAN], [0.9, 0.4, NAN], [0.6, NAN, 0.8]]
     found = of(rows, [0, 1, 2])
     assert found.average == pytest.approx(0.7)
-    assert found.forgetting == pytest.approx(0.15)
+    assert found.forgetting == pytest.approx(0.3)
     assert found.backward == pytest.approx(-0.1)
     assert found.forward is None  # R[0, 2] and R[1, 2] were not measured
 

@@ -51,7 +51,8 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     kafka-python leaves the sockets of failed attempts to the collector: they are collected here,
     so that no other test answers for them.
     """
-    monkeypatch.setattr("pipeline.ingest.kafka.ANSWER_MS", 500)
+    for module in ("client", "sink", "source"):
+        monkeypatch.setattr(f"pipeline.ingest.kafka_{module}.ANSWER_MS", 500)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
         yield

@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.config import Kafka
-from pipeline.ingest.kafka import connection
+from pipeline.ingest.kafka_client import connection
 from pipeline.ingest.memory import Message
 
 #: Longest wait for anything of a broker, in seconds; what takes longer has failed.

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config import Kafka
-from pipeline.ingest.kafka import CODECS, check
+from pipeline.ingest.kafka_client import CODECS, check
 from tests.ingest.kafka_topics import Topics
 
 
-def found(kafka: Kafka, topic: str) -> dict[str, tuple[bool, str]]:
-    return {name: (ok, advice) for name, ok, advice in check(kafka, topic)}
+def found(kafka: Kafka, topic: str, *results: str) -> dict[str, tuple[bool, str]]:
+    return {name: (ok, advice) for name, ok, advice in check(kafka, topic, results)}
 
 
 def test_a_broker_that_is_there_is_fine_in_all(topics: Topics) -> None:
@@ -21,14 +21,25 @@ def test_a_broker_that_is_there_is_fine_in_all(topics: Topics) -> None:
     assert checks["topic"][1] == f"{topic} has 2 partitions"
 
 
-def test_a_topic_that_is_not_there_is_named_and_not_made(real_topics: Topics) -> None:
+def test_a_topic_that_is_not_there_is_named_and_not_made(topics: Topics) -> None:
     """Whoever asks what is missing must not change it: the second answer is the first."""
     for _ in range(2):
-        checks = found(real_topics.kafka("g"), "misspelt")
+        checks = found(topics.kafka("g"), "misspelt")
         assert checks["broker"][0]
         ok, advice = checks["topic"]
         assert not ok
         assert "no topic misspelt" in advice
+
+
+def test_the_topics_for_results_are_looked_for_as_well(topics: Topics) -> None:
+    """Each by its name, and none is made: the stream would end at its first result."""
+    topic, there = topics.new(), topics.new()
+    for _ in range(2):
+        checks = found(topics.kafka("g"), topic, there, f"{topic}.dead")
+        assert checks[f"topic {there}"] == (True, f"{there} has 2 partitions")
+        ok, advice = checks[f"topic {topic}.dead"]
+        assert not ok
+        assert advice.startswith(f"no topic {topic}.dead at {topics.address}: create it")
 
 
 def test_a_broker_that_is_not_there_is_said_with_its_address(nobody: Kafka) -> None:

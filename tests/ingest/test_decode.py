@@ -159,7 +159,18 @@ def test_a_bad_record_is_one_dead_letter_of_its_kind(value: bytes | None, kind: 
     assert len(letter.reason.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("key", "kind"), [(None, "key_missing"), (b"\xff", "key_not_utf8")])
+#: Names that no database takes, or only for a while: with NUL, or beyond 512 bytes of UTF-8.
+UNFIT_NAMES = ["a\0b", "a" * 513, "é" * 257]
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (None, "key_missing"),
+        (b"\xff", "key_not_utf8"),
+        *((name.encode(), "bad_key") for name in UNFIT_NAMES),
+    ],
+)
 def test_a_record_that_names_no_series_by_its_key_is_bad(key: bytes | None, kind: str) -> None:
     """Without a name its readings would go to somebody else's history."""
     assert one(message([1, 2]), key=key).kind == kind
@@ -172,6 +183,7 @@ def test_a_record_that_names_no_series_by_its_key_is_bad(key: bytes | None, kind
         (b', "id": null', "bad_series"),
         (b', "id": 1.5', "bad_series"),
         (b', "id": ["x"]', "bad_series"),
+        *((b', "id": ' + json.dumps(name).encode(), "bad_series") for name in UNFIT_NAMES),
         (b', "id": "\\udfff"', "not_utf8"),
     ],
 )
@@ -180,10 +192,40 @@ def test_a_record_that_names_no_series_by_its_field_is_bad(end: bytes, kind: str
     assert one(b'{"time": 1, "values": [1, 2]%s}' % end, series="field:id").kind == kind
 
 
+@pytest.mark.parametrize("field", ["timezone", "values_of", "time "])
+def test_a_field_whose_name_begins_like_a_reading_s_own_is_another(field: str) -> None:
+    """It is the series that is at fault, and neither the time nor the values."""
+    reading = {"time": 1, "values": [1, 2]}
+    values = [json.dumps(reading | {field: name}).encode() for name in (1.5, ["x"], "k")]
+    _, letters = decoder(series=f"field:{field}").decode(records(values), NOW_US)
+    assert [letter.kind for letter in letters] == ["bad_series", "bad_series"]
+
+
+def test_a_name_of_512_bytes_is_a_name() -> None:
+    """The limit is what a column holds, to the byte."""
+    keys = [b"a" * 512, ("é" * 256).encode()]
+    batch, letters = decoder().decode(records([message([1, 2])] * 2, keys), NOW_US)
+    assert letters == []
+    assert [row[2].encode() for row in rows(batch)] == keys
+
+
+def test_names_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer that makes up a key for each record must not fill the memory."""
+    monkeypatch.setattr("pipeline.ingest.decode.REMEMBERED", 10)
+    made = decoder()
+    for first in range(0, 100, 5):
+        keys = [b"%d" % i for i in range(first, first + 5)]
+        batch, _ = made.decode(records([message([1, 2])] * 5, keys), NOW_US)
+        assert [row[2].encode() for row in rows(batch)] == keys
+    assert len(made._names) <= 15
+
+
 def test_every_kind_there_is_has_an_example() -> None:
     """A kind that nothing can give is a promise to dashboards that nothing keeps."""
-    elsewhere = {"key_missing", "key_not_utf8", "series_missing", "bad_series"}
-    assert {kind for _, _, kind in BAD} | elsewhere == KINDS
+    of_names = {"key_missing", "key_not_utf8", "bad_key", "series_missing", "bad_series"}
+    of_the_first = {"bad_channel", "too_many_channels"}
+    elsewhere = {"too_many_series"}
+    assert {kind for _, _, kind in BAD} | of_names | of_the_first | elsewhere == KINDS
 
 
 def test_a_bad_record_with_a_bad_key_is_one_dead_letter() -> None:
@@ -350,6 +392,34 @@ UNFIT = [
     message({}),
     message({}, [1]),
 ]
+
+
+@pytest.mark.parametrize("name", UNFIT_NAMES)
+def test_a_first_record_with_a_name_that_cannot_be_kept_decides_nothing(name: str) -> None:
+    """Its channels would be the stream's for ever, and could not be written down."""
+    learner = decoder(())
+    values = [message({name: 1}), message({name: [1]}, [1]), message({"a": 1})]
+    _, letters = learner.decode(records(values), NOW_US)
+    assert [letter.kind for letter in letters] == ["bad_channel", "bad_channel"]
+    assert learner.channels == ("a",)
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        message([1, 2, 3, 4]),
+        message([[1, 2, 3, 4]], [1]),
+        message({"a": 1, "b": 2, "c": 3, "d": 4}),
+        message({"a": [1], "b": [2], "c": [3], "d": [4]}, [1]),
+    ],
+)
+def test_a_first_record_with_too_many_channels_decides_nothing(many: bytes) -> None:
+    """One message of a million numbers would be a covariance of a million squared."""
+    learner = decoder((), max_channels=3)
+    batch, letters = learner.decode(records([many, message([1, 2, 3])]), NOW_US)
+    assert [(letter.offset, letter.kind) for letter in letters] == [(0, "too_many_channels")]
+    assert learner.channels == ("c0", "c1", "c2")
+    assert [row[1] for row in rows(batch)] == [1]
 
 
 @pytest.mark.parametrize("unfit", UNFIT)
@@ -535,6 +605,31 @@ def test_readings_are_grouped_by_series_in_the_order_of_the_log(
         wanted = np.array([c for _, _, _, c in expected[series]], dtype=np.float32)
         np.testing.assert_array_equal(batch.values[part], wanted)
     assert len(batch) == batch.starts[-1] == rank
+
+
+@pytest.mark.parametrize(
+    "misfit",
+    [
+        message([1]),
+        message({"z": 1}),
+        message([[1], [2]], [1, 2]),
+        message([[1, 2], [2]], [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("every", [1, 2, 1000])
+def test_misfits_are_sorted_out_at_one_look(
+    monkeypatch: pytest.MonkeyPatch, misfit: bytes, every: int
+) -> None:
+    """A message is stacked with all, with its like and perhaps alone, however many are bad."""
+    stacked: list[int] = []
+    stack = Decoder._stack
+    monkeypatch.setattr(
+        Decoder, "_stack", lambda self, some: (stacked.append(len(some)), stack(self, some))[1]
+    )
+    values = [misfit if i % every == 0 else message([1, 2]) for i in range(1000)]
+    _, letters = decoder().decode(records(values), NOW_US)
+    assert len(letters) == 1000 // every
+    assert sum(stacked) <= 2 * len(values)
 
 
 def test_a_hole_in_the_offsets_stays_a_hole() -> None:

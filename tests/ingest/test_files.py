@@ -57,9 +57,9 @@ def test_without_a_series_column_the_file_names_the_series(tmp_path: Path) -> No
     assert list(read_recording(csv(tmp_path, "x\n1\n"))) == [("pump", {"values": [1.0]})]
 
 
-@pytest.mark.parametrize("cell", ["", "  ", "nan", "NaN"])
+@pytest.mark.parametrize("cell", ["", "  ", '""'])
 def test_an_empty_cell_is_missing(tmp_path: Path, cell: str) -> None:
-    """However the recorder wrote that there is nothing."""
+    """And nothing else is."""
     (row,) = read_recording(csv(tmp_path, f"x,y\n{cell},2\n"))
     assert row == ("pump", {"values": [None, 2.0]})
 
@@ -70,6 +70,36 @@ def test_a_cell_that_is_not_a_number_is_left_to_the_decoder(tmp_path: Path) -> N
     batch, letters = decoded(source)
     assert [letter.kind for letter in letters] == ["bad_value"]
     assert batch.values.tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "inf", "-Infinity", "1_000", "1e999", "٣"])
+def test_what_python_alone_calls_a_number_is_text(tmp_path: Path, cell: str) -> None:
+    """A sensor that wrote so has a fault, and 1_000 may have been anything: people must see it."""
+    assert list(read_recording(csv(tmp_path, f"x,y\n{cell},2\n"))) == [
+        ("pump", {"values": [cell, 2.0]})
+    ]
+    _, letters = decoded(FileSource(csv(tmp_path, f"x,y\n1,2\n{cell},2\n")))
+    assert [letter.kind for letter in letters] == ["bad_value"]
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_name(tmp_path: Path) -> None:
+    """Spreadsheets write one at the start, before the first column's name."""
+    path = csv(tmp_path, "\ufeffwho,x\na,1\n")
+    assert list(read_recording(path, series_column="who")) == [("a", {"values": [1.0]})]
+    path = jsonl(tmp_path, '\ufeff{"values":[1]}\n')
+    assert list(read_recording(path)) == [("pump", {"values": [1]})]
+
+
+def test_a_blank_line_is_nothing(tmp_path: Path) -> None:
+    """Before, between and after the rows, as for JSON lines; an empty cell in quotes is a row."""
+    path = csv(tmp_path, '\nx\n\n1\n   \n""\n2\n\n')
+    assert [message["values"] for _, message in read_recording(path)] == [[1.0], [None], [2.0]]
+
+
+def test_a_cell_that_csv_cannot_read_is_one_clear_line(tmp_path: Path) -> None:
+    """A quote that nobody closes makes one cell of the rest of the file."""
+    line = refused(csv(tmp_path, 'x\n1\n"' + "2\n" * 100_000))
+    assert "field larger than field limit" in line
 
 
 def test_a_quoted_cell_may_hold_a_comma_and_a_line_may_end_as_on_windows(tmp_path: Path) -> None:
@@ -100,7 +130,7 @@ def test_a_csv_without_rows_is_refused(tmp_path: Path, text: str) -> None:
     assert refused(csv(tmp_path, text)).endswith("no rows")
 
 
-@pytest.mark.parametrize(("row", "cells"), [("5", 1), ("5,6,7", 3), ("", 0)])
+@pytest.mark.parametrize(("row", "cells"), [("5", 1), ("5,6,7", 3)])
 def test_a_ragged_line_is_named(tmp_path: Path, row: str, cells: int) -> None:
     """Cells would land in other columns without a word: the line's number and its width."""
     assert refused(csv(tmp_path, f"x,y\n1,2\n{row}\n3,4\n")).endswith(f"line 3 has {cells} cells")
@@ -155,6 +185,22 @@ def test_a_json_line_without_the_field_that_names_the_series_is_refused(tmp_path
     """As a missing column is: the rows must not go to a series named after the file."""
     path = jsonl(tmp_path, '{"values": [1], "who": "a"}\n{"values": [1]}\n')
     assert "line 2: no field 'who'" in refused(path, series_column="who")
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"time_column": "t"}, "no time column"),
+        ({"drop": ("x",)}, "no column to drop"),
+        ({"series_column": "time"}, "'time' holds the reading"),
+        ({"series_column": "values"}, "'values' holds the reading"),
+    ],
+)
+def test_an_option_that_json_lines_have_no_use_for_is_refused(
+    tmp_path: Path, options: dict[str, Any], what: str
+) -> None:
+    """Whoever gave it believes that it works."""
+    assert what in refused(jsonl(tmp_path, '{"time":1,"values":{"x":1}}\n'), **options)
 
 
 # A recording as a source ----------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 from pipeline.config import Kafka
 from pipeline.errors import SourceError
 from pipeline.ingest.embedded import EmbeddedBroker
-from pipeline.ingest.kafka import CODECS, KafkaSink
+from pipeline.ingest.kafka_client import CODECS
+from pipeline.ingest.kafka_sink import KafkaSink
 from pipeline.ingest.memory import MemorySink
 from pipeline.ports import Sink
 from tests.ingest.kafka_topics import Topics
@@ -60,6 +61,13 @@ class SinkContract:
         kept = outlet.kept(3)
         assert all(record in kept for record in sent)
         outlet.sink.close()
+
+    def test_a_topic_that_is_there_is_all_that_is_required(self, outlet: Outlet) -> None:
+        """And nothing is sent to find out."""
+        outlet.sink.require([outlet.topic])
+        outlet.sink.send(outlet.topic, key=b"k", value=b"only")
+        outlet.sink.close()
+        assert outlet.kept(1) == [(b"k", b"only", {})]
 
     def test_closing_sends_what_is_left(self, outlet: Outlet) -> None:
         """A process that ends in order loses nothing that it has handed over."""
@@ -131,7 +139,7 @@ def test_flush_says_so_when_the_broker_has_gone(
 
     Closing says it again, and leaves no thread behind that might send the record after all.
     """
-    monkeypatch.setattr("pipeline.ingest.kafka.FLUSH_S", 1)
+    monkeypatch.setattr("pipeline.ingest.kafka_sink.FLUSH_S", 1)
     with EmbeddedBroker({"readings": 1}) as broker:
         sink = KafkaSink(Kafka(bootstrap_servers=broker.address, api_version="2.3"))
         sink.send("readings", key=b"k", value=b"kept")
@@ -149,12 +157,32 @@ def test_a_topic_that_is_not_there_is_named(
     real_topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker makes none by itself here, and the name is what has to be corrected."""
-    monkeypatch.setattr("pipeline.ingest.kafka.SEND_MS", 500)
+    monkeypatch.setattr("pipeline.ingest.kafka_sink.SEND_MS", 500)
     sink = KafkaSink(real_topics.kafka("nobody"))
     with pytest.raises(SourceError, match="misspelt") as caught:
         sink.send("misspelt", key=None, value=b"x")
     one_line(caught)
     sink.close()
+
+
+def test_a_required_topic_that_is_not_there_is_named_before_anything_is_computed(
+    real_topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first dead letter may come after days: too late to learn that nobody made its topic."""
+    monkeypatch.setattr("pipeline.ingest.kafka_sink.SEND_MS", 500)
+    sink = KafkaSink(real_topics.kafka("nobody"))
+    with pytest.raises(SourceError) as caught:
+        sink.require([real_topics.new(), "misspelt"])
+    assert one_line(caught) == f"no topic misspelt at {real_topics.address}: create it"
+    sink.close()
+
+
+def test_a_required_topic_may_be_made_by_the_broker(embedded_topics: Topics) -> None:
+    """The embedded one makes a topic for whoever wants to send to it."""
+    sink = KafkaSink(embedded_topics.kafka("g"))
+    sink.require(["made-when-required"])
+    sink.close()
+    embedded_topics.read("made-when-required", 0)
 
 
 def test_a_record_that_no_broker_takes_is_an_error_and_the_next_one_goes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from pipeline.config import Database
 from pipeline.register import ledger, tables
 from pipeline.register.engine import connect, writing
-from pipeline.register.tables import create_triggers, drop_triggers
+from pipeline.register.triggers import create_triggers, drop_triggers
 from tests.register.making import change, column, race
 
 ENTRIES = 6
@@ -69,6 +70,12 @@ def test_canonical_text_depends_on_the_value_only() -> None:
     assert ledger.canonical(one) == ledger.canonical(other)
     assert ledger.canonical(one) == '{"a":{"x":true,"y":"é"},"b":[1,2.5,null]}'
     assert ledger.canonical({2: 0.5, 1: 0.25}) == '{"1":0.25,"2":0.5}'
+
+
+def test_a_figure_that_is_not_finite_is_kept_as_what_it_was() -> None:
+    """JSON has no word for it, and null would not say which: the ledger must."""
+    figures = {"a": math.nan, "b": [math.inf, (-math.inf, 0.5)], 3: {"c": math.nan}}
+    assert ledger.canonical(figures) == '{"3":{"c":"nan"},"a":"nan","b":["inf",["-inf",0.5]]}'
 
 
 @pytest.mark.parametrize(

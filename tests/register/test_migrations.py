@@ -22,6 +22,7 @@ from pipeline.errors import RegistryError
 from pipeline.register import migrate, tables
 from pipeline.register.engine import connect
 from pipeline.register.sql import SqlRegistry, journal_mode
+from pipeline.register.triggers import create_triggers
 from tests.databases import new_database
 from tests.register.making import change, column
 from tests.register.processes import migrated_by_itself
@@ -123,7 +124,7 @@ def test_the_migrations_make_what_create_all_makes(
         made = connect(new_database(request.getfixturevalue("postgres")))
     with made.begin() as conn:
         tables.metadata.create_all(conn)
-        tables.create_triggers(conn)
+        create_triggers(conn)
     assert schema(made) == schema(engine)
     made.dispose()
 

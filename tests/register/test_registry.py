@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import multiprocessing
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +27,12 @@ from pipeline.errors import (
     VersionConflict,
 )
 from pipeline.records import Claim, Request, Version
+from pipeline.register import ledger, requests, versions
 from pipeline.register import tables as t
-from pipeline.register import versions
 from pipeline.register.checkpoints import Checkpoint
 from pipeline.register.engine import reading, writing
 from pipeline.register.ledger import broken
-from pipeline.register.requests import FOLD_LIMIT
+from pipeline.register.requests import FOLD_LIMIT, LONGEST_S, PAUSE_S
 from pipeline.register.sql import SqlRegistry, Stream
 from tests.register.making import (
     LEASE_S,
@@ -273,12 +276,11 @@ class RegistryContract:
         [
             ({"boundaries": [boundary(5), boundary(1)]}, IntegrityError),
             ({"boundaries": [boundary(5), boundary(5)]}, IntegrityError),
-            ({"requests": "again"}, RegistryError),
             ({"scored": [(1, 4, 5), (1, 9, 20)]}, RegistryError),
             ({"scored": [(1, 10, 11), (1, 12, 12)]}, IntegrityError),
             ({"scored": [(99, 10, 20)]}, IntegrityError),
         ],
-        ids=["boundary again", "twice", "request again", "overlap", "no offsets", "no version"],
+        ids=["boundary again", "twice", "overlap", "no offsets", "no version"],
     )
     def test_a_save_is_all_or_nothing(
         self, registry: SqlRegistry, stream: Stream, fault: dict[str, Any], error: type[Exception]
@@ -297,8 +299,6 @@ class RegistryContract:
             scored=[(1, 0, 10)],
         )
         before = everything(registry.engine)
-        if fault.get("requests") == "again":
-            fault = {"requests": [asked(stream, 2), asked(stream, 1)]}
         parts = {
             "boundaries": [boundary(2)],
             "requests": [asked(stream, 3)],
@@ -308,6 +308,22 @@ class RegistryContract:
         with pytest.raises(error):
             registry.save(stream.id, 0, epoch, next_offset=20, state=b"after", **parts)
         assert everything(registry.engine) == before
+
+    def test_a_save_with_a_request_that_is_there_keeps_everything_else(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """A segment that becomes due again under other settings must not stop its partition."""
+        epoch = registry.acquire(stream.id, 0, "w").epoch
+        first = asked(stream, 1)
+        registry.save(stream.id, 0, epoch, next_offset=10, state=b"one", requests=[first])
+        longer = replace(first, inputs={"segment": "longer"})
+        registry.save(
+            stream.id, 0, epoch, next_offset=20, state=b"two", requests=[longer, asked(stream, 2)]
+        )
+        assert registry.acquire(stream.id, 0, "w").next_offset == 20
+        claim = claimed(registry)
+        assert [claim.request, *(r for _, r in claim.folded)] == [first, asked(stream, 2)]
+        assert column(registry.engine, "SELECT kind FROM ledger") == ["stream"] + ["request"] * 2
 
     def test_a_damaged_checkpoint_is_refused(self, registry: SqlRegistry, stream: Stream) -> None:
         """Nobody goes on from a state that is not the one saved, and the refusal takes no epoch."""
@@ -392,6 +408,15 @@ class RegistryContract:
         change(registry.engine, "UPDATE artifacts SET content = :bad", bad=damage)
         with pytest.raises(ArtifactCorrupt, match=f"{name} does not match its hash"):
             registry.get(name)
+
+    def test_a_damaged_artifact_is_whole_again_when_it_is_brought_again(
+        self, registry: SqlRegistry
+    ) -> None:
+        """A segment that is staged again after a crash mends what the disk had lost."""
+        name = registry.put("segment", b"readings")
+        change(registry.engine, "UPDATE artifacts SET content = :bad", bad=b"rubbish")
+        assert registry.put("segment", b"readings") == name
+        assert registry.get(name) == b"readings"
 
     def test_a_missing_artifact_is_named(self, registry: SqlRegistry) -> None:
         """Lost is refused like damaged: under its name."""
@@ -546,7 +571,7 @@ class RegistryContract:
         for segment in range(3):
             registry.submit(asked(stream, segment))
         first = claimed(registry)
-        registry.fail(first, "interrupted", retry=True)
+        registry.release(first, "interrupted")
         assert self.statuses(registry) == ["pending"] * 3
         again = claimed(registry)
         assert (again.id, again.folded, again.fence) == (first.id, first.folded, first.fence + 1)
@@ -555,6 +580,59 @@ class RegistryContract:
         rest = claimed(registry)
         assert [rest.request.segment, *(r.segment for _, r in rest.folded)] == [1, 2]
         assert rest.attempts == 1
+
+    def test_a_request_that_is_tried_again_runs_alone(
+        self, registry: SqlRegistry, stream: Stream, clock: Clock
+    ) -> None:
+        """One whose readings are damaged fails every claim: the good ones get one without it."""
+        for segment in range(3):
+            registry.submit(asked(stream, segment))
+        bad = claimed(registry)
+        assert len(bad.folded) == 2
+        for _ in range(2):
+            registry.fail(bad, "damaged", retry=True)
+            clock.pass_s(LONGEST_S)
+            bad = claimed(registry, max_attempts=3)
+            assert (bad.request.segment, bad.folded) == (0, ())
+        registry.fail(bad, "damaged", retry=True)
+        clock.pass_s(LONGEST_S)
+        good = claimed(registry, max_attempts=3)
+        assert [good.request.segment, *(r.segment for _, r in good.folded)] == [1, 2]
+
+    def test_a_failed_attempt_is_followed_by_a_longer_pause_each_time(
+        self, registry: SqlRegistry, second: SqlRegistry, stream: Stream, clock: Clock
+    ) -> None:
+        """PAUSE_S, twice that, ..., LONGEST_S: three tries within a second are one try.
+
+        What came later waits as well, since requests of a stream are worked off in their order;
+        another stream does not.
+        """
+        registry.submit(asked(stream, 1))
+        other = registry.open_stream("other", [])
+        pauses = [min(PAUSE_S * 2**n, LONGEST_S) for n in range(10)]
+        assert pauses[-1] == LONGEST_S
+        for number, pause in enumerate(pauses):
+            registry.fail(claimed(registry, max_attempts=99), "the database is away", retry=True)
+            registry.submit(asked(stream, 2 + number))
+            clock.now += pause * SECOND - 1
+            assert second.claim("t2", LEASE_S, max_attempts=99) is None
+            clock.now += 1
+        registry.fail(claimed(registry, max_attempts=99), "the database is away", retry=True)
+        registry.submit(by_hand(other))
+        assert claimed(second).request.stream_id == other.id
+
+    def test_a_claim_that_is_given_back_was_no_attempt(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """A trainer that is told to stop says nothing about the request."""
+        registry.submit(by_hand(stream))
+        for fence in range(1, 6):
+            claim = claimed(registry, max_attempts=1)
+            assert (claim.fence, claim.attempts) == (fence, 1)
+            registry.release(claim, "interrupted")
+        assert self.statuses(registry) == ["pending"]
+        kinds = column(registry.engine, "SELECT kind FROM ledger ORDER BY id")
+        assert kinds[2:] == ["request_released"] * 5
 
     def test_an_expired_lease_is_taken_over(
         self, registry: SqlRegistry, second: SqlRegistry, stream: Stream, clock: Clock
@@ -567,7 +645,7 @@ class RegistryContract:
         assert second.claim("t2", LEASE_S) is None  # to the microsecond, it still is t1's
         clock.now += 1
         new = claimed(second, "t2")
-        assert (new.id, new.folded) == (old.id, old.folded)
+        assert (new.id, new.folded) == (old.id, ())  # it may have been what killed t1: alone
         assert (new.fence, new.attempts) == (old.fence + 1, old.attempts + 1)
 
     def test_a_renewed_lease_is_not_taken_over(
@@ -594,7 +672,7 @@ class RegistryContract:
         assert self.statuses(registry) == ["done"]
 
     @pytest.mark.parametrize("now", ["taken over", "pending again", "done", "failed"])
-    @pytest.mark.parametrize("act", ["register", "finish", "fail", "renew"])
+    @pytest.mark.parametrize("act", ["register", "assign", "finish", "fail", "release", "renew"])
     def test_who_lost_the_lease_writes_nothing(
         self,
         registry: SqlRegistry,
@@ -609,7 +687,7 @@ class RegistryContract:
             registry.submit(asked(stream, segment))
         old = claimed(registry, "t1")
         if now == "pending again":
-            registry.fail(old, "interrupted", retry=True)
+            registry.release(old, "interrupted")
         else:
             clock.pass_s(LEASE_S + 1)
             new = claimed(second, "t2")
@@ -620,7 +698,9 @@ class RegistryContract:
         before = everything(registry.engine)
         acts: dict[str, Callable[[], object]] = {
             "register": lambda: register(registry, old, promoted(), parent=None),
+            "assign": lambda: registry.assign(old, old.id, PRINT, None, math.inf),
             "finish": lambda: registry.finish(old, "done"),
+            "release": lambda: registry.release(old, "interrupted"),
             "fail": lambda: registry.fail(old, "no", retry=True),
             "renew": lambda: registry.renew(old, LEASE_S),
         }
@@ -648,7 +728,9 @@ class RegistryContract:
             range(1, ROUNDS + 1)
         )
 
-    def test_a_poisonous_request_is_given_up(self, registry: SqlRegistry, stream: Stream) -> None:
+    def test_a_poisonous_request_is_given_up(
+        self, registry: SqlRegistry, stream: Stream, clock: Clock
+    ) -> None:
         """It fails every time: after three attempts it stops, says why, and blocks nobody."""
         poison = registry.submit(asked(stream, 1))
         behind = registry.submit(asked(stream, 2))
@@ -656,6 +738,7 @@ class RegistryContract:
             claim = claimed(registry, max_attempts=3)
             assert (claim.id, claim.attempts) == (poison, attempt)
             registry.fail(claim, f"loss is NaN ({attempt})", retry=True)
+            clock.pass_s(LONGEST_S)
         assert claimed(registry, max_attempts=3).id == behind
         assert self.statuses(registry) == ["failed", "claimed"]
         reason = "given up after 3 attempts: loss is NaN (3)"
@@ -692,15 +775,13 @@ class RegistryContract:
         one, two, three = (registry.submit(asked(stream, n)) for n in range(3))
         assert one is not None and two is not None and three is not None  # noqa: PT018
         assert registry.task_of(one) is None
-        first = registry.assign(one, PRINT, None, math.inf)
-        second_ = registry.assign(two, PRINT + 1, None, 3.5)
-        assert registry.assign(three, PRINT + 0.1, first, 0.25) == first
+        claim = claimed(registry)
+        first = registry.assign(claim, one, PRINT, None, math.inf)
+        second_ = registry.assign(claim, two, PRINT + 1, None, 3.5)
+        assert registry.assign(claim, three, PRINT + 0.1, first, 0.25) == first
         assert [registry.task_of(n) for n in (one, two, three)] == [first, second_, first]
         tasks = registry.tasks(stream.id)
-        assert [(t.id, t.number, t.kind) for t in tasks] == [
-            (first, 1, "normal"),
-            (second_, 2, "normal"),
-        ]
+        assert [(t.id, t.number) for t in tasks] == [(first, 1), (second_, 2)]
         assert np.array_equal(tasks[0].fingerprint, PRINT)
         assert np.array_equal(tasks[1].fingerprint, PRINT + 1)
         distances = column(registry.engine, "SELECT distance FROM requests ORDER BY id")
@@ -711,13 +792,68 @@ class RegistryContract:
             (three, first, "segment-2"),
         ]
 
+    def test_a_segment_is_named_once_however_often_it_is_asked_for(
+        self, registry: SqlRegistry, second: SqlRegistry, stream: Stream
+    ) -> None:
+        """Whoever comes later is told what was said first: no second task, no second entry."""
+        number = registry.submit(asked(stream)) or 0
+        claim = claimed(registry)
+        first = registry.assign(claim, number, PRINT, None, math.inf)
+        before = everything(registry.engine)
+        assert second.assign(claim, number, PRINT + 9, None, math.inf) == first
+        assert everything(registry.engine) == before
+
+    def test_a_segment_named_twice_at_once_is_one_task(
+        self, registry: SqlRegistry, second: SqlRegistry, stream: Stream
+    ) -> None:
+        """A trainer that was slow, and the same claim in another thread: one task of it."""
+        for round_ in range(ROUNDS):
+            number = registry.submit(asked(stream, round_)) or 0
+            claim = claimed(registry)
+            one, two = race(
+                lambda c=claim, n=number: registry.assign(c, n, PRINT, None, math.inf),
+                lambda c=claim, n=number: second.assign(c, n, PRINT, None, math.inf),
+            )
+            assert one == two == registry.task_of(number)
+            assert len(registry.tasks(stream.id)) == round_ + 1
+            registry.finish(claim, "done")
+
+    def test_later_requests_of_a_segment_have_the_task_of_its_first(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """More readings of one segment do not make another regime of it."""
+        one = registry.submit(asked(stream, 1)) or 0
+        more = registry.submit(asked(stream, 1, reason="refine")) or 0
+        other = registry.submit(asked(stream, 1, series="fan")) or 0
+        claim = claimed(registry)
+        first = registry.assign(claim, one, PRINT, None, math.inf)
+        assert registry.assign(claim, more, PRINT + 50, None, 7.0) == first
+        assert registry.task_of(more) == first
+        assert registry.assign(claim, other, PRINT + 50, None, 7.0) != first
+
+    def test_a_segment_is_measured_on_once_by_its_newest_readings(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """The first 256 readings are the beginning of the first 2000: they must not count twice."""
+        numbers = [
+            registry.submit(asked(stream, n, reason=reason, inputs={"segment": f"{reason}-{n}"}))
+            for n, reason in ((1, "boundary"), (2, "boundary"), (1, "refine"))
+        ]
+        claim = claimed(registry)
+        task = registry.assign(claim, numbers[0] or 0, PRINT, None, math.inf)
+        for number in numbers[1:]:
+            registry.assign(claim, number or 0, PRINT, task, 0.0)
+        last = numbers[2] or 0
+        assert registry.held_out(stream.id, last, 8) == {task: ["refine-1", "boundary-2"]}
+        assert registry.held_out(stream.id, last - 1, 8) == {task: ["boundary-2", "boundary-1"]}
+
     def test_tasks_belong_to_their_stream(self, registry: SqlRegistry, stream: Stream) -> None:
         """Each stream numbers its own regimes from 1 and sees no other's."""
         other = registry.open_stream("other", [])
         for known in (stream, other):
             number = registry.submit(asked(known))
             assert number is not None
-            registry.assign(number, PRINT, None, math.inf)
+            registry.assign(claimed(registry), number, PRINT, None, math.inf)
         assert [t.number for t in registry.tasks(stream.id)] == [1]
         assert [t.number for t in registry.tasks(other.id)] == [1]
         assert len(registry.segments(other.id)) == 1
@@ -727,10 +863,11 @@ class RegistryContract:
     ) -> None:
         """What a version is measured on follows from the order of requests in SQL alone."""
         numbers = [registry.submit(asked(stream, n)) for n in range(6)]
-        a = registry.assign(numbers[0] or 0, PRINT, None, math.inf)
-        b = registry.assign(numbers[1] or 0, PRINT, None, math.inf)
+        claim = claimed(registry)
+        a = registry.assign(claim, numbers[0] or 0, PRINT, None, math.inf)
+        b = registry.assign(claim, numbers[1] or 0, PRINT, None, math.inf)
         for number, task in zip(numbers[2:5], (a, a, b), strict=True):
-            registry.assign(number or 0, PRINT, task, 0.0)
+            registry.assign(claim, number or 0, PRINT, task, 0.0)
         upto = numbers[4] or 0
         assert registry.held_out(stream.id, upto, 8) == {
             a: ["segment-3", "segment-2", "segment-0"],
@@ -770,7 +907,7 @@ class RegistryContract:
             registry.submit(asked(stream, segment))
         claim = claimed(registry)
         tasks = [
-            registry.assign(number, PRINT + number, None, math.inf)
+            registry.assign(claim, number, PRINT + number, None, math.inf)
             for number in (claim.id, claim.folded[0][0])
         ]
         made = candidate(
@@ -840,16 +977,21 @@ class RegistryContract:
         self, registry: SqlRegistry, stream: Stream, figure: float
     ) -> None:
         """The gate rejects such a candidate; that must be recorded, on every database alike."""
-        number = registry.submit(asked(stream)) or 0
+        number, other = (registry.submit(asked(stream, n)) or 0 for n in (1, 2))
         claim = claimed(registry)
-        task = registry.assign(number, PRINT, None, math.inf)
-        other = registry.submit(asked(stream, 2)) or 0
-        second_ = registry.assign(other, PRINT, None, math.inf)
-        made = candidate({task: figure, second_: 0.5}, average_skill=figure, seconds=1.0)
+        task = registry.assign(claim, number, PRINT, None, math.inf)
+        second_ = registry.assign(claim, other, PRINT, None, math.inf)
+        parent = {second_: figure}
+        made = candidate({task: figure, second_: 0.5}, parent, average_skill=figure, seconds=1.0)
         version = register(registry, claim, rejected(), parent=None, made=made)
         assert version.status == "rejected"
         assert registry.skills(version.id) == {second_: 0.5}
         assert column(registry.engine, "SELECT name FROM metrics") == ["seconds"]
+        assert column(registry.engine, "SELECT parent_skill FROM evaluations") == [None]
+        entry = json.loads(
+            column(registry.engine, "SELECT entry FROM ledger WHERE kind = 'version'")[0]
+        )
+        assert entry["skills"] == {str(task): str(figure), str(second_): 0.5}
 
     def test_each_promotion_ends_the_one_before(
         self, registry: SqlRegistry, stream: Stream, clock: Clock
@@ -915,10 +1057,10 @@ class RegistryContract:
         claim = claimed(registry)
         before = everything(registry.engine)
         parent = None if measured_against == "nothing" else old
-        with pytest.raises(VersionConflict):
+        with pytest.raises(VersionConflict, match="champion"):
             register(registry, claim, promoted(), parent=parent, made=candidate(weights=b"new"))
         assert everything(registry.engine) == before
-        registry.fail(claim, "conflict", retry=True)  # the claim is still ours
+        registry.release(claim, "conflict")  # the claim is still ours
         assert self.statuses(registry)[-1] == "pending"
 
     @pytest.mark.parametrize("first", [True, False], ids=["first version", "later version"])
@@ -1062,6 +1204,40 @@ class TestOnPostgresql(RegistryContract):
     def database(self, postgresql_at_head: Database) -> Database:
         """A new database on the server."""
         return postgresql_at_head
+
+    def test_the_server_s_default_isolation_does_not_matter(
+        self, postgresql_at_head: Database
+    ) -> None:
+        """Under REPEATABLE READ, writers that queue up would not see each other's ledger entry."""
+        setup = SqlRegistry(postgresql_at_head)
+        name = setup.engine.url.database
+        level = f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+        change(setup.engine, level)
+        stream = setup.open_stream("readings", [])
+        setup.close()
+        each, threads = 20, 4
+        registry = SqlRegistry(postgresql_at_head)
+
+        def submit() -> list[int | None]:
+            return [registry.submit(by_hand(stream)) for _ in range(each)]
+
+        numbers = [n for answer in race(*[submit] * threads) for n in answer]
+        assert len(set(numbers)) == each * threads
+        registry.close()
+
+    def test_requests_are_numbered_in_the_order_in_which_they_are_seen(
+        self, registry: SqlRegistry, second: SqlRegistry, stream: Stream
+    ) -> None:
+        """One that takes its number early and is seen late would be missing from `upto`."""
+        waiting = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        with ThreadPoolExecutor(1) as pool:
+            with writing(registry.engine) as conn:
+                ledger.append(conn, "tested", {}, at=0)
+                late = pool.submit(second.submit, asked(stream, 2))
+                while column(registry.engine, waiting) == [0]:
+                    time.sleep(0.01)
+                early = requests.submit(conn, asked(stream, 1), at=0)
+            assert (early or 0) < (late.result() or 0)
 
     def test_a_refused_login_does_not_show_the_password(
         self, postgresql_database: Database

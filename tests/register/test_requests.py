@@ -25,6 +25,7 @@ from pipeline.errors import LeaseLost
 from pipeline.records import Claim
 from pipeline.register.engine import reading
 from pipeline.register.ledger import broken
+from pipeline.register.requests import PAUSE_S
 from pipeline.register.sql import SqlRegistry
 from pipeline.register.tables import requests
 from tests.register.making import SECOND, Clock, by_hand, hasty
@@ -42,6 +43,7 @@ class Expected:
     attempts: int = 0
     fence: int = 0
     until: int = 0
+    not_before: int = 0
     into: int | None = None
 
 
@@ -62,7 +64,11 @@ class Model:
         for number, one in self.all.items():
             if one.status == "claimed" and one.until < now:
                 self.free(number, "pending")
-        busy = {one.stream for one in self.all.values() if one.status == "claimed"}
+        busy = {
+            one.stream
+            for one in self.all.values()
+            if one.status == "claimed" or (one.status == "pending" and one.not_before > now)
+        }
         for number, one in sorted(self.all.items()):
             if one.status != "pending" or one.stream in busy:
                 continue
@@ -72,7 +78,8 @@ class Model:
             one.status, one.until = "claimed", now + LEASE_S * SECOND
             one.attempts, one.fence = one.attempts + 1, one.fence + 1
             for other in self.all.values():
-                if other.status == "pending" and other.stream == one.stream:
+                fresh = one.attempts == 1 and not other.attempts
+                if fresh and other.status == "pending" and other.stream == one.stream:
                     other.status, other.into = "folded", number
             return number
         return None
@@ -125,12 +132,12 @@ class Requests(RuleBasedStateMachine):
             )
             self.claims.append(claim)
 
-    @rule(seconds=st.sampled_from([1, LEASE_S, LEASE_S + 1]))
+    @rule(seconds=st.sampled_from([1, PAUSE_S, LEASE_S, LEASE_S + 1]))
     def wait(self, seconds: int) -> None:
         self.clock.pass_s(seconds)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), act=st.sampled_from(["finish", "retry", "give up", "renew"]))
+    @rule(data=st.data(), act=st.sampled_from(["finish", "retry", "give up", "release", "renew"]))
     def use(self, data: st.DataObject, act: str) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         holds = self.model.holds(claim)
@@ -139,6 +146,8 @@ class Requests(RuleBasedStateMachine):
                 self.registry.finish(claim, "done")
             elif act == "renew":
                 self.registry.renew(claim, LEASE_S)
+            elif act == "release":
+                self.registry.release(claim, "interrupted")
             else:
                 self.registry.fail(claim, "failed", retry=act == "retry")
         except LeaseLost:
@@ -149,8 +158,13 @@ class Requests(RuleBasedStateMachine):
             self.model.finish(claim.id)
         elif act == "renew":
             self.model.all[claim.id].until = self.clock.now + LEASE_S * SECOND
+        elif act == "release":
+            self.model.free(claim.id, "pending")
+            self.model.all[claim.id].attempts -= 1
         else:
             self.model.free(claim.id, "pending" if act == "retry" else "failed")
+            pause = PAUSE_S * 2 ** (claim.attempts - 1) if act == "retry" else 0
+            self.model.all[claim.id].not_before = self.clock.now + pause * SECOND
 
     @invariant()
     def the_table_is_as_expected(self) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import cli
+from pipeline.errors import PipelineError
 from tests.brokers import free_ports
 
 COMMANDS = (
@@ -74,10 +76,18 @@ def test_the_version_is_told(tidemark) -> None:
         (["migrate"], {"TIDEMARK_DATABASE_URL": "sqlite:////nowhere/x.db"}, 1, "unable to open"),
         (["audit", "history"], {}, 1, "run `tidemark migrate`"),
         (["stream"], {}, 1, "run `tidemark migrate`"),
+        (["run"], {}, 1, "run `tidemark migrate`"),
+        (["demo", "--directory", "/proc/x"], {}, 1, "/proc/x: No such file or directory"),
+        (["demo", "--directory", __file__], {}, 1, "test_cli.py: Not a directory"),
         (["stream"], {"TIDEMARK_DETECT_DETECTORS": "Foo"}, 2, "detect.detectors"),
         (["schedule"], {"TIDEMARK_SCHEDULE_RETRAIN_CRON": "x"}, 1, "run `tidemark migrate`"),
         (["replay", "nofile.csv", "--topic", "x"], {}, 1, "nofile.csv"),
         (["--config", "nofile.toml", "run"], {}, 2, "nofile.toml"),
+        (["replay", "nofile.csv", "--topic", "x", "--max-lag", "-1"], {}, 2, "--max-lag"),
+        (["replay", "nofile.csv", "--topic", "x", "--rate", "0"], {}, 2, "--rate"),
+        (["replay", "nofile.csv", "--topic", "x", "--rate", "-5"], {}, 2, "--rate"),
+        (["replay", "nofile.csv", "--topic", "x", "--rate", "nan"], {}, 2, "--rate"),
+        (["doctor"], {"TIDEMARK_DETECT_WATCH": "x"}, 2, ""),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_that_names_what_is_wrong(
@@ -90,6 +100,55 @@ def test_a_mistake_is_one_line_that_names_what_is_wrong(
     assert "Traceback" not in done.stderr
     if code == 1:
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["--config", "nofile.toml", "stream"], 2, "SettingsError"),
+        (["replay", "nofile.csv", "--topic", "x"], 1, "SourceError"),
+    ],
+)
+def test_debug_shows_where_and_answers_the_same(
+    tidemark, arguments: list[str], code: int, error: str
+) -> None:
+    """Whoever looks closer must not see another exit code."""
+    done = tidemark("--debug", *arguments)
+    assert done.returncode == tidemark(*arguments).returncode == code
+    assert done.stderr.startswith("Traceback")
+    assert f"{error}: " in done.stderr
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let every command fail with an error that nobody foresaw."""
+
+    def fail(**_: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("UNIQUE failed\n[SQL: INSERT ...]\n[parameters: (1,)]"), "UNIQUE failed"),
+        (RuntimeError("\nlate"), "late"),
+        (RuntimeError(), None),
+        (PipelineError("no server\nIs it running?"), "no server"),
+    ],
+)
+def test_only_the_first_line_of_an_error_is_told(
+    monkeypatch, capsys, error: Exception, says: str | None
+) -> None:
+    """SQL and its parameters are nobody's business on a terminal; --debug has them."""
+    broken(monkeypatch, error)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    ours = isinstance(error, PipelineError)
+    fault = says if ours else ": ".join(["RuntimeError", *([says] if says else [])])
+    assert ended.value.code == 1
+    hint = "" if ours else " (--debug shows where)"
+    assert capsys.readouterr().err == f"tidemark: {fault}{hint}\n"
 
 
 def test_a_password_is_not_shown(tidemark) -> None:

@@ -15,10 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def start(directory: Path, *options: str) -> subprocess.Popen[str]:
+def start(directory: Path, *options: str, **environ: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "demo", "--directory", str(directory), *options],
         cwd=ROOT,
+        env=os.environ | environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -84,6 +85,26 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, file: str, says: str) -
         time.sleep(0.1)
     assert descendants(process.pid) == []
     assert "Traceback" not in errors
+
+
+def test_no_setting_of_the_environment_reaches_the_demo(tmp_path: Path) -> None:
+    """A shell that is set up for production must not lead the demo's readings there."""
+    production = tmp_path / "production.db"
+    process = start(
+        tmp_path / "demo",
+        TIDEMARK_CONFIG=str(tmp_path / "production.toml"),
+        TIDEMARK_DATABASE_URL=f"sqlite:///{production}",
+        TIDEMARK_KAFKA_GROUP_ID="production",
+        TIDEMARK_OF_ANOTHER_VERSION="1",
+    )
+    path = tmp_path / "demo" / "log.jsonl"
+    while not (path.exists() and "partition_assigned" in path.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _out, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert not production.exists()
 
 
 def test_a_directory_with_other_files_is_not_touched(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pipeline.register import tables as t
 from pipeline.register.checkpoints import unpack
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
-from tests.brokers import RealKafka, create_topic
+from tests.brokers import RealKafka, create_stream_topics
 
 PARTITIONS, SERIES, CHANNELS = 4, 12, 3
 #: Readings in each of a series' segments, and the level of each.
@@ -135,7 +135,7 @@ def test_a_killed_process_loses_nothing_and_counts_nothing_twice(
     state (detectors, references, staged readings, reservoir) are compared.
     """
     topic = "line"
-    create_topic(real_kafka.address, topic, PARTITIONS)
+    create_stream_topics(real_kafka.address, topic, PARTITIONS)
     total = sum(1 for _ in messages())
 
     disturbed = settings(real_kafka, tmp_path, "disturbed", topic)

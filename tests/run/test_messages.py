@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import json
+import zlib
 
 import numpy as np
 
@@ -8,6 +10,44 @@ from pipeline.records import Batch, Boundary, DeadLetter
 from pipeline.run.dead_letters import LONGEST, DeadLetters
 from pipeline.run.messages import boundary_message, iso, score_messages
 from pipeline.telemetry import Metrics
+
+
+class Reader:
+    """What the README says to do: take what is above the highest seen of a series and partition."""
+
+    def __init__(self) -> None:
+        self.highest: dict[tuple[int, str], tuple[int, int]] = {}
+        self.taken: list[tuple[int, int]] = []
+
+    def read(self, value: bytes) -> None:
+        body = json.loads(value)
+        series, place, last = (body["partition"], body["series"]), body["place"], None
+        for offset in body["offsets"]:
+            place = place if last is None else place + 1 if offset == last else 0
+            last = offset
+            if (offset, place) > self.highest.get(series, (-1, 0)):
+                self.highest[series] = (offset, place)
+                self.taken.append((offset, place))
+
+
+def poll(*offsets: int) -> Batch:
+    """One series' readings of one poll, in records with these offsets."""
+    n = len(offsets)
+    return Batch(
+        topic="t",
+        partition=3,
+        series=("a",),
+        starts=np.array([0, n]),
+        offsets=np.array(offsets),
+        order=np.arange(n),
+        times=np.arange(n),
+        values=np.zeros((n, 1), np.float32),
+        next_offset=max(offsets) + 1,
+    )
+
+
+def published(batch: Batch) -> list[tuple[bytes, bytes]]:
+    return list(score_messages(batch, np.zeros(len(batch), np.float32), version=1))
 
 
 class Sent:
@@ -34,7 +74,7 @@ def letter(**changed) -> DeadLetter:
 
 
 def test_scores_go_out_once_a_series_with_arrays_inside() -> None:
-    """Two series in one poll: two messages, each keyed by its own first offset; NaN is null."""
+    """Two series in one poll: two messages, each keyed by its series; NaN is null."""
     batch = Batch(
         topic="t",
         partition=3,
@@ -47,9 +87,44 @@ def test_scores_go_out_once_a_series_with_arrays_inside() -> None:
         next_offset=13,
     )
     messages = dict(score_messages(batch, np.array([np.nan, 1.5, 0.25], np.float32), version=4))
-    assert set(messages) == {b"t/3/10", b"t/3/11"}
-    first = json.loads(messages[b"t/3/10"])
+    assert set(messages) == {b"t/3/a", b"t/3/b"}
+    first = json.loads(messages[b"t/3/a"])
     assert (first["offsets"], first["scores"], first["version"]) == ([10, 12], [None, 1.5], 4)
+
+
+def test_scores_of_a_series_are_taken_once_however_the_replay_is_cut() -> None:
+    """[0, 100) is published, then a crash, then [0, 150) and the rest: each reading once.
+
+    The topic has four partitions, read one after the other: a series' messages stay in order
+    because they share a key.
+    """
+    polls = [range(100), range(150), range(150, 170)]
+    messages = [message for offsets in polls for message in published(poll(*offsets))]
+    partitions: list[list[bytes]] = [[], [], [], []]
+    for key, value in messages:
+        partitions[zlib.crc32(key) % 4].append(value)
+    reader = Reader()
+    for value in itertools.chain(*partitions):
+        reader.read(value)
+    assert reader.taken == [(offset, 0) for offset in range(170)]
+
+
+def test_a_message_of_scores_ends_with_a_record_if_it_can(monkeypatch) -> None:
+    """Records of 2, 2, 9 and 1 readings, five in a message: only the long record is cut.
+
+    Told twice, with a crash after each message, a reader still takes every reading once.
+    """
+    monkeypatch.setattr("pipeline.run.messages.LONGEST", 5)
+    batch = poll(*[1] * 2, *[4] * 2, *[6] * 9, 7)
+    values = [value for _, value in published(batch)]
+    parts = [(body["offsets"], body["place"]) for body in map(json.loads, values)]
+    assert parts == [([1, 1, 4, 4], 0), ([6] * 5, 0), ([6] * 4 + [7], 5)]
+    wanted = [(o, k) for o, n in ((1, 2), (4, 2), (6, 9), (7, 1)) for k in range(n)]
+    for crash in range(len(values) + 1):
+        reader = Reader()
+        for value in values[:crash] + values:
+            reader.read(value)
+        assert reader.taken == wanted
 
 
 def test_a_boundary_names_its_sensors_and_its_times() -> None:

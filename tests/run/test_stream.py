@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import func, select
 
 from pipeline.config import Database, Detect, Kafka, Learn, Run, Score, Settings, Stream
 from pipeline.errors import RegistryError, SourceError, StaleEpoch
 from pipeline.ingest.memory import MemorySink, MemorySource, Message
 from pipeline.register import tables as t
+from pipeline.register.checkpoints import unpack
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.stream import Streamer
@@ -121,6 +123,80 @@ def test_a_bad_record_goes_to_the_dead_letters_and_the_stream_goes_on(
     dead = [headers for topic, _, _, headers in sink.sent if topic == "readings.dead"]
     assert [(d["offset"], d["kind"]) for d in dead] == [(b"100", b"not_json")]
     assert made.metrics.readings._value.get() == ROWS
+
+
+def of_many(log: list[Message]) -> list[Message]:
+    """The log with a name of its own for every tenth record, and three names for the others."""
+    names = [b"new %d" % i if i % 10 == 0 else b"press %d" % (i % 3) for i in range(len(log))]
+    return [(name, value) for name, (_, value) in zip(names, log, strict=True)]
+
+
+def with_most_series(settings: Settings, most: int) -> Settings:
+    return replace(settings, stream=replace(settings.stream, max_series=most))
+
+
+def refused(sink: MemorySink) -> list[int]:
+    """Offsets of the records of further series, once each."""
+    dead = [headers for topic, _, _, headers in sink.sent if topic == "readings.dead"]
+    return sorted({int(d["offset"]) for d in dead if d["kind"] == b"too_many_series"})
+
+
+@pytest.mark.parametrize("polls", [1, 7, 5000])
+def test_a_partition_s_first_series_are_the_ones_it_has(registry, settings, log, polls) -> None:
+    """Five names come first; the others are dead letters, and no cut into polls changes it."""
+    most, sink = with_most_series(settings, 5), MemorySink()
+    drain(streamer(most, registry, of_many(log), sink, polls=polls))
+    assert refused(sink) == [i for i in range(20, len(log), 10) if i != 100]
+    with registry.engine.connect() as conn:
+        content = conn.execute(select(t.checkpoints.c.state)).scalar()
+    names = unpack(content)[1]["series"]
+    assert names == ["new 0", "press 1", "press 2", "press 0", "new 10"]
+
+
+def test_a_restart_does_not_make_room_for_further_series(registry, settings, log) -> None:
+    """The names are in the checkpoint, so the next process refuses what this one would have."""
+    most, sink = with_most_series(settings, 5), MemorySink()
+    for _ in range(3):
+        streamer(most, registry, of_many(log), sink).poll_once()
+    drain(streamer(most, registry, of_many(log), sink))
+    assert refused(sink) == [i for i in range(20, len(log), 10) if i != 100]
+
+
+def test_the_topics_for_results_are_required_before_anything_is_followed(
+    registry, settings, log
+) -> None:
+    """A stream that cannot publish must not take a partition from one that can."""
+
+    class Poor(MemorySink):
+        required: tuple[str, ...] = ()
+
+        def require(self, topics) -> None:
+            self.required = tuple(topics)
+            raise SourceError("no topic readings.dead")
+
+    for publish in (True, False):
+        quiet = replace(settings, stream=replace(settings.stream, publish_scores=publish))
+        source, sink = MemorySource({0: log}, topic="readings"), Poor()
+        with pytest.raises(SourceError, match=r"no topic readings\.dead"):
+            Streamer(quiet, source, sink, registry, owner="test").run(lambda: True)
+        scores = ("readings.scores",) if publish else ()
+        assert sink.required == (*scores, "readings.boundaries", "readings.dead")
+        assert source._owner is None
+
+
+def test_the_lag_of_a_partition_that_is_gone_is_gone(registry, settings, log) -> None:
+    """Its last value would stand for ever, beside the true one of its new owner."""
+    made = streamer(settings, registry, log)
+    made.poll_once()
+
+    def shown() -> list[str]:
+        (lag,) = made.metrics.lag.collect()
+        return [sample.labels["partition"] for sample in lag.samples]
+
+    assert shown() == ["0"]
+    made.revoked([0])
+    assert shown() == []
+    made.lost([0])
 
 
 @pytest.mark.parametrize("polls", [1, 7, 5000])
@@ -240,7 +316,7 @@ def test_scores_are_published_with_the_version_that_made_them(registry, settings
     made.poll_once()
     ((_, key, value, _),) = [s for s in sink.sent if s[0] == "readings.scores"]
     body = json.loads(value)
-    assert key == b"readings/0/200"
+    assert key == f"readings/0/{body['series']}".encode()
     assert (body["version"], len(body["scores"]), body["offsets"][0]) == (1, 50, 200)
     assert all(score > 0 for score in body["scores"])
 

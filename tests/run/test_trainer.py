@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import select
 
 from pipeline.config import Database, Gate, Learn, Run, Score, Settings
+from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
-from pipeline.consolidate.staging import Readings, split
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, VersionConflict
 from pipeline.records import Request
 from pipeline.register import tables as t
 from pipeline.register.migrate import upgrade
+from pipeline.register.requests import LONGEST_S
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import trainer
 from pipeline.run.trainer import Trainer
@@ -68,6 +73,26 @@ def ask(registry: SqlRegistry, number: int, readings: Readings | None, reason: s
             actor="tester",
         )
     )
+
+
+def work_later(worker: Trainer) -> bool:
+    """Do one request once every pause after a failure is over."""
+    now = worker.registry.clock
+    worker.registry.clock = lambda: now() + LONGEST_S * 1_000_000
+    return worker.work_once()
+
+
+def damage(registry: SqlRegistry, readings: Readings) -> None:
+    """Change the stored bytes of a segment."""
+    sha256 = hashlib.sha256(readings.to_bytes()).hexdigest()
+    this = t.artifacts.c.sha256 == sha256
+    with registry.engine.begin() as conn:
+        assert conn.execute(t.artifacts.update().where(this).values(content=b"")).rowcount == 1
+
+
+def column(registry: SqlRegistry, found) -> list:
+    with registry.engine.connect() as conn:
+        return list(conn.execute(select(found).order_by(found.table.c.id)).scalars())
 
 
 def requests(registry: SqlRegistry) -> list[tuple[str, str | None]]:
@@ -137,7 +162,7 @@ def test_a_poisonous_request_is_given_up(registry, settings, monkeypatch) -> Non
     monkeypatch.setattr(trainer, "consolidate", broken)
     ask(registry, 0, segment(0.0, 0), "bootstrap")
     worker = Trainer(settings, registry, owner="a")
-    assert [worker.work_once() for _ in range(3)] == [True, True, False]
+    assert [work_later(worker) for _ in range(3)] == [True, True, False]
     ((status, outcome),) = requests(registry)
     assert status == "failed"
     assert "given up after 2 attempts: RuntimeError: out of luck" in outcome
@@ -170,9 +195,13 @@ def test_told_to_stop_it_gives_the_request_back(registry, settings) -> None:
     ask(registry, 0, segment(0.0, 0), "bootstrap")
     stop = threading.Event()
     stop.set()
-    assert Trainer(settings, registry, owner="a").work_once(stop)
-    assert [status for status, _ in requests(registry)] == ["pending"]
+    worker = Trainer(settings, registry, owner="a")
+    for _ in range(settings.run.max_attempts + 1):
+        assert worker.work_once(stop)
+        assert requests(registry) == [("pending", "interrupted")]
     assert versions(registry) == []
+    assert worker.work_once()
+    assert versions(registry) == [(1, "champion")]
 
 
 def test_a_manual_request_goes_over_every_known_task(registry, settings) -> None:
@@ -194,13 +223,107 @@ def test_a_manual_request_before_any_reading_fails_with_a_reason(registry, setti
     assert requests(registry) == [("failed", "there is no reading to begin with")]
 
 
+def test_a_champion_that_changed_meanwhile_costs_no_attempt(
+    registry, settings, monkeypatch
+) -> None:
+    """The candidate was measured against another one: again, at once and as often as need be."""
+    real, rounds = registry.register, settings.run.max_attempts + 1
+
+    def overtaken(*args, **kwargs):
+        raise VersionConflict("the stream has another champion by now")
+
+    monkeypatch.setattr(registry, "register", overtaken)
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    worker = Trainer(settings, registry, owner="a")
+    assert [worker.work_once() for _ in range(rounds)] == [True] * rounds
+    monkeypatch.setattr(registry, "register", real)
+    assert worker.work_once()
+    assert versions(registry) == [(1, "champion")]
+
+
+def test_a_training_out_of_time_fails_for_good_and_names_the_key(registry, settings) -> None:
+    """What is too slow for the limit is too slow the next time: a person has to decide."""
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    hurried = replace(settings, learn=replace(settings.learn, max_seconds=1e-9))
+    assert Trainer(hurried, registry, owner="a").work_once()
+    assert requests(registry) == [("failed", "not done within learn.max_seconds = 1e-09")]
+
+
+def test_one_damaged_request_does_not_take_the_good_ones_down(registry, settings) -> None:
+    """Its readings are lost: it is given up, and what came before and after it is learned."""
+    bad = segment(5.0, 5)
+    for number, readings in enumerate((segment(0.0, 0), bad, segment(0.0, 2))):
+        ask(registry, number, readings)
+    damage(registry, bad)
+    worker = Trainer(settings, registry, owner="a")
+    while work_later(worker):
+        continue
+    assert [status for status, _ in requests(registry)] == ["done", "failed", "done"]
+    assert versions(registry) == [(1, "champion")]
+
+
+def test_damaged_readings_of_an_old_segment_are_left_out_of_measuring(
+    registry, settings, capsys
+) -> None:
+    """They cannot be brought back; the task has others, and the stream must go on learning."""
+    old = segment(0.0, 0)
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, old, "bootstrap")
+    assert worker.work_once()
+    damage(registry, old)
+    ask(registry, 1, segment(9.0, 1))
+    assert worker.work_once()
+    assert versions(registry) == [(1, "retired"), (2, "champion")]
+    told = json.loads(column(registry, t.versions.c.inputs)[1])
+    assert [len(shas) for shas in told["held_out"].values()] == [1]
+    assert "held_out_skipped" in capsys.readouterr().out
+
+
+def test_a_segment_asked_for_twice_is_learned_once(registry, settings) -> None:
+    """Its first readings are the beginning of its later ones: only those are trained on."""
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, segment(0.0, 0, n=400), "bootstrap")
+    first, longer = segment(9.0, 1, n=400), segment(9.0, 1, n=400)
+    ask(registry, 1, Readings(values=first.values[:160], offsets=first.offsets[:160]))
+    refined = ask(registry, 1, longer, "refine")
+    while worker.work_once():
+        continue
+    told = json.loads(column(registry, t.versions.c.inputs)[0])
+    shas = [hashlib.sha256(s.to_bytes()).hexdigest() for s in (segment(0.0, 0, n=400), longer)]
+    assert [sha for _, sha in told["segments"]] == shas
+    assert sorted(sha for held in told["held_out"].values() for sha in held) == sorted(shas)
+    assert column(registry, t.requests.c.task_id)[1:] == [registry.task_of(refined)] * 2
+
+
+def test_sentences_name_tasks_by_their_number_in_the_stream(registry, settings) -> None:
+    """Ids are the database's: in this one another stream has taken the first."""
+    for n in range(3):
+        number = registry.submit(
+            Request(stream_id=registry.open_stream(f"other-{n}", ()).id, reason="manual")
+        )
+        claim = registry.claim("a", 60.0)
+        registry.assign(claim, number, np.zeros((2, 2)), None, float("inf"))
+        registry.finish(claim, "done")
+    worker = Trainer(settings, registry, owner="a")
+    for number, level in enumerate((0.0, 9.0, 0.0)):
+        ask(registry, number, segment(level, number), "bootstrap" if not number else "boundary")
+        assert worker.work_once()
+    last = requests(registry)[-1][1]
+    assert "(task 1: " in last
+    strict = replace(settings, gate=Gate(min_gain=0.0, max_forgetting=0.0))
+    ask(registry, 3, segment(30.0, 3))
+    assert Trainer(strict, registry, owner="a").work_once()
+    decision = column(registry, t.versions.c.decision)[-1]
+    assert re.search(r"^task [12] got worse by", decision)
+
+
 def test_a_corrupt_input_is_not_used(registry, settings) -> None:
     """Bytes that do not match their hash stop the consolidation, not the trainer."""
     ask(registry, 0, segment(0.0, 0), "bootstrap")
     with registry.engine.begin() as conn:
         conn.execute(t.artifacts.update().values(content=b"other bytes"))
     worker = Trainer(settings, registry, owner="a")
-    while worker.work_once():
+    while work_later(worker):
         continue
     ((status, outcome),) = requests(registry)
     assert status == "failed"
@@ -236,6 +359,7 @@ def test_an_error_of_the_pipeline_is_tried_again(registry, settings, monkeypatch
     monkeypatch.setattr(trainer, "consolidate", once)
     ask(registry, 0, segment(0.0, 0), "bootstrap")
     worker = Trainer(settings, registry, owner="a")
-    worker.work_once()
-    worker.work_once()
+    assert worker.work_once()
+    assert not worker.work_once()  # at once, the database would be away still
+    assert work_later(worker)
     assert versions(registry) == [(1, "champion")]

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from pipeline.config import Database
 from pipeline.errors import PipelineError
 from pipeline.records import Request, Version
 from pipeline.register.engine import writing
 from pipeline.register.sql import SqlRegistry, Stream
-from pipeline.serve.lineage import Lineage, iso
+from pipeline.serve.answers import iso
+from pipeline.serve.lineage import Lineage
 from tests.register.making import (
     SECOND,
     Clock,
@@ -190,7 +192,7 @@ def test_metrics_are_those_of_the_version_that_was_live(
     for segment in range(2):
         number = registry.submit(asked(stream, segment)) or 0
         claim = claimed(registry)
-        tasks.append(registry.assign(number, SENSOR + segment, None, math.inf))
+        tasks.append(registry.assign(claim, number, SENSOR + segment, None, math.inf))
         clock.pass_s(10)
         skills = dict.fromkeys(tasks, 0.5 + segment / 4)
         register(
@@ -262,7 +264,7 @@ def test_why_because_of_a_boundary(
     """The whole chain: readings moved, the test crossed, the task was new, the gate agreed."""
     save(registry, stream, 1)
     claim = claimed(registry)
-    task = registry.assign(claim.id, SENSOR, None, math.inf)
+    task = registry.assign(claim, claim.id, SENSOR, None, math.inf)
     clock.pass_s(7)
     register(registry, claim, promoted("gain 0.5"), parent=None, made=candidate({task: 0.5}))
     assert lineage.why("readings", 1) == {
@@ -424,7 +426,7 @@ def test_boundaries_and_matrix_are_told_in_order(
     assert told[0] == BOUNDARY
     claim = claimed(registry)
     numbers = [claim.id, *(n for n, _ in claim.folded)]
-    tasks = [registry.assign(n, SENSOR + n, None, math.inf) for n in numbers]
+    tasks = [registry.assign(claim, n, SENSOR + n, None, math.inf) for n in numbers]
     register(
         registry,
         claim,
@@ -432,11 +434,43 @@ def test_boundaries_and_matrix_are_told_in_order(
         parent=None,
         made=candidate({tasks[2]: 0.25, tasks[0]: 0.75}),
     )
-    next_version(registry, stream, rejected(), candidate({tasks[1]: -1.5}))
+    made = candidate({tasks[1]: -1.5, tasks[0]: 0.5}, {tasks[1]: -2.5})
+    next_version(registry, stream, rejected(), made)
     assert lineage.matrix("readings") == [
-        {"version": 1, "status": "champion", "skills": {"task 1": 0.75, "task 3": 0.25}},
-        {"version": 2, "status": "rejected", "skills": {"task 2": -1.5}},
+        {
+            "version": 1,
+            "status": "champion",
+            "skills": {"task 1": 0.75, "task 3": 0.25},
+            "parent_skills": {},
+        },
+        {
+            "version": 2,
+            "status": "rejected",
+            "skills": {"task 1": 0.5, "task 2": -1.5},
+            "parent_skills": {"task 2": -2.5},
+        },
     ]
+
+
+@pytest.mark.parametrize("question", ["history", "matrix"])
+def test_a_long_history_takes_no_more_queries_than_a_short_one(
+    registry: SqlRegistry, stream: Stream, lineage: Lineage, question: str
+) -> None:
+    """A stream that learned for a year is asked as quickly as one of yesterday."""
+    asked_: list[str] = []
+
+    @event.listens_for(lineage.engine, "before_cursor_execute")
+    def on_execute(*args: Any) -> None:
+        asked_.append(args[2])
+
+    counts = []
+    for versions in (1, 4):
+        for _ in range(versions):
+            next_version(registry, stream)
+        asked_.clear()
+        getattr(lineage, question)("readings")
+        counts.append(len(asked_))
+    assert counts[0] == counts[1]
 
 
 def test_answers_are_plain_data(registry: SqlRegistry, stream: Stream, lineage: Lineage) -> None:

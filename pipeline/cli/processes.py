@@ -1,0 +1,155 @@
+"""Commands that start what runs: the demo, the processes of production, a replay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.shared import Json, options, print_json, read_settings
+
+app = typer.Typer()
+
+Supervised = Annotated[
+    bool, typer.Option("--supervised", hidden=True, help="End when standard input closes.")
+]
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything running to look at, until Ctrl-C.")
+    ] = False,
+    directory: Annotated[
+        Path, typer.Option("--directory", help="Where its database, recording and settings go.")
+    ] = Path("tidemark-demo"),
+    as_json: Json = False,
+) -> None:
+    """Real shuttle readings through the whole line, from Kafka bytes to an audited version."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals()
+    from pipeline.run.demo import run_demo
+    from pipeline.run.report import print_report
+
+    report = run_demo(directory, stop, keep=keep, ready=None if as_json else print_report)
+    if as_json:
+        print_json(report)
+
+
+@app.command()
+def run(supervised: Supervised = False) -> None:
+    """Start stream, train and schedule, and keep them running."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
+    from pipeline.register.migrate import check_schema
+    from pipeline.run.supervisor import supervise
+
+    settings = read_settings()
+    check_schema(settings.database)  # else every child says the same, again and again
+    supervise(options.config, stop, restart_limit=settings.run.restart_limit)
+
+
+@app.command()
+def stream(supervised: Supervised = False) -> None:
+    """Follow the topic: score, detect, mark boundaries, checkpoint."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
+    from pipeline.run import processes
+
+    processes.stream(read_settings(), stop)
+
+
+@app.command()
+def train(supervised: Supervised = False) -> None:
+    """Work consolidation requests off: train, gate, register."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
+    from pipeline.run import processes
+
+    processes.train(read_settings(), stop)
+
+
+@app.command()
+def schedule(supervised: Supervised = False) -> None:
+    """Request retraining by the clock (schedule.retrain_cron)."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
+    from pipeline.run import processes
+
+    processes.schedule(read_settings(), stop)
+
+
+def _above_zero(rate: float | None) -> float | None:
+    if rate is not None and not rate > 0:
+        raise typer.BadParameter(f"{rate:g} is not above 0.")
+    return rate
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="Recording: CSV or JSON lines.")],
+    topic: Annotated[str, typer.Option("--topic", help="Topic to send it to.")],
+    series_column: Annotated[
+        str | None, typer.Option("--series-column", help="Column that names the series (the key).")
+    ] = None,
+    time_column: Annotated[
+        str | None, typer.Option("--time-column", help="Column with the event time.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option("--drop", help="Column to leave out; may be repeated.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--rate",
+            help="Readings a second; default: as fast as it goes.",
+            callback=_above_zero,
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Readings in one message.", min=1)] = 1,
+    max_lag: Annotated[
+        int | None,
+        typer.Option(
+            "--max-lag", help="Wait while the consumers are further behind, in records.", min=0
+        ),
+    ] = None,
+    as_json: Json = False,
+    supervised: Supervised = False,
+) -> None:
+    """Send a recording to Kafka as JSON messages, keyed by series."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals(supervised=supervised)
+    from pipeline.run.progress import bar
+    from pipeline.run.replay import replay as send
+
+    settings = read_settings()
+    with bar("replay") as show:
+
+        def progress(done: int, total: int | None = None) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            show(done, total)
+
+        sent = send(
+            file,
+            kafka=settings.kafka,
+            topic=topic,
+            series_column=series_column,
+            time_column=time_column,
+            drop=tuple(drop or ()),
+            rate=rate,
+            batch=batch,
+            max_lag=max_lag,
+            progress=progress,
+        )
+    if as_json:
+        print_json({"topic": topic, "readings": sent})
+    else:
+        typer.echo(f"{sent} readings sent to {topic}")

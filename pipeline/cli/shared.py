@@ -1,0 +1,45 @@
+"""What the commands share: the options before them, options of their own, settings, JSON out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+StreamName = Annotated[
+    str | None, typer.Option("--stream", help="Stream to ask about; default: stream.topic.")
+]
+
+
+@dataclass(slots=True)
+class Options:
+    """What stands before the command."""
+
+    config: Path | None = None
+    debug: bool = False
+
+
+options = Options()
+
+
+def read_settings() -> Settings:
+    """The settings, with the log set up as they say."""
+    from pipeline.config import load
+    from pipeline.telemetry import configure
+
+    settings = load(options.config)
+    configure(settings.run.log_format, debug=options.debug)
+    return settings
+
+
+def print_json(answer: Any) -> None:
+    """Print one JSON value, for people too."""
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(answer)).decode())

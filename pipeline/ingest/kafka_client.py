@@ -1,0 +1,173 @@
+"""What Source and Sink over kafka-python share, and what is asked of a broker beside them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from pipeline.config import Kafka
+from pipeline.errors import SourceError
+
+#: How long a broker may take to answer at all before we say so, in milliseconds.
+ANSWER_MS = 5000
+#: Longest wait between two attempts to reach a broker that is away, in milliseconds.
+RECONNECT_MS = 1000
+#: Readings of a transaction come when it is committed; of one that is aborted, none come.
+ISOLATION = "read_committed"
+#: Codec -> module that kafka-python needs for it.
+CODECS = {"gzip": "zlib", "snappy": "snappy", "lz4": "lz4", "zstd": "zstandard"}
+
+# Its failures reach us as exceptions; while a broker is away it logs dozens of lines a second.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+def api_version(kafka: Kafka) -> tuple[int, ...] | None:
+    """The protocol that the settings name; None: ask the broker."""
+    return tuple(int(part) for part in kafka.api_version.split(".")) if kafka.api_version else None
+
+
+def connection(kafka: Kafka) -> dict[str, Any]:
+    """What consumer, producer and admin client share."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": [a.strip() for a in kafka.bootstrap_servers.split(",")],
+        "client_id": "tidemark",
+        "security_protocol": kafka.security_protocol,
+        "bootstrap_timeout_ms": ANSWER_MS,
+        "reconnect_backoff_max_ms": RECONNECT_MS,
+    }
+    if kafka.api_version:
+        options["api_version"] = api_version(kafka)
+    if kafka.sasl_mechanism:
+        options["sasl_mechanism"] = kafka.sasl_mechanism
+        options["sasl_plain_username"] = kafka.sasl_username
+        options["sasl_plain_password"] = kafka.sasl_password
+    if kafka.ssl_cafile:
+        options["ssl_cafile"] = kafka.ssl_cafile
+    return options
+
+
+class GroupLag:
+    """How far a consumer group is behind on a topic, asked from outside the group."""
+
+    def __init__(self, kafka: Kafka, topic: str) -> None:
+        self.kafka = kafka
+        self.topic = topic
+        with translated(kafka):
+            self._consumer = _consumer(kafka)
+        try:
+            self._partitions = self._known_partitions()
+        except BaseException:
+            self.close()
+            raise
+
+    def _known_partitions(self) -> list[TopicPartition]:
+        with translated(self.kafka):
+            numbers = self._consumer.partitions_for_topic(self.topic)
+        if not numbers:
+            raise SourceError(f"{no_topic(self.kafka, self.topic)}, or set stream.topic")
+        return [TopicPartition(self.topic, n) for n in sorted(numbers)]
+
+    def records(self) -> int:
+        """Records that the group has not committed, over all partitions."""
+        with translated(self.kafka):
+            firsts = self._consumer.beginning_offsets(self._partitions, timeout_ms=ANSWER_MS)
+            ends = self._consumer.end_offsets(self._partitions, timeout_ms=ANSWER_MS)
+            done = {p: self._consumer.committed(p, timeout_ms=ANSWER_MS) for p in self._partitions}
+        return sum(ends[p] - max(firsts[p], done[p] or 0) for p in self._partitions)
+
+    def close(self) -> None:
+        """Leave."""
+        self._consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+
+
+def check(kafka: Kafka, topic: str, results: Sequence[str] = ()) -> list[tuple[str, bool, str]]:
+    """(what, whether it is fine, what to do) for `tidemark doctor`; within about ANSWER_MS.
+
+    topic: with the readings. results: topics that what is found goes to.
+    """
+    checks = [
+        (f"codec {codec}", there := importable(codec), "there" if there else install(codec))
+        for codec in CODECS
+    ]
+    there = find_spec("crc32c") is not None
+    advice = "install crc32c: without it fetching is four times slower"
+    checks.append(("crc32c", there, "there" if there else advice))
+    try:
+        with translated(kafka):
+            consumer = _consumer(kafka)
+            try:
+                numbers = {name: consumer.partitions_for_topic(name) for name in (topic, *results)}
+            finally:
+                consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+    except SourceError as exc:
+        return [*checks, ("broker", False, str(exc))]
+    checks.append(("broker", True, f"{kafka.bootstrap_servers} answers"))
+    for name, partitions in numbers.items():
+        what, advice = _advice(topic, name)
+        found = f"{name} has {len(partitions or ())} partitions"
+        missing = f"{no_topic(kafka, name)}, {advice}"
+        checks.append((what, bool(partitions), found if partitions else missing))
+    return checks
+
+
+def _advice(topic: str, name: str) -> tuple[str, str]:
+    """What the check of a topic is called, and what may be done besides creating it."""
+    if name == topic:
+        return "topic", "or set stream.topic"
+    return f"topic {name}", "unless the broker makes topics by itself"
+
+
+def _consumer(kafka: Kafka) -> KafkaConsumer:
+    """A client that asks about topics and the group, makes none and never joins it."""
+    return KafkaConsumer(
+        **connection(kafka),
+        group_id=kafka.group_id,
+        enable_auto_commit=False,
+        isolation_level=ISOLATION,
+        allow_auto_create_topics=False,
+        request_timeout_ms=ANSWER_MS,
+        session_timeout_ms=ANSWER_MS - 1,
+        heartbeat_interval_ms=1000,
+    )
+
+
+def importable(codec: str) -> bool:
+    """Whether kafka-python finds what it needs for the codec."""
+    return codec == "none" or find_spec(CODECS[codec]) is not None
+
+
+def install(codec: str) -> str:
+    """What to do about a codec that is not importable."""
+    return f"no codec {codec}: install {CODECS[codec]}, or set kafka.compression to another"
+
+
+def no_topic(kafka: Kafka, topic: str) -> str:
+    """What to do about a topic that is not there."""
+    return f"no topic {topic} at {kafka.bootstrap_servers}: create it"
+
+
+def first_line(exc: BaseException) -> str:
+    """An exception's kind and the first line of its text."""
+    name, text = type(exc).__name__, str(exc).partition("\n")[0]
+    return text if text.startswith(name) else f"{name} {text}".rstrip()
+
+
+@contextmanager
+def translated(kafka: Kafka) -> Iterator[None]:
+    """Kafka's failures as a SourceError of one line that names the broker."""
+    started = time.monotonic()
+    try:
+        yield
+    except (KafkaError, OSError, AssertionError) as exc:
+        after = time.monotonic() - started
+        raise SourceError(
+            f"Kafka at {kafka.bootstrap_servers} (kafka.bootstrap_servers): "
+            f"{first_line(exc)} (after {after:.0f} s)"
+        ) from exc

@@ -1,0 +1,126 @@
+"""Sink over kafka-python: what is flushed is acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
+
+from pipeline.config import Kafka
+from pipeline.errors import SourceError
+from pipeline.ingest.kafka_client import (
+    ANSWER_MS,
+    api_version,
+    connection,
+    first_line,
+    importable,
+    install,
+    no_topic,
+    translated,
+)
+
+#: Longest wait of one `send`: the topic is not there, or the buffer is full, in milliseconds.
+SEND_MS = 10_000
+#: Longest wait of `flush` for acknowledgements, in seconds.
+FLUSH_S = 60
+#: The first protocol whose brokers are sure to know the idempotent producer; the embedded one
+#: speaks 2.3.
+IDEMPOTENT_SINCE = (2, 4)
+
+
+class KafkaSink:
+    """A producer whose `flush` answers for everything sent before it.
+
+    It is idempotent (a retry is not a second record) wherever the broker can be; see
+    IDEMPOTENT_SINCE.
+
+    Raises
+    ------
+    SourceError
+        No broker answers within ANSWER_MS, or the codec's module is not installed.
+    """
+
+    def __init__(self, kafka: Kafka) -> None:
+        self.kafka = kafka
+        self._failures: list[BaseException] = []
+        if not importable(kafka.compression):
+            raise SourceError(install(kafka.compression))
+        version = api_version(kafka)
+        with translated(kafka):
+            self._producer = KafkaProducer(
+                **connection(kafka),
+                acks="all",
+                enable_idempotence=version is None or version >= IDEMPOTENT_SINCE,
+                compression_type=None if kafka.compression == "none" else kafka.compression,
+                linger_ms=20,
+                batch_size=256 * 1024,
+                max_block_ms=SEND_MS,
+            )
+
+    def require(self, topics: Sequence[str]) -> None:
+        """Look for every topic; a broker that makes topics by itself makes those that lack.
+
+        Raises
+        ------
+        SourceError
+            One is not there, SEND_MS after it was asked for.
+        """
+        for topic in topics:
+            with translated(self.kafka):
+                try:
+                    self._producer.partitions_for(topic)
+                except KafkaTimeoutError:
+                    raise SourceError(no_topic(self.kafka, topic)) from None
+
+    def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        """Hand one record to the producer's own thread.
+
+        kafka-python sends no record without key and value: such a one goes with an empty value.
+
+        Raises
+        ------
+        SourceError
+            The topic is not there, or the buffer stayed full for SEND_MS.
+        """
+        if key is None and value is None:
+            value = b""
+        try:
+            with translated(self.kafka):
+                future = self._producer.send(topic, key=key, value=value, headers=list(headers))
+        except SourceError as exc:
+            raise SourceError(f"cannot send to {topic}: {exc}") from exc
+        future.add_errback(self._failures.append)
+
+    def flush(self) -> None:
+        """Wait for every acknowledgement; SourceError if one is missing."""
+        with translated(self.kafka):
+            self._producer.flush(timeout=FLUSH_S)
+        self._raise_failures()
+
+    def close(self) -> None:
+        """Flush, for a moment, and leave; SourceError if something was not acknowledged."""
+        with translated(self.kafka):
+            try:
+                self._producer.close(timeout=ANSWER_MS / 1000)
+            except KafkaTimeoutError:
+                # kafka-python leaves its thread behind, which might yet send what is called lost.
+                self._producer._sender.force_close()  # noqa: SLF001
+                self._producer.close(timeout=ANSWER_MS / 1000)
+        self._raise_failures()
+
+    def _raise_failures(self) -> None:
+        """SourceError if something was not acknowledged since the last look."""
+        failures, self._failures[:] = list(self._failures), []
+        if failures:
+            raise SourceError(
+                f"{len(failures)} records were not acknowledged; "
+                f"the first: {first_line(failures[0])}"
+            )

@@ -1,0 +1,237 @@
+"""Source over kafka-python: a member of a consumer group that commits only when told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from pipeline.config import Kafka
+from pipeline.errors import SourceError
+from pipeline.ingest.kafka_client import ANSWER_MS, ISOLATION, connection, no_topic, translated
+from pipeline.ports import Owner
+from pipeline.records import Records
+
+log = structlog.get_logger()
+
+#: Longest wait for the log's ends, which only the lag gauges need, in milliseconds.
+ENDS_MS = 1000
+
+
+class KafkaSource:
+    """A member of a consumer group on one topic.
+
+    Parameters
+    ----------
+    kafka
+        Broker, group and fetch settings.
+    topic
+        What to follow; it is never created from here.
+
+    Raises
+    ------
+    SourceError
+        No broker answers within ANSWER_MS.
+    """
+
+    def __init__(self, kafka: Kafka, topic: str) -> None:
+        self.kafka = kafka
+        self.topic = topic
+        self._listener: _Listener | None = None
+        self._away = False
+        with translated(kafka):
+            self._consumer = KafkaConsumer(
+                **connection(kafka),
+                group_id=kafka.group_id,
+                enable_auto_commit=False,
+                auto_offset_reset=kafka.auto_offset_reset,
+                isolation_level=ISOLATION,
+                max_poll_records=kafka.max_poll_records,
+                max_poll_interval_ms=kafka.max_poll_interval_ms,
+                session_timeout_ms=kafka.session_timeout_ms,
+                heartbeat_interval_ms=max(1, min(3000, kafka.session_timeout_ms // 3)),
+                allow_auto_create_topics=False,
+            )
+
+    def subscribe(self, owner: Owner) -> None:
+        """Join the group; `owner` hears of its partitions during `poll`.
+
+        It is called while `poll` waits, from kafka-python's own thread: it may commit, but must
+        not ask for the lag. What it raises, `poll` raises, and from then on nothing is polled.
+
+        Raises
+        ------
+        SourceError
+            There is no such topic. (Joining would have the broker make one, with its defaults.)
+        """
+        with translated(self.kafka):
+            if not self._consumer.partitions_for_topic(self.topic):
+                raise SourceError(f"{no_topic(self.kafka, self.topic)}, or set stream.topic")
+            self._listener = _Listener(self._consumer, owner, self.kafka.auto_offset_reset)
+            self._consumer.subscribe([self.topic], listener=self._listener)
+
+    def poll(self, timeout_s: float) -> list[Records]:
+        """What has been fetched, at most `max_poll_records`; SourceError if Kafka refuses."""
+        listener = self._listener
+        if listener is None:
+            raise ValueError("poll before subscribe: nobody would own what comes")
+        if listener.failure is not None:
+            raise listener.failure
+        try:
+            polled = self._fetch(timeout_s)
+        except SourceError:
+            if listener.failure is not None:
+                raise listener.failure from None
+            raise
+        if listener.sought:
+            self._check(listener.sought)
+        return [
+            Records(
+                topic=self.topic,
+                partition=partition.partition,
+                offsets=[r.offset for r in records],
+                keys=[r.key for r in records],
+                values=[r.value for r in records],
+                next_offset=records[-1].offset + 1,
+            )
+            for partition, records in polled.items()
+            if records
+        ]
+
+    def _fetch(self, timeout_s: float) -> dict[TopicPartition, list[Any]]:
+        with translated(self.kafka):
+            self._remember_the_join()
+            polled: dict[TopicPartition, list[Any]] = self._consumer.poll(
+                timeout_ms=int(timeout_s * 1000), max_records=self.kafka.max_poll_records
+            )
+        return polled
+
+    def _remember_the_join(self) -> None:
+        """Have a join that an earlier poll began, and had no time to end, ended by the next one.
+
+        kafka-python 3.0.12 joins anew when the topic's partitions change, but no longer knows
+        why once the group's leader has read them: the partitions would stay revoked for ever.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001
+        if coordinator.rejoining:
+            coordinator.request_rejoin()
+
+    def _check(self, sought: dict[TopicPartition, int]) -> None:
+        """Say so if the log no longer (or not yet) has the offset that the owner wants next.
+
+        Kafka then goes on at `auto_offset_reset` without a word. What the broker does not answer
+        stays in `sought` for the next poll.
+        """
+        wanted = dict(sought)
+        try:
+            firsts = self._consumer.beginning_offsets(list(wanted), timeout_ms=ENDS_MS)
+            ends = self._consumer.end_offsets(list(wanted), timeout_ms=ENDS_MS)
+        except KafkaError:
+            return
+        sought.clear()
+        for partition, offset in wanted.items():
+            if not firsts[partition] <= offset <= ends[partition]:
+                log.error(
+                    "offset_not_in_log",
+                    partition=partition.partition,
+                    next_offset=offset,
+                    first=firsts[partition],
+                    end=ends[partition],
+                    goes_on_at=self.kafka.auto_offset_reset,
+                )
+
+    def commit(self, next_offsets: Mapping[int, int]) -> None:
+        """Tell the group how far each partition is done; for lag tools, so it does not wait."""
+        offsets = {
+            TopicPartition(self.topic, p): OffsetAndMetadata(offset, "", -1)
+            for p, offset in next_offsets.items()
+        }
+        if offsets:
+            with translated(self.kafka):
+                self._consumer.commit_async(offsets, callback=lambda *_: None)
+
+    def lag(self) -> dict[int, int]:
+        """Records still to come, for every assigned partition; empty if the broker is away."""
+        assigned = list(self._consumer.assignment())
+        if not assigned:
+            return {}
+        try:
+            ends = self._consumer.end_offsets(assigned, timeout_ms=ENDS_MS)
+            at = {p: self._consumer.position(p, timeout_ms=ENDS_MS) for p in assigned}
+        except KafkaError as exc:
+            self._note(away=True, why=str(exc))
+            return {}
+        self._note(away=False)
+        return {p.partition: max(0, ends[p] - at[p]) for p in assigned if at[p] is not None}
+
+    def _note(self, *, away: bool, **facts: str) -> None:
+        """One line when the broker goes, one when it is back."""
+        if away != self._away:
+            self._away = away
+            event = "broker_away" if away else "broker_back"
+            log.warning(event, bootstrap_servers=self.kafka.bootstrap_servers, **facts)
+
+    def close(self) -> None:
+        """Leave the group at once, without another commit; the owner is not told."""
+        if self._listener is not None:
+            self._listener.closed = True
+        with translated(self.kafka):
+            self._consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+
+
+class _Listener(ConsumerRebalanceListener):
+    """Passes kafka-python's calls on to an Owner, and seeks where it wants to go on.
+
+    A partition that the owner has no offset for starts at its beginning (`reset` is `earliest`) or
+    end (`latest`), whatever the group has committed.
+
+    kafka-python keeps only the text of what a listener raises, and would go on without the seek:
+    so the exception is kept here, and the source polls no more.
+    """
+
+    def __init__(self, consumer: KafkaConsumer, owner: Owner, reset: str) -> None:
+        self.consumer = consumer
+        self.owner = owner
+        earliest = reset == "earliest"
+        self.start = consumer.seek_to_beginning if earliest else consumer.seek_to_end
+        self.failure: Exception | None = None
+        self.closed = False
+        #: Offsets that the owner asked for and nobody has looked for in the log yet.
+        self.sought: dict[TopicPartition, int] = {}
+
+    def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        where = self._tell(self.owner.assigned, assigned) or {}
+        for partition in assigned:
+            if partition.partition in where:
+                self.consumer.seek(partition, where[partition.partition])
+                self.sought[partition] = where[partition.partition]
+            else:
+                self.start(partition)
+
+    def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        self._forget(revoked)
+        self._tell(self.owner.revoked, revoked)
+
+    def on_partitions_lost(self, lost: Sequence[TopicPartition]) -> None:
+        self._forget(lost)
+        self._tell(self.owner.lost, lost)
+
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            self.sought.pop(partition, None)
+
+    def _tell(
+        self, method: Callable[[list[int]], Any], partitions: Sequence[TopicPartition]
+    ) -> Any:
+        if self.closed or not partitions:
+            return None
+        try:
+            return method(sorted(p.partition for p in partitions))
+        except Exception as exc:
+            self.failure = exc
+            raise

@@ -1,0 +1,34 @@
+"""Boundaries as they were found, inside the caller's transaction."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, insert
+
+from pipeline.records import Boundary
+from pipeline.register import ledger
+from pipeline.register import tables as t
+
+
+def record(
+    conn: Connection, stream_id: int, partition: int, boundary: Boundary, *, at: int
+) -> None:
+    """Keep where a segment began, with the test that crossed; each boundary once."""
+    row = {
+        "stream_id": stream_id,
+        "partition": partition,
+        "series": boundary.series,
+        "segment": boundary.segment,
+        "boundary_row": boundary.boundary_row,
+        "detected_row": boundary.detected_row,
+        "boundary_offset": boundary.boundary_offset,
+        "detected_offset": boundary.detected_offset,
+        "boundary_time": boundary.boundary_time,
+        "detected_time": boundary.detected_time,
+        "signal": boundary.signal,
+        "statistic": boundary.statistic,
+        "threshold": boundary.threshold,
+        "detectors": ledger.canonical(list(boundary.detectors)),
+        "sensors": ledger.canonical([list(sensor) for sensor in boundary.sensors]),
+    }
+    conn.execute(insert(t.boundaries).values(recorded=at, **row))
+    ledger.append(conn, "boundary", row, at=at, stream_id=stream_id)

@@ -1,0 +1,24 @@
+"""Named leases: of several processes, one acts."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from pipeline.register.engine import inserting
+from pipeline.register.tables import leases
+
+
+def take(conn: Connection, name: str, owner: str, until: int, *, at: int) -> bool:
+    """Take or keep a lease until then; whether it is ours: it was, or nobody's, or over."""
+    values = {"owner": owner, "until": until}
+    taken = conn.execute(
+        inserting(conn, leases)
+        .values(name=name, **values)
+        .on_conflict_do_update(
+            index_elements=["name"],
+            set_=values,
+            where=(leases.c.owner == owner) | (leases.c.until < at),
+        )
+        .returning(leases.c.name)
+    )
+    return taken.first() is not None

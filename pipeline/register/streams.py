@@ -1,0 +1,63 @@
+"""Topics with one model each, inside the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from pipeline.errors import RegistryError
+from pipeline.register import ledger
+from pipeline.register import tables as t
+from pipeline.register.engine import inserting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A topic with one model."""
+
+    id: int
+    name: str
+    #: Names of the sensors; empty until the first reading.
+    channels: tuple[str, ...]
+
+
+def open_(conn: Connection, name: str, channels: Sequence[str], *, at: int) -> Stream:
+    """The stream of that name, made if need be; the first channels given are its channels.
+
+    Raises
+    ------
+    RegistryError
+        It has other channels already.
+    """
+    this = select(t.streams).where(t.streams.c.name == name).with_for_update()
+    if conn.execute(this).first() is None:
+        _make(conn, name, channels, at)
+    found = _stream(conn.execute(this).one())  # ours, or another process's of the same moment
+    if not channels or tuple(channels) == found.channels:
+        return found
+    if found.channels:
+        raise RegistryError(f"stream {name} has the channels {', '.join(found.channels)}")
+    text = ledger.canonical(list(channels))
+    conn.execute(update(t.streams).where(t.streams.c.id == found.id).values(channels=text))
+    return Stream(id=found.id, name=name, channels=tuple(channels))
+
+
+def known(conn: Connection) -> list[Stream]:
+    """Every stream."""
+    return [_stream(row) for row in conn.execute(select(t.streams).order_by(t.streams.c.id))]
+
+
+def _make(conn: Connection, name: str, channels: Sequence[str], at: int) -> None:
+    row = {"name": name, "channels": ledger.canonical(list(channels)), "created": at}
+    statement = inserting(conn, t.streams).values(row).on_conflict_do_nothing()
+    number = conn.execute(statement.returning(t.streams.c.id)).scalar()
+    if number is not None:
+        ledger.append(conn, "stream", row, at=at, stream_id=number)
+
+
+def _stream(row: Row[Any]) -> Stream:
+    return Stream(id=row.id, name=row.name, channels=tuple(json.loads(row.channels)))

@@ -1,0 +1,120 @@
+"""Rows of the database in, answers out: plain data with ISO 8601 times, ready for JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+Answer = dict[str, Any]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def iso(time: int | None) -> str | None:
+    """Microseconds since 1970 UTC as ISO 8601 with zone."""
+    if time is None:
+        return None
+    try:
+        return (EPOCH + timedelta(microseconds=time)).isoformat(timespec="microseconds")
+    except OverflowError:
+        raise PipelineError(
+            f"{time} is no time in microseconds: its year is not 1 to 9999"
+        ) from None
+
+
+def live(stream: str, at: int, promotion: Any, version: Any) -> Answer:
+    """Who was live at a time, since when and why."""
+    return {
+        "stream": stream,
+        "at": iso(at),
+        "version": version.number,
+        "sha256": version.sha256,
+        "live_from": iso(promotion.live_from),
+        "live_until": iso(promotion.live_until),
+        "promoted_by": promotion.actor,
+        "because": promotion.reason,
+    }
+
+
+def why(stream: str, version: Any, boundary_: Any, taken_along: Sequence[Answer]) -> Answer:
+    """What a version was trained for, and what the gate said of it."""
+    return {
+        "stream": stream,
+        "version": version.number,
+        "trained_because": version.trained_because,
+        "actor": version.actor,
+        "note": version.note,
+        "request": version.request_id,
+        "requested_at": iso(version.requested),
+        "due": iso(version.due),
+        "boundary": boundary(boundary_) if boundary_ else None,
+        "task": version.task,
+        "taken_along": list(taken_along),
+        "parent": version.parent,
+        "inputs": json.loads(version.inputs),
+        "status": version.status,
+        "decision": version.decision,
+    }
+
+
+def taken_along(request: Any, boundary_: Any) -> Answer:
+    """A request that another one took along."""
+    found = boundary(boundary_) if boundary_ else None
+    return {"request": request.id, "reason": request.reason, "boundary": found}
+
+
+def version(
+    row: Any, lives: Sequence[Any], metrics: dict[str, float], skills: dict[str, float]
+) -> Answer:
+    """A version in one line of the history."""
+    return {
+        "version": row.number,
+        "parent": row.parent,
+        "reason": row.trained_because,
+        "fate": row.status,
+        "decision": row.decision,
+        "created": iso(row.created),
+        "live": [{"from": iso(p.live_from), "until": iso(p.live_until)} for p in lives],
+        "sha256": row.sha256,
+        "metrics": metrics,
+        "skills": skills,
+    }
+
+
+def boundary(row: Any) -> Answer:
+    """Where a segment began, and the test that said so."""
+    return {
+        "partition": row.partition,
+        "series": row.series,
+        "segment": row.segment,
+        "boundary_row": row.boundary_row,
+        "detected_row": row.detected_row,
+        "boundary_offset": row.boundary_offset,
+        "detected_offset": row.detected_offset,
+        "boundary_at": iso(row.boundary_time),
+        "detected_at": iso(row.detected_time),
+        "signal": row.signal,
+        "statistic": row.statistic,
+        "threshold": row.threshold,
+        "detectors": json.loads(row.detectors),
+        "sensors": json.loads(row.sensors),
+    }
+
+
+def metrics(rows: Sequence[Any]) -> dict[str, float]:
+    """A version's figures by name."""
+    return {row.name: row.value for row in rows}
+
+
+def skills(rows: Sequence[Any]) -> dict[str, float]:
+    """A version's row of R, by task number."""
+    return {f"task {row.number}": row.skill for row in rows}
+
+
+def parent_skills(rows: Sequence[Any]) -> dict[str, float]:
+    """The same of its parent, on the same readings, where that was measured."""
+    known = (row for row in rows if row.parent_skill is not None)
+    return {f"task {row.number}": row.parent_skill for row in known}
