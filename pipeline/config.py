@@ -41,7 +41,11 @@ class Kafka(Section, frozen=True, kw_only=True):
     """The broker, and how records are fetched."""
 
     bootstrap_servers: Annotated[
-        str, Meta(min_length=1, description="Brokers, as host:port, separated by commas")
+        str,
+        Meta(
+            pattern=r"^[^\s,]+:\d+(\s*,\s*[^\s,]+:\d+)*$",
+            description="Brokers, as host:port, separated by commas",
+        ),
     ] = "127.0.0.1:9092"
     group_id: Annotated[str, Meta(min_length=1, description="Consumer group of the stream")] = (
         "tidemark"
@@ -72,7 +76,10 @@ class Kafka(Section, frozen=True, kw_only=True):
         Count, Meta(description="A larger record is a dead letter, in bytes")
     ] = 1_000_000
     session_timeout_ms: Annotated[
-        Count, Meta(description="A silent process loses its partitions after, in ms")
+        int,
+        Meta(
+            ge=1000, le=LARGEST, description="A silent process loses its partitions after, in ms"
+        ),
     ] = 45_000
     max_poll_interval_ms: Annotated[
         Count, Meta(description="Longest time between two polls, in ms")
@@ -222,7 +229,7 @@ class Learn(Section, frozen=True, kw_only=True):
     gamma: Annotated[Share, Meta(description="Decay of the running Fisher at a boundary")] = 0.9
     fisher_rows: Annotated[Count, Meta(description="Windows behind the Fisher diagonal")] = 500
     max_seconds: Annotated[
-        Positive, Meta(description="A consolidation stops training after, in seconds")
+        Positive, Meta(description="A training that takes longer fails for good, in seconds")
     ] = 60.0
     seed: Annotated[int, Meta(ge=0, le=LARGEST, description="Seed of everything random")] = 0
 
@@ -339,7 +346,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
             key = known[variable]
             table = tree.setdefault(key.section, {})
             if not isinstance(table, dict):
-                raise SettingsError(f"{key.section}: expected a table, got {table!r}")
+                raise SettingsError(f"{key.section}: expected a table, got {type(table).__name__}")
             table[key.name] = _parse(variable, key, text)
         elif variable.startswith(PREFIX) and variable != CONFIG_VARIABLE:
             raise SettingsError(f"{variable}: no such setting; `tidemark config` lists them all")
@@ -347,6 +354,16 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as exc:
         raise SettingsError(_explain(str(exc), name)) from None
+
+
+def source(path: Path | None = None) -> str:
+    """Where `load` reads from, for people."""
+    return str(path or os.environ.get(CONFIG_VARIABLE) or "defaults and environment")
+
+
+def plain_environment() -> dict[str, str]:
+    """The environment without settings: those of a shell set up for something else."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def as_toml(settings: Settings | None = None) -> str:
@@ -410,7 +427,7 @@ def _parse(variable: str, key: Key, text: str) -> Any:
     try:
         return msgspec.to_builtins(msgspec.convert(value, key.type, strict=False))
     except msgspec.ValidationError as exc:
-        raise SettingsError(f"{variable}: {exc}") from None
+        raise SettingsError(f"{variable}: {_in_words(str(exc), key.help)}") from None
 
 
 def _explain(message: str, path: Path | None) -> str:
@@ -420,8 +437,15 @@ def _explain(message: str, path: Path | None) -> str:
     if "unknown field" in what:
         field = what.rsplit("`", 2)[-2]
         where, what = ".".join(filter(None, (where, field))), "no such setting"
+    help_ = next((key.help for key in keys() if f"{key.section}.{key.name}" == where), "")
+    what = _in_words(what, help_)
     source = f"{path}: " if path else ""
     return f"{source}{where}: {what}" if where else f"{source}{what}"
+
+
+def _in_words(what: str, help_: str) -> str:
+    """A regular expression says nothing to people; the setting's help does."""
+    return f"not allowed here: {help_}" if "matching regex" in what else what
 
 
 def _help(hint: Any) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from pipeline.errors import SettingsError
 
 
 def configure(log_format: str, *, debug: bool = False) -> None:
@@ -25,6 +28,7 @@ def configure(log_format: str, *, debug: bool = False) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([_printable] if console else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -36,6 +40,18 @@ def configure(log_format: str, *, debug: bool = False) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO if debug else logging.WARNING, format="%(message)s"
     )
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what a stranger wrote must not steer a terminal."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def _printable(_: Any, __: str, facts: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in facts.items():
+        if isinstance(value, str) and name != "exception":
+            facts[name] = printable(value)
+    return facts
 
 
 class Metrics:
@@ -67,6 +83,16 @@ class Metrics:
         self.lag.remove(str(partition))
 
     def serve(self, port: int) -> None:
-        """Answer on loopback; 0 means not at all."""
-        if port:
+        """Answer on loopback; 0 means not at all.
+
+        Raises
+        ------
+        SettingsError
+            The port is somebody else's.
+        """
+        if not port:
+            return
+        try:
             start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        except OSError as exc:
+            raise SettingsError(f"run.metrics_port: {port}: {exc.strerror}") from None

@@ -81,10 +81,7 @@ def test_each_outside_thing_has_one_place(package: str) -> None:
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    """A knob that is read elsewhere is in no table and no example file.
-
-    The demo reads none: it hands the environment on to its processes, without our settings.
-    """
+    """A knob that is read elsewhere is in no table and no example file."""
     readers = {
         name
         for name, path in MODULES.items()
@@ -92,7 +89,7 @@ def test_only_the_settings_read_the_environment() -> None:
         if (isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"})
         or (isinstance(node, ast.ImportFrom) and node.module == "os")
     }
-    assert readers == {"pipeline/config.py", "pipeline/run/demo.py"}
+    assert readers == {"pipeline/config.py"}
 
 
 def test_the_import_rules_are_those_of_the_house() -> None:

@@ -79,7 +79,7 @@ class EmbeddedBroker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "pipeline.ingest.embedded"]
+        command = [sys.executable, "-P", "-m", "pipeline.ingest.embedded"]
         for name, partitions in self.topics.items():
             command += ["--topic", f"{name}:{partitions}"]
         self._process = subprocess.Popen(  # noqa: S603

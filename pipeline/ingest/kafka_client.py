@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,26 @@ def connection(kafka: Kafka) -> dict[str, Any]:
     return options
 
 
+def reach(kafka: Kafka) -> None:
+    """Wait for a broker to take a connection; OSError if none does within ANSWER_MS.
+
+    With kafka.api_version set, kafka-python asks nobody at first, and then waits without end.
+    """
+    until = time.monotonic() + ANSWER_MS / 1000
+    addresses = [a.strip().rpartition(":") for a in kafka.bootstrap_servers.split(",")]
+    while True:
+        for host, _, port in addresses:
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+            except OSError as exc:
+                failure = exc
+            else:
+                return
+        if time.monotonic() > until:
+            raise failure
+        time.sleep(RECONNECT_MS / 10_000)
+
+
 class GroupLag:
     """How far a consumer group is behind on a topic, asked from outside the group."""
 
@@ -60,6 +81,7 @@ class GroupLag:
         self.kafka = kafka
         self.topic = topic
         with translated(kafka):
+            reach(kafka)
             self._consumer = _consumer(kafka)
         try:
             self._partitions = self._known_partitions()
@@ -101,6 +123,7 @@ def check(kafka: Kafka, topic: str, results: Sequence[str] = ()) -> list[tuple[s
     checks.append(("crc32c", there, "there" if there else advice))
     try:
         with translated(kafka):
+            reach(kafka)
             consumer = _consumer(kafka)
             try:
                 numbers = {name: consumer.partitions_for_topic(name) for name in (topic, *results)}

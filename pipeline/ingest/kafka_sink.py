@@ -17,6 +17,7 @@ from pipeline.ingest.kafka_client import (
     importable,
     install,
     no_topic,
+    reach,
     translated,
 )
 
@@ -48,6 +49,7 @@ class KafkaSink:
             raise SourceError(install(kafka.compression))
         version = api_version(kafka)
         with translated(kafka):
+            reach(kafka)
             self._producer = KafkaProducer(
                 **connection(kafka),
                 acks="all",

@@ -13,7 +13,14 @@ from kafka.structs import OffsetAndMetadata
 
 from pipeline.config import Kafka
 from pipeline.errors import SourceError
-from pipeline.ingest.kafka_client import ANSWER_MS, ISOLATION, connection, no_topic, translated
+from pipeline.ingest.kafka_client import (
+    ANSWER_MS,
+    ISOLATION,
+    connection,
+    no_topic,
+    reach,
+    translated,
+)
 from pipeline.ports import Owner
 from pipeline.records import Records
 
@@ -45,6 +52,7 @@ class KafkaSource:
         self._listener: _Listener | None = None
         self._away = False
         with translated(kafka):
+            reach(kafka)
             self._consumer = KafkaConsumer(
                 **connection(kafka),
                 group_id=kafka.group_id,

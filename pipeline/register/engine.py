@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, func, select
@@ -47,6 +48,14 @@ def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine, foreign_keys)
     return engine
+
+
+def exists(engine: Engine) -> bool:
+    """Whether there is a database to look at; opening SQLite would make an empty file."""
+    file = engine.url.database
+    if engine.dialect.name != "sqlite" or not file or file.startswith(("file:", ":memory:")):
+        return True
+    return Path(file).exists()
 
 
 @contextmanager

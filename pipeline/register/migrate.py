@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from alembic import command
 from pipeline.config import Database
 from pipeline.errors import RegistryError
-from pipeline.register.engine import connect, reading, translated
+from pipeline.register.engine import connect, exists, reading, translated
 
 #: Names the lock that PostgreSQL's migrations queue at.
 _LOCK = 7_233_002
@@ -35,6 +35,8 @@ def current_and_head(database: Database) -> tuple[str | None, str]:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     engine = connect(database)
     try:
+        if not exists(engine):
+            return None, str(head)
         with reading(engine) as conn:
             current = MigrationContext.configure(conn).get_current_revision()
     finally:

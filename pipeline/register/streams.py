@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -23,6 +23,8 @@ class Stream:
     name: str
     #: Names of the sensors; empty until the first reading.
     channels: tuple[str, ...]
+    #: Microseconds since 1970 UTC.
+    created: int
 
 
 def open_(conn: Connection, name: str, channels: Sequence[str], *, at: int) -> Stream:
@@ -43,7 +45,7 @@ def open_(conn: Connection, name: str, channels: Sequence[str], *, at: int) -> S
         raise RegistryError(f"stream {name} has the channels {', '.join(found.channels)}")
     text = ledger.canonical(list(channels))
     conn.execute(update(t.streams).where(t.streams.c.id == found.id).values(channels=text))
-    return Stream(id=found.id, name=name, channels=tuple(channels))
+    return replace(found, channels=tuple(channels))
 
 
 def known(conn: Connection) -> list[Stream]:
@@ -60,4 +62,5 @@ def _make(conn: Connection, name: str, channels: Sequence[str], at: int) -> None
 
 
 def _stream(row: Row[Any]) -> Stream:
-    return Stream(id=row.id, name=row.name, channels=tuple(json.loads(row.channels)))
+    channels = tuple(json.loads(row.channels))
+    return Stream(id=row.id, name=row.name, channels=channels, created=row.created)

@@ -6,7 +6,6 @@ starts stream, train and schedule. This process only starts them, watches SQL, e
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.config import PREFIX, Database, Detect, Kafka, Learn, Run, Settings, Stream, as_toml
+from pipeline.config import (
+    Database,
+    Detect,
+    Kafka,
+    Learn,
+    Run,
+    Settings,
+    Stream,
+    as_toml,
+    plain_environment,
+)
 from pipeline.errors import PipelineError
 from pipeline.ingest.embedded import EmbeddedBroker
 from pipeline.register.migrate import upgrade
@@ -115,7 +124,7 @@ def _processes(
 ) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """`tidemark run` and `tidemark replay`, their log lines in a file, ended whatever happens."""
     with (directory / "log.jsonl").open("ab") as out:
-        processes = {"run": spawn("run", config, env=_environment(), out=out)}
+        processes = {"run": spawn("run", config, env=plain_environment(), out=out)}
         try:
             processes["replay"] = _replay(config, recording, out)
             yield processes
@@ -126,12 +135,7 @@ def _processes(
 def _replay(config: Path, recording: Path, out: IO[bytes]) -> subprocess.Popen[bytes]:
     arguments = [str(recording), "--topic", TOPIC, "--series-column", "series"]
     arguments += ["--time-column", "time", "--rate", str(RATE), "--max-lag", "5000"]
-    return spawn("replay", config, *arguments, env=_environment(), out=out)
-
-
-def _environment() -> dict[str, str]:
-    """Ours without settings: those of a shell set up for production would come before the file."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return spawn("replay", config, *arguments, env=plain_environment(), out=out)
 
 
 def _watch(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Settings, load
+from pipeline.config import Settings, load, source
 from pipeline.errors import PipelineError, SettingsError
 
 
@@ -17,7 +17,7 @@ def examine(config: Path | None) -> list[dict[str, Any]]:
         _read(settings)
     except SettingsError as exc:
         return [{"name": "settings", "ok": False, "message": str(exc)}]
-    checks = [("settings", True, f"{config or 'defaults and environment'}")]
+    checks = [("settings", True, source(config))]
     checks += [*_database(settings), *_broker(settings)]
     return [{"name": name, "ok": ok, "message": message} for name, ok, message in checks]
 

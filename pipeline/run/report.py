@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.config import Settings
 from pipeline.consolidate.transfer import transfer
@@ -18,6 +19,7 @@ from pipeline.run import baselines
 from pipeline.run.shuttle import SEGMENTS, SERIES, Recording
 from pipeline.run.times import parse_time
 from pipeline.serve.lineage import Lineage
+from pipeline.telemetry import printable
 
 #: An alarm so many readings after a true boundary still finds it.
 TOLERANCE = 60
@@ -153,7 +155,7 @@ def print_answer(answer: Any) -> None:
     """One audit answer: `key: value` lines, or a table of several."""
     console = _console()
     if isinstance(answer, Mapping):
-        console.print(_lines(answer), highlight=False)
+        console.print(_lines(answer), highlight=False, markup=False)
     else:
         _print_versions(console, answer)
 
@@ -201,11 +203,11 @@ def _print_versions(console: Console, versions: Sequence[Mapping[str, Any]]) -> 
         table.add_row(
             str(v["version"]),
             str(v["parent"] or ""),
-            v["reason"],
+            Text(printable(v["reason"])),
             v["fate"],
             _skills(v["skills"]),
             f"{loss.get('loss_before', 0):.2f} to {loss.get('loss_after', 0):.2f}",
-            v["decision"],
+            Text(printable(v["decision"])),
         )
     console.print(table)
 
@@ -249,4 +251,4 @@ def _short(value: Any) -> str:
         return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
     if isinstance(value, Iterable) and not isinstance(value, str):
         return "; ".join(map(_short, value))
-    return str(value)
+    return printable(str(value))

@@ -1,7 +1,8 @@
 """What happens by the clock: APScheduler inserts requests, and does nothing else.
 
 Two schedulers may run: one holds the lease and acts, and each due time is in the table once,
-whoever inserts it. A time that was missed is requested once, when the process is back.
+whoever inserts it. A time that was missed, as nobody was there, is requested once, the latest of
+several; one before the stream's first day is not.
 """
 
 from __future__ import annotations
@@ -47,18 +48,30 @@ class Scheduler:
             scheduler.add_job(self.request_due, self.trigger, id="retrain")
         scheduler.start()
         try:
-            while not stop.wait(self.settings.run.lease_s / 3):
-                self._keep_lease()
+            while True:
+                self.request_due()
+                if stop.wait(self.settings.run.lease_s / 3):
+                    return
         finally:
             scheduler.shutdown(wait=True)
 
     def request_due(self, now: datetime | None = None) -> int | None:
-        """Insert the request of the last due time; its id, or None if that is done already."""
-        if self.trigger is None or not self._keep_lease():
+        """Insert the request of the last due time; its id, or None if there is nothing to do.
+
+        A database that is away is told and tried again.
+        """
+        try:
+            return self._request_due(now or datetime.now(UTC))
+        except PipelineError as exc:
+            log.warning("nothing_requested", reason=str(exc))
             return None
-        due = last_due(self.trigger, now or datetime.now(UTC))
+
+    def _request_due(self, now: datetime) -> int | None:
+        if not self.registry.lease(LEASE, self.owner, self.settings.run.lease_s):
+            return None
+        due = last_due(self.trigger, now) if self.trigger else None
         stream = self.registry.stream(self.settings.stream.topic)
-        if due is None or stream is None:
+        if due is None or stream is None or due.timestamp() * 1e6 < stream.created:
             return None
         request = Request(
             stream_id=stream.id,
@@ -71,13 +84,6 @@ class Scheduler:
         if number is not None:
             log.info("retraining_requested", request=number, due=due.isoformat())
         return number
-
-    def _keep_lease(self) -> bool:
-        try:
-            return self.registry.lease(LEASE, self.owner, self.settings.run.lease_s)
-        except PipelineError as exc:
-            log.warning("lease_not_renewed", name=LEASE, reason=str(exc))
-            return False
 
 
 def cron(settings: Settings) -> CronTrigger | None:

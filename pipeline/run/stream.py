@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from pipeline.config import Settings
-from pipeline.errors import RegistryError
+from pipeline.errors import RegistryError, SourceError
 from pipeline.ingest.decode import Decoder
 from pipeline.ingest.series import admit
 from pipeline.ports import Sink, Source
@@ -222,10 +222,15 @@ class Streamer:
 
     def _reach(self, owned: Owned, records: Records) -> None:
         """Move the partition on; with a champion, note that it scores these offsets."""
-        if owned.next_offset is None:
-            owned.next_offset = records.offsets[0]
+        first = records.offsets[0]
+        if owned.next_offset is not None and first < owned.next_offset:
+            raise SourceError(
+                f"partition {records.partition} of {self.topic} goes on at offset {first}, before "
+                f"the checkpoint's {owned.next_offset}: the topic was made anew; give it another "
+                "name, or start on another database"
+            )
         if self.live.version is not None:
-            _note(owned.scored, self.live.version.id, owned.next_offset, records.next_offset)
+            _note(owned.scored, self.live.version.id, first, records.next_offset)
         owned.next_offset = records.next_offset
         owned.dirty = True
 

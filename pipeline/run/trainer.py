@@ -122,8 +122,12 @@ class Trainer:
         )
 
     def _served(self, claim: Claim, work: Work) -> str | None:
-        """Why no training is needed, if it is not: every segment's task is known and served."""
-        if work.parent is None or claim.request.reason not in ("bootstrap", "boundary"):
+        """Why no training is needed, if it is not: every segment's task is known and served.
+
+        Nobody but the stream itself may have asked: a person or a schedule wants a training.
+        """
+        asked = {claim.request.reason, *(request.reason for _, request in claim.folded)}
+        if work.parent is None or not asked <= {"bootstrap", "boundary"}:
             return None
         expected = self.registry.skills(work.parent.id)
         tasks = {task for task, _ in work.segments}

@@ -458,3 +458,10 @@ def test_append_only_comes_with_the_schema(engine: Engine) -> None:
     for attack in ("UPDATE ledger SET actor = 'eve'", "DELETE FROM ledger"):
         with pytest.raises(DBAPIError, match="append-only"):
             change(engine, attack)
+
+
+def test_looking_at_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    """A mistyped path stays one: nothing is at it, and nothing comes of asking."""
+    database = Database(url=f"sqlite:///{tmp_path / 'typo.db'}")
+    assert migrate.current_and_head(database)[0] is None
+    assert list(tmp_path.iterdir()) == []

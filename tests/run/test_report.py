@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.run.report import retention
+from pipeline.run.report import print_answer, retention
 
 
 def row(version: int, status: str, skills: dict[str, float], parent: dict[str, float]):
@@ -46,3 +46,13 @@ def test_without_the_first_version_s_skill_there_is_no_forward_transfer() -> Non
 def test_without_a_version_there_is_nothing_to_retain() -> None:
     """A run that was too short."""
     assert retention([], {}) == {"tasks": [], "versions": [], "R": []}
+
+
+def test_what_strangers_wrote_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """A note is neither markup nor a command to the terminal."""
+    note = "[ops] replaced [/x] bearing"
+    print_answer({"note": note, "series": "\x1b[31mpress\x1b]0;x\x07"})
+    out = capsys.readouterr().out
+    assert note in out
+    assert "\x1b" not in out
+    assert "\\x1b[31mpress" in out

@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from pipeline.config import Database, Detect, Kafka, Learn, Run, Score, Settings, Stream
 from pipeline.errors import RegistryError, SourceError, StaleEpoch
 from pipeline.ingest.memory import MemorySink, MemorySource, Message
+from pipeline.records import Records
 from pipeline.register import tables as t
 from pipeline.register.checkpoints import unpack
 from pipeline.register.migrate import upgrade
@@ -330,3 +331,26 @@ def test_a_checkpoint_of_other_settings_is_refused(registry, settings, log) -> N
     )
     with pytest.raises(RegistryError, match=r"score\.window was 8, is 9"):
         drain(streamer(other, registry, log))
+
+
+def test_a_topic_that_was_made_anew_is_told_and_nothing_is_written(registry, settings, log) -> None:
+    """Its offsets begin before the checkpoint's: other readings, which it must not go on with."""
+    drain(streamer(settings, registry, log))
+    before = state(registry)
+    made = streamer(settings, registry, log)
+    made.poll_once()  # nothing is left, and the partition is assigned
+    made.source.poll = lambda timeout_s: [records_of(log, 0, 10)]
+    with pytest.raises(SourceError, match="made anew"):
+        made.poll_once()
+    assert state(registry) == before
+
+
+def records_of(log, low: int, high: int) -> Records:
+    return Records(
+        topic="readings",
+        partition=0,
+        offsets=list(range(low, high)),
+        keys=[key for key, _ in log[low:high]],
+        values=[value for _, value in log[low:high]],
+        next_offset=high,
+    )
