@@ -77,9 +77,7 @@ class Kafka(Section, frozen=True, kw_only=True):
     ] = 1_000_000
     session_timeout_ms: Annotated[
         int,
-        Meta(
-            ge=1000, le=LARGEST, description="A silent process loses its partitions after, in ms"
-        ),
+        Meta(ge=1000, le=LARGEST, description="A silent process loses its partitions after, in ms"),
     ] = 45_000
     max_poll_interval_ms: Annotated[
         Count, Meta(description="Longest time between two polls, in ms")
