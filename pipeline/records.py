@@ -101,6 +101,22 @@ class Boundary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SensorEvent:
+    """A sensor that stopped saying anything, or says something again. It is not a drift."""
+
+    series: str
+    #: Index of the sensor.
+    channel: int
+    #: sensor_silent | sensor_frozen | sensor_back
+    kind: str
+    #: Row (readings of this series since its first) at which it was known.
+    row: int
+    offset: int
+    #: Event time of that row, microseconds since 1970 UTC.
+    time: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A consolidation to do, with content-addressed inputs."""
 

@@ -13,11 +13,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from pipeline.errors import SettingsError
 
 
-def configure(log_format: str, *, debug: bool = False) -> None:
+def configure(log_format: str, *, debug: bool = False, quiet: bool = False) -> None:
     """Send log lines to standard error, as `json` or for people (`console`).
 
-    `auto`: for people on a terminal, JSON elsewhere.
+    `auto`: for people on a terminal, JSON elsewhere. quiet: warnings and worse only.
     """
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
@@ -31,9 +32,7 @@ def configure(log_format: str, *, debug: bool = False) -> None:
             *([_printable] if console else []),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

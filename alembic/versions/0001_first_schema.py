@@ -103,6 +103,35 @@ def upgrade():
         sa.UniqueConstraint("hash", name=op.f("uq_ledger_hash")),
     )
     op.create_table(
+        "sensor_events",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("stream_id", sa.Integer(), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False),
+        sa.Column("series", sa.Text(), nullable=False),
+        sa.Column("channel", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("row", sa.BigInteger(), nullable=False),
+        sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False),
+        sa.Column("recorded", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "kind IN ('sensor_silent', 'sensor_frozen', 'sensor_back')",
+            name=op.f("ck_sensor_events_known_event"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["stream_id"], ["streams.id"], name=op.f("fk_sensor_events_stream_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sensor_events")),
+        sa.UniqueConstraint(
+            "stream_id",
+            "partition",
+            "series",
+            "channel",
+            "row",
+            name=op.f("uq_sensor_events_stream_id_partition_series_channel_row"),
+        ),
+    )
+    op.create_table(
         "tasks",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("stream_id", sa.Integer(), nullable=False),
@@ -346,6 +375,7 @@ def downgrade():
 
     op.drop_table("requests")
     op.drop_table("tasks")
+    op.drop_table("sensor_events")
     op.drop_table("ledger")
     op.drop_table("checkpoints")
     op.drop_table("boundaries")

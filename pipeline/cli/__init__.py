@@ -1,6 +1,7 @@
 """The command line: arguments in, one clear answer out; everything heavy is imported on use.
 
-`processes` starts what runs, `housekeeping` prepares and checks, `audit` asks the history.
+`processes` starts what runs, `backtest` tries it on a recording, `housekeeping` prepares and
+checks, `audit` asks the history.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline.cli import audit, housekeeping, processes
+from pipeline.cli import audit, backtest, housekeeping, processes
 from pipeline.cli.shared import options
 from pipeline.errors import PipelineError, SettingsError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(processes.app)
+app.add_typer(backtest.app)
 app.add_typer(housekeeping.app)
 app.add_typer(audit.app, name="audit")
 

@@ -28,13 +28,13 @@ class Options:
 options = Options()
 
 
-def read_settings() -> Settings:
-    """The settings, with the log set up as they say."""
+def read_settings(*, quiet: bool = False) -> Settings:
+    """The settings, with the log set up as they say; quiet: only what is wrong is logged."""
     from pipeline.config import load
     from pipeline.telemetry import configure
 
     settings = load(options.config)
-    configure(settings.run.log_format, debug=options.debug)
+    configure(settings.run.log_format, debug=options.debug, quiet=quiet)
     return settings
 
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from river import drift
-from river.base import DriftDetector
+from river.base import DriftDetector as DriftDetector
 from river.stats.base import Statistic
 
 from pipeline.errors import PipelineError, SettingsError
@@ -73,54 +73,58 @@ def names() -> tuple[str, ...]:
 
 
 class Proposers:
-    """The detectors of one series: one of each kind for each signal that it watches.
+    """The detectors of one series: one of each kind for each feature that it watches.
 
     Parameters
     ----------
     kinds
         Names of river detectors.
-    signals
-        Scalars a block; the last one is the joint residual.
+    channels
+        d, sensors: river watches d levels, d partial residuals and the joint residual.
     """
 
-    def __init__(self, kinds: Sequence[str], signals: int) -> None:
-        self.kinds = tuple(kinds)
-        self.detectors: list[tuple[int, int, DriftDetector]] = [
-            (k, signal, make(kind))
-            for k, kind in enumerate(self.kinds)
-            for signal in range(0 if kind in ON_EVERY_SIGNAL else signals - 1, signals)
+    def __init__(self, kinds: Sequence[str], channels: int) -> None:
+        watched = [("level", c) for c in range(channels)]
+        watched += [("residual", c) for c in range(channels + 1)]
+        self.detectors: list[tuple[int, str, int, DriftDetector]] = [
+            (k, signal, column, make(kind))
+            for k, kind in enumerate(kinds)
+            for signal, column in (watched if kind in ON_EVERY_SIGNAL else watched[-1:])
         ]
+        self._bind()
 
-    def update(self, columns: Sequence[Sequence[float] | None]) -> list[tuple[int, int]]:
-        """Feed each signal's new values; (row, kind) of each alarm. None: no value yet.
+    def update(self, signal: str, columns: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+        """Feed a signal's new values; (row, kind) of each alarm.
 
-        columns: one list of values a signal, all of one length.
+        columns: one list of values a feature, all of one length.
         """
         alarms = []
-        for kind, signal, detector in self.detectors:
-            column = columns[signal]
-            if column is None:
-                continue
-            update = detector.update
-            for row, value in enumerate(column):
+        for kind, column, detector, update in self._fed[signal]:
+            for row, value in enumerate(columns[column]):
                 update(value)
                 if detector.drift_detected:
                     alarms.append((row, kind))
         return alarms
 
+    def _bind(self) -> None:
+        self._fed: dict[str, list[tuple[int, int, DriftDetector, Callable[[float], Any]]]]
+        self._fed = {"level": [], "residual": []}
+        for kind, signal, column, detector in self.detectors:
+            self._fed[signal].append((kind, column, detector, detector.update))
+
     def state(self) -> list[Any]:
         """Plain data that `restore` goes on from."""
-        return [_plain(detector) for _, _, detector in self.detectors]
+        return [_plain(detector) for *_, detector in self.detectors]
 
     def restore(self, state: Sequence[Any]) -> None:
         """Go on from `state()`; DetectorStateError if it is not of these detectors."""
         found = [_object(item) for item in state]
-        if not _alike(found, [detector for _, _, detector in self.detectors]):
+        if not _alike(found, [detector for *_, detector in self.detectors]):
             raise DetectorStateError("the stored detectors are others than the settings name")
         self.detectors = [
-            (kind, signal, detector)
-            for (kind, signal, _), detector in zip(self.detectors, found, strict=True)
+            (*key, detector) for (*key, _), detector in zip(self.detectors, found, strict=True)
         ]
+        self._bind()
 
 
 def dump(proposers: Sequence[Proposers | None]) -> NDArray[np.uint8]:
@@ -130,7 +134,7 @@ def dump(proposers: Sequence[Proposers | None]) -> NDArray[np.uint8]:
 
 
 def load(
-    content: NDArray[np.uint8], kinds: Sequence[str], signals: int
+    content: NDArray[np.uint8], kinds: Sequence[str], channels: int
 ) -> Iterator[Proposers | None]:
     """What `dump` was given; DetectorStateError for anything that is not river's."""
     try:
@@ -141,7 +145,7 @@ def load(
         if state is None:
             yield None
             continue
-        proposers = Proposers(kinds, signals)
+        proposers = Proposers(kinds, channels)
         proposers.restore(state)
         yield proposers
 

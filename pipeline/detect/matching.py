@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -46,18 +47,42 @@ def match(alarms: Sequence[int], drifts: Sequence[int], rows: int, tolerance: in
     >>> match([12, 14, 90], [10, 50], rows=100, tolerance=20)
     Match(hits=1, false_alarms=2, missed=1, delays=(2,))
     """
-    ends = [*drifts, rows][1:]
-    delays = []
-    for drift, end in zip(drifts, ends, strict=True):
-        inside = [a for a in alarms if drift <= a < min(drift + tolerance, end)]
-        if inside:
-            delays.append(min(inside) - drift)
-    hits = len(delays)
+    met = pairs(alarms, drifts, rows, tolerance)
     return Match(
-        hits=hits,
-        false_alarms=len(alarms) - hits,
-        missed=len(drifts) - hits,
-        delays=tuple(delays),
+        hits=len(met),
+        false_alarms=len(alarms) - len(met),
+        missed=len(drifts) - len(met),
+        delays=tuple(alarms[a] - drifts[d] for d, a in met),
+    )
+
+
+def pairs(
+    alarms: Sequence[int], drifts: Sequence[int], rows: int, tolerance: int
+) -> list[tuple[int, int]]:
+    """(drift, alarm) of each hit as places in the two lists, by the rule of `match`.
+
+    >>> pairs([14, 12, 90], [10, 50, 80], rows=100, tolerance=20)
+    [(0, 1), (2, 2)]
+    """
+    order = sorted(range(len(alarms)), key=lambda a: alarms[a])
+    ends = [*drifts, rows][1:]
+    met = []
+    for d, (drift, end) in enumerate(zip(drifts, ends, strict=True)):
+        until = min(drift + tolerance, end)
+        at = bisect_left(order, drift, key=lambda a: alarms[a])
+        if at < len(order) and alarms[order[at]] < until:
+            met.append((d, order[at]))
+    return met
+
+
+def pool(matches: Iterable[Match]) -> Match:
+    """Several series as one: their hits, misses and false alarms together."""
+    every = list(matches)
+    return Match(
+        hits=sum(m.hits for m in every),
+        false_alarms=sum(m.false_alarms for m in every),
+        missed=sum(m.missed for m in every),
+        delays=tuple(delay for m in every for delay in m.delays),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,26 @@ QUARTILES = 1.349
 RIDGE, DIAGONAL = 1.0, 0.05
 #: Standardised readings and residuals of the forecaster are clipped here.
 CLIP_READING, CLIP_RESIDUAL = 10.0, 5.0
+#: Pairs of sensors whose products are watched, at most: all of 8 sensors and a few more.
+PAIRS = 32
 
 
 def robust(readings: Array) -> tuple[Array, Array]:
     """Location and scale (d,) of readings (n, d): median, and the quartiles' distance.
 
-    A sensor that mostly repeats one value has no such distance: then the standard deviation, and
-    for one that never moves a thousandth of its value, so that any later move is a large one.
+    NaN is missing; a sensor without any reading has location 0 and scale 1. A sensor that mostly
+    repeats one value has no such distance: then the standard deviation, and for one that never
+    moves a thousandth of its value, so that any later move is a large one.
     """
-    low, median, high = np.quantile(readings, (0.25, 0.5, 0.75), axis=0)
+    silent = np.isnan(readings).all(axis=0)
+    x = np.where(silent, 0.0, readings)
+    low, median, high = np.nanquantile(x, (0.25, 0.5, 0.75), axis=0)
     scale = (high - low) / QUARTILES
-    deviation = readings.std(axis=0)
+    deviation = np.nanstd(x, axis=0)
     tiny = np.maximum(np.abs(median) * 1e-9, 1e-30)
     scale = np.where(scale > tiny, scale, deviation)
-    return median, np.where(scale > tiny, scale, np.maximum(np.abs(median) * 1e-3, 1e-9))
+    scale = np.where(scale > tiny, scale, np.maximum(np.abs(median) * 1e-3, 1e-9))
+    return median, np.where(silent, 1.0, scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,8 @@ class Forecaster:
     """VAR(1): the next standardised reading from the last one, and what its residuals look like.
 
     Z = clip((X - location) / scale);  E[Z_t] = Z_{t-1} A + c;  R = (Z_t - E[Z_t]) / residual;
-    U = R W is white: cov(R) + DIAGONAL I = L L', W = L^-T.
+    S = cov(R) + DIAGONAL I, P = S^-1. U = R S^-1/2 is white, the same in any order of the sensors,
+    and (R P)_j / sqrt(P_jj) is what the others do not explain of sensor j (its partial residual).
     """
 
     location: Array  # (d,)
@@ -45,14 +52,18 @@ class Forecaster:
     coefficients: Array  # (d, d)
     intercept: Array  # (d,)
     residual: Array  # (d,)
+    partial: Array  # (d, d)
     whitening: Array  # (d, d)
+    #: (2, K) the sensors of each pair that is watched.
+    pairs: NDArray[np.int64]
 
     @classmethod
     def fit(cls, readings: Array) -> Forecaster:
-        """Ridge regression of each reading (n, d) on the one before it."""
+        """Ridge regression of each reading (n, d) on the one before it; NaN is missing."""
         d = readings.shape[1]
         location, scale = robust(readings)
         z = np.clip((readings - location) / scale, -CLIP_READING, CLIP_READING)
+        z = np.where(np.isnan(z), 0.0, z)
         before = np.concatenate([z[:-1], np.ones((len(z) - 1, 1))], axis=1)
         gram = before.T @ before + RIDGE * np.eye(d + 1)
         solved = np.linalg.solve(gram, before.T @ z[1:])
@@ -60,14 +71,32 @@ class Forecaster:
         residual = np.maximum(errors.std(axis=0), 1e-6)
         whitened = np.clip(errors / residual, -CLIP_RESIDUAL, CLIP_RESIDUAL)
         covariance = np.cov(whitened.T).reshape(d, d) + DIAGONAL * np.eye(d)
+        precision = np.linalg.inv(covariance)
         return cls(
             location=location,
             scale=scale,
             coefficients=solved[:d],
             intercept=solved[d],
             residual=residual,
-            whitening=np.linalg.inv(np.linalg.cholesky(covariance)).T,
+            partial=precision / np.sqrt(np.diag(precision)),
+            whitening=root_of_inverse(covariance),
+            pairs=most_correlated(covariance),
         )
+
+
+def root_of_inverse(covariance: Array) -> Array:
+    """The symmetric root of its inverse (d, d)."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors / np.sqrt(values)) @ vectors.T)
+
+
+def most_correlated(covariance: Array) -> NDArray[np.int64]:
+    """(2, K) the PAIRS pairs of sensors with the largest correlation, in order of the sensors."""
+    first, second = np.triu_indices(len(covariance), 1)
+    deviation = np.sqrt(np.diag(covariance))
+    correlation = np.abs(covariance[first, second]) / (deviation[first] * deviation[second])
+    kept = np.sort(np.argsort(-correlation, kind="stable")[:PAIRS])
+    return np.stack([first[kept], second[kept]]).astype(np.int64)
 
 
 def lag_one(signal: Array) -> Array:
@@ -88,8 +117,12 @@ def inflation(phi: Array, m: int) -> Array:
 
 def empty(slots: int, channels: int) -> dict[str, NDArray[Any]]:
     """Stacked fields of `Forecaster`, for `slots` series."""
-    square = {"coefficients", "whitening"}
-    return {
-        name: np.zeros((slots, channels, channels) if name in square else (slots, channels))
-        for name in Forecaster.__dataclass_fields__
+    square = {"coefficients", "partial", "whitening"}
+    pairs = min(PAIRS, channels * (channels - 1) // 2)
+    stacked: dict[str, NDArray[Any]] = {
+        field.name: np.zeros(
+            (slots, channels, channels) if field.name in square else (slots, channels)
+        )
+        for field in fields(Forecaster)
     }
+    return stacked | {"pairs": np.zeros((slots, 2, pairs), dtype=np.int64)}

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.config import Stream
 from pipeline.ingest.message import QUOTED, Bad, Reader, check_name
-from pipeline.records import Batch, DeadLetter, FloatArray, IntArray, Records
+from pipeline.ingest.series import group
+from pipeline.records import Batch, DeadLetter, IntArray, Records
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -280,21 +281,14 @@ class Decoder:
     def _batch(self, records: Records, series: list[int], columns: Columns) -> Batch:
         """Group the readings by series, in the order of the log inside each."""
         record, times, values = columns
-        ids = np.array(series, dtype=np.int64)[record]
-        order = np.argsort(ids, kind="stable")
-        sorted_ids = ids[order]
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(sorted_ids)) + 1, [len(ids)]])
-        offsets = np.array(records.offsets, dtype=np.int64)[record]
-        cells: FloatArray = values.astype(np.float32)[order]
-        return Batch(
+        return group(
             topic=records.topic,
             partition=records.partition,
-            series=tuple(self._names.text[i] for i in sorted_ids[starts[:-1]].tolist()),
-            starts=starts.astype(np.int64),
-            offsets=offsets[order],
-            order=order.astype(np.int64),
-            times=times[order],
-            values=cells,
+            ids=np.array(series, dtype=np.int64)[record],
+            names=self._names.text,
+            offsets=np.array(records.offsets, dtype=np.int64)[record],
+            times=times,
+            values=values.astype(np.float32),
             next_offset=records.next_offset,
         )
 

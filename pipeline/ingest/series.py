@@ -1,16 +1,47 @@
-"""A batch in; out the batch without the series that are too many, whose records are dead letters.
+"""Readings in, grouped by series; the batch without the series that are too many, out.
 
 Which names stay depends on the order of the log alone: a partition's first names are its series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import Batch, DeadLetter, Records
+from pipeline.records import Batch, DeadLetter, FloatArray, IntArray, Records
+
+
+def group(
+    *,
+    topic: str,
+    partition: int,
+    ids: IntArray,
+    names: Sequence[str],
+    offsets: IntArray,
+    times: IntArray,
+    values: FloatArray,
+    next_offset: int,
+) -> Batch:
+    """One batch of readings (N,) in the order of the log, which stays their order inside a series.
+
+    ids: (N,) number of each reading's series in `names`.
+    """
+    order = np.argsort(ids, kind="stable")
+    sorted_ids = ids[order]
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(sorted_ids)) + 1, [len(ids)]])
+    return Batch(
+        topic=topic,
+        partition=partition,
+        series=tuple(names[i] for i in sorted_ids[starts[:-1]].tolist()),
+        starts=starts.astype(np.int64),
+        offsets=offsets[order],
+        order=order.astype(np.int64),
+        times=times[order],
+        values=values[order],
+        next_offset=next_offset,
+    )
 
 
 def admit(

@@ -1,10 +1,13 @@
-"""Boundaries as they were found, inside the caller's transaction."""
+"""Boundaries and sensor events as they were found, inside the caller's transaction."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 from sqlalchemy import Connection, insert
 
-from pipeline.records import Boundary
+from pipeline.records import Boundary, SensorEvent
 from pipeline.register import ledger
 from pipeline.register import tables as t
 
@@ -32,3 +35,12 @@ def record(
     }
     conn.execute(insert(t.boundaries).values(recorded=at, **row))
     ledger.append(conn, "boundary", row, at=at, stream_id=stream_id)
+
+
+def record_events(
+    conn: Connection, stream_id: int, partition: int, events: Sequence[SensorEvent], *, at: int
+) -> None:
+    """Keep which sensors fell silent, froze or came back; each event once."""
+    if events:
+        whose = {"stream_id": stream_id, "partition": partition, "recorded": at}
+        conn.execute(insert(t.sensor_events), [whose | asdict(event) for event in events])

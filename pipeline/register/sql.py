@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
-from pipeline.records import Boundary, Candidate, Claim, Decision, Request, Version
+from pipeline.records import (
+    Boundary,
+    Candidate,
+    Claim,
+    Decision,
+    Request,
+    SensorEvent,
+    Version,
+)
 from pipeline.register import artifacts as blobs
 from pipeline.register import boundaries as changes
 from pipeline.register import checkpoints, leases, migrate, streams, tasks, versions
@@ -85,6 +93,7 @@ class SqlRegistry:
         next_offset: int,
         state: bytes,
         boundaries: Sequence[Boundary] = (),
+        events: Sequence[SensorEvent] = (),
         requests: Sequence[Request] = (),
         artifacts: Mapping[str, tuple[str, bytes]] | None = None,
         scored: Sequence[tuple[int, int, int]] = (),
@@ -103,6 +112,7 @@ class SqlRegistry:
                 blobs.put(conn, kind, content, at=at)
             for boundary in boundaries:
                 changes.record(conn, stream_id, partition, boundary, at=at)
+            changes.record_events(conn, stream_id, partition, events, at=at)
             for request in requests:
                 queue.submit(conn, request, at=at)
             checkpoints.note_scored(conn, stream_id, partition, scored)

@@ -79,6 +79,25 @@ boundaries = Table(
     UniqueConstraint("stream_id", "partition", "series", "segment"),
 )
 
+sensor_events = Table(
+    "sensor_events",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("series", Text, nullable=False),
+    Column("channel", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("row", BigInteger, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("recorded", BigInteger, nullable=False),
+    UniqueConstraint("stream_id", "partition", "series", "channel", "row"),
+    CheckConstraint(
+        "kind IN ('sensor_silent', 'sensor_frozen', 'sensor_back')", name="known_event"
+    ),
+)
+
 tasks = Table(
     "tasks",
     metadata,

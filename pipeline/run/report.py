@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,7 @@ from pipeline.consolidate.transfer import transfer
 from pipeline.detect.matching import match
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import baselines
+from pipeline.run.backtest_report import Detection, Report
 from pipeline.run.shuttle import SEGMENTS, SERIES, Recording
 from pipeline.run.times import parse_time
 from pipeline.serve.lineage import Lineage
@@ -34,14 +36,14 @@ def report(settings: Settings, registry: SqlRegistry, recording: Recording) -> d
     lineage = Lineage(settings.database)
     try:
         history = lineage.history(name)
-        measured = _baselines(settings, registry, stream.id if stream else 0)
-        frozen = measured["frozen"]["skills"] if measured else {}
+        measured_ = measured(settings, registry, stream.id if stream else 0)
+        frozen = measured_["frozen"]["skills"] if measured_ else {}
         return {
             "arranged": _arranged(recording),
             "boundaries": _boundaries(lineage.boundaries(name), recording),
             "versions": history,
             "retention": retention(lineage.matrix(name), frozen),
-            "baselines": measured,
+            "baselines": measured_,
             "audit": _audit(lineage, name, history),
         }
     finally:
@@ -106,7 +108,7 @@ def retention(matrix: Sequence[Mapping[str, Any]], frozen: Mapping[str, float]) 
     }
 
 
-def _baselines(settings: Settings, registry: SqlRegistry, stream_id: int) -> dict[str, Any]:
+def measured(settings: Settings, registry: SqlRegistry, stream_id: int) -> dict[str, Any]:
     """Each model's skill a task, all on the same held-out readings, at the end of the stream."""
     numbers = {task.id: task.number for task in registry.tasks(stream_id)}
     return {
@@ -149,6 +151,73 @@ def print_report(answer: Mapping[str, Any]) -> None:
         console.print(f"\n[bold]tidemark audit {question}[/bold]")
         console.print(_lines(reply), highlight=False, markup=False)
     console.print(f"\n{answer['seconds']} s")
+
+
+def print_backtest(report: Report) -> None:
+    """A backtest's answer as tables on standard output."""
+    console = _console()
+    sensors = "sensor" if len(report.sensors) == 1 else "sensors"
+    console.print(
+        f"{report.file}: {report.rows:,} readings of {len(report.sensors)} {sensors} in "
+        f"{len(report.series)} series, {report.rates.readings_per_s:,.0f} readings a second",
+        highlight=False,
+        markup=False,
+    )
+    _print_found(console, report)
+    if report.versions:
+        _print_trained(console, report)
+        kept = msgspec.to_builtins(report.retention)
+        _print_retention(
+            console, {"retention": kept, "baselines": msgspec.to_builtins(report.baselines)}
+        )
+    if report.detection is not None:
+        console.print(_score(report.detection), highlight=False, markup=False)
+
+
+def _print_found(console: Console, report: Report) -> None:
+    table = Table(title="Boundaries", title_justify="left")
+    for column in ("series", "row", "noticed", "task", "signal", "detectors", "what happened"):
+        table.add_column(column)
+    for b in report.boundaries:
+        again = "" if not b.recurrence else " again"
+        table.add_row(
+            Text(printable(b.series)),
+            f"{b.boundary_row:,}",
+            f"{b.detected_row:,}",
+            "" if b.task is None else f"{b.task}{again}",
+            f"{b.signal} {b.statistic:.1f} > {b.threshold:g}",
+            ", ".join(b.detectors),
+            Text(printable(b.text)),
+        )
+    console.print(table)
+
+
+def _print_trained(console: Console, report: Report) -> None:
+    table = Table(title="Versions", title_justify="left")
+    for column in ("version", "after row", "reason", "fate", "seconds", "decision"):
+        table.add_column(column)
+    for v in report.versions:
+        table.add_row(
+            str(v.version),
+            f"{v.row:,}",
+            v.trigger,
+            v.status,
+            f"{v.seconds:.1f}",
+            Text(printable(v.decision)),
+        )
+    console.print(table)
+
+
+def _score(score: Detection) -> str:
+    delay = "" if score.median_delay is None else f", median delay {score.median_delay:g} readings"
+    right = score.recurrence_accuracy
+    tasks = "" if right is None else f" New or known regime: right in {right:.0%}."
+    return (
+        f"{score.hits} of {score.true_boundaries} true boundaries found within "
+        f"{score.tolerance} readings, {score.false_alarms} false alarms{delay}\n"
+        f"precision {score.precision:.3f}, recall {score.recall:.3f}, F1 {score.f1:.3f}\n"
+        f"As many alarms, evenly spaced: F1 {score.periodic_control.f1:.3f}.{tasks}"
+    )
 
 
 def print_answer(answer: Any) -> None:

@@ -150,14 +150,28 @@ class Streamer:
         polled = self.source.poll(self.settings.run.poll_timeout_s)  # 1
         self.live.refresh()
         batches = self._decode(polled)  # 2
-        steps = [self._advance(batch) for batch in batches]  # 3 (windows), 4, 5
-        scores = self.live.score(batches, steps)  # 3
-        self._publish(batches, steps, scores)  # 6
+        steps = self._take(batches)  # 3 to 6
         marked = any(step.boundaries or step.requests for step in steps)
         if marked or self.clock() >= self._checkpoint_due:
             self.checkpoint()  # 7, 8
         self._take_lag()
         return sum(map(len, batches))
+
+    def take(self, batch: Batch) -> Step:
+        """Steps 3 to 6 for a batch of an assigned partition that needs no decoding.
+
+        Steps 7 and 8 are `checkpoint`, whenever the caller likes.
+        """
+        self.live.refresh()
+        self._reach(batch.partition, int(batch.offsets.min()), batch.next_offset)
+        return self._take([batch])[0]
+
+    def _take(self, batches: Sequence[Batch]) -> list[Step]:
+        """Steps 3 to 6 for the batches of one poll."""
+        steps = [self._advance(batch) for batch in batches]  # 3 (windows), 4, 5
+        scores = self.live.score(batches, steps)  # 3
+        self._publish(batches, steps, scores)  # 6
+        return steps
 
     def checkpoint(self, partitions: Iterable[int] | None = None) -> None:
         """Write what the owned partitions have become, then commit their offsets.
@@ -206,32 +220,31 @@ class Streamer:
         now = time.time_ns() // 1000
         batches = []
         for records in polled:
-            owned = self.owned.get(records.partition)
-            if owned is None:  # revoked while these records were in hand
+            if records.partition not in self.owned:  # revoked while these records were in hand
                 continue
             batch, letters = self._decode_one(records, now)
             if batch is not None:
                 known = self._state(batch.partition).slots
                 batch, further = admit(batch, records, known, self.settings.stream.max_series)
                 letters = sorted([*letters, *further], key=lambda letter: letter.offset)
-            self._reach(owned, records)
+            self._reach(records.partition, records.offsets[0], records.next_offset)
             self.dead_letters.send(letters)
             if batch is not None:
                 batches.append(batch)
         return batches
 
-    def _reach(self, owned: Owned, records: Records) -> None:
+    def _reach(self, number: int, first: int, next_offset: int) -> None:
         """Move the partition on; with a champion, note that it scores these offsets."""
-        first = records.offsets[0]
+        owned = self.owned[number]
         if owned.next_offset is not None and first < owned.next_offset:
             raise SourceError(
-                f"partition {records.partition} of {self.topic} goes on at offset {first}, before "
+                f"partition {number} of {self.topic} goes on at offset {first}, before "
                 f"the checkpoint's {owned.next_offset}: the topic was made anew; give it another "
                 "name, or start on another database"
             )
         if self.live.version is not None:
-            _note(owned.scored, self.live.version.id, first, records.next_offset)
-        owned.next_offset = records.next_offset
+            _note(owned.scored, self.live.version.id, first, next_offset)
+        owned.next_offset = next_offset
         owned.dirty = True
 
     def _decode_one(self, records: Records, now: int) -> tuple[Batch | None, list[DeadLetter]]:

@@ -104,6 +104,23 @@ def boundary(row: Any) -> Answer:
     }
 
 
+def segments(rows: Sequence[Any]) -> list[Answer]:
+    """Each segment once, with its task, and whether another one had shown it before."""
+    named: dict[tuple[str, int], Answer] = {}
+    known: set[int] = set()
+    for row in rows:
+        place = (row.series, row.segment)
+        if place not in named:
+            named[place] = {
+                "series": row.series,
+                "segment": row.segment,
+                "task": row.number,
+                "recurrence": row.number in known,
+            }
+            known.add(row.number)
+    return list(named.values())
+
+
 def metrics(rows: Sequence[Any]) -> dict[str, float]:
     """A version's figures by name."""
     return {row.name: row.value for row in rows}
@@ -118,3 +135,16 @@ def parent_skills(rows: Sequence[Any]) -> dict[str, float]:
     """The same of its parent, on the same readings, where that was measured."""
     known = (row for row in rows if row.parent_skill is not None)
     return {f"task {row.number}": row.parent_skill for row in known}
+
+
+def event(row: Any) -> Answer:
+    """What happened to a sensor."""
+    return {
+        "event": row.kind,
+        "sensor": json.loads(row.channels)[row.channel],
+        "partition": row.partition,
+        "series": row.series,
+        "row": row.row,
+        "offset": row.offset,
+        "at": iso(row.time),
+    }

@@ -91,6 +91,28 @@ class Lineage:
             )
             return [answers.boundary(row) for row in rows]
 
+    def events(self, stream: str) -> list[Answer]:
+        """Every sensor that fell silent, froze or came back, in the order of recording."""
+        with reading(self.engine) as conn:
+            rows = conn.execute(
+                select(t.sensor_events, t.streams.c.channels)
+                .join(t.streams, t.streams.c.id == t.sensor_events.c.stream_id)
+                .where(t.sensor_events.c.stream_id == _stream(conn, stream))
+                .order_by(t.sensor_events.c.id)
+            )
+            return [answers.event(row) for row in rows]
+
+    def segments(self, stream: str) -> list[Answer]:
+        """Every segment whose regime was named, in the order of naming: its task, new or again."""
+        with reading(self.engine) as conn:
+            rows = conn.execute(
+                select(t.requests.c.series, t.requests.c.segment, t.tasks.c.number)
+                .join(t.tasks, t.tasks.c.id == t.requests.c.task_id)
+                .where(t.requests.c.stream_id == _stream(conn, stream))
+                .order_by(t.requests.c.id)
+            )
+            return answers.segments(rows.all())
+
     def matrix(self, stream: str) -> list[Answer]:
         """R, a row a version: its skill on each task's held-out readings, and its parent's there.
 

@@ -48,13 +48,14 @@ def read(content: NDArray[np.uint8], kinds: tuple[str, ...] = ("ADWIN",)) -> lis
 
 #: The plain state of one ADWIN, and of one PageHinkley: what the forgeries below start from.
 ADWIN = Proposers(["ADWIN"], 1)
-ADWIN.update([shifting(0, 100)])
+ADWIN.update("level", [shifting(0, 100)])
+ADWIN.update("residual", [shifting(1, 100), shifting(2, 100)])
 PAGE_HINKLEY = Proposers(["PageHinkley"], 1)
-PAGE_HINKLEY.update([shifting(0, 100)])
+PAGE_HINKLEY.update("residual", [shifting(1, 100), shifting(0, 100)])
 
 
 def forged(of: Proposers, **attributes: Any) -> list[Any]:
-    """A detector's state with some attributes replaced, or added."""
+    """A series' state with some attributes of its first detector replaced, or added."""
     plain = copy.deepcopy(of.state())
     pairs = plain[0][3][1]
     kept = [pair for pair in pairs if pair[0] not in attributes]
@@ -62,56 +63,92 @@ def forged(of: Proposers, **attributes: Any) -> list[Any]:
     return [plain]
 
 
+#: A series of d = 2 sensors: two levels; two partial residuals and the joint one.
+LEVELS = [shifting(1), shifting(2)]
+RESIDUALS = [shifting(3), shifting(4), shifting(5)]
+
+
 def test_adwin_alarms_at_the_rows_of_a_bare_river_adwin() -> None:
-    """Wrapping, counting and skipping change nothing: each signal has an ADWIN of its own."""
-    columns = [shifting(1), shifting(2), shifting(3)]
-    proposers = Proposers(["ADWIN"], 3)
-    found = proposers.update([column[:250] for column in columns])
-    found += [(row + 250, kind) for row, kind in proposers.update([c[250:] for c in columns])]
-    expected = [row for c in columns for row in alarms_of(drift.ADWIN(delta=0.002, clock=4), c)]
-    assert len(expected) >= 3
-    assert sorted(found) == sorted((row, 0) for row in expected)
+    """Wrapping, counting and cutting change nothing: each feature has an ADWIN of its own.
+
+    Levels and residuals come at a pace of their own, and neither sees what the other does.
+    """
+    proposers = Proposers(["ADWIN"], 2)
+    for signal, columns in (("level", LEVELS), ("residual", RESIDUALS)):
+        found = proposers.update(signal, [c[:250] for c in columns])
+        rest = proposers.update(signal, [c[250:] for c in columns])
+        found += [(row + 250, kind) for row, kind in rest]
+        expected = [row for c in columns for row in alarms_of(make("ADWIN"), c)]
+        assert len(expected) >= len(columns)
+        assert sorted(found) == sorted((row, 0) for row in expected)
+
+
+def test_adwin_is_made_with_the_options_of_this_project() -> None:
+    """Every fourth value is looked at: means of blocks come slowly."""
+    own = drift.ADWIN(delta=0.002, clock=4)
+    assert alarms_of(make("ADWIN"), shifting(1)) == alarms_of(own, shifting(1))
+    assert alarms_of(make("ADWIN"), shifting(1)) != alarms_of(drift.ADWIN(), shifting(1))
 
 
 @pytest.mark.parametrize("name", [n for n in names() if n != "ADWIN"])
-def test_other_detectors_see_the_last_signal_only(name: str) -> None:
-    """They are dear, or alarm often: one a series, on the joint residual."""
-    joint = shifting(4)
+def test_other_detectors_see_the_joint_residual_only(name: str) -> None:
+    """They are dear, or alarm often: one a series, and none for the levels."""
     options = {"seed": 0} if name == "KSWIN" else {}
-    found = Proposers([name], 3).update([shifting(5), shifting(6), joint])
-    expected = alarms_of(getattr(drift, name)(**options), joint)
+    proposers = Proposers([name], 2)
+    assert len(proposers.detectors) == 1
+    assert proposers.update("level", LEVELS) == []
+    found = proposers.update("residual", RESIDUALS)
+    expected = alarms_of(getattr(drift, name)(**options), RESIDUALS[-1])
     assert expected
     assert found == [(row, 0) for row in expected]
 
 
+@pytest.mark.parametrize("channels", [1, 2, 7])
+def test_each_level_and_each_residual_has_its_adwin(channels: int) -> None:
+    """d levels, d partial residuals, the joint one; of other kinds one in all."""
+    assert len(Proposers(["ADWIN"], channels).detectors) == 2 * channels + 1
+    assert len(Proposers(["ADWIN", "PageHinkley"], channels).detectors) == 2 * channels + 2
+
+
 def test_an_alarm_names_its_kind() -> None:
     """The numbers are places in the settings' list: `detectors` of a boundary comes from them."""
-    values = shifting(7)
-    found = Proposers(["PageHinkley", "ADWIN"], 1).update([values])
+    found = Proposers(["PageHinkley", "ADWIN"], 2).update("residual", RESIDUALS)
     rows = {kind: [row for row, k in found if k == kind] for kind in (0, 1)}
-    assert rows[0] == alarms_of(drift.PageHinkley(), values)
-    assert rows[1] == alarms_of(drift.ADWIN(delta=0.002, clock=4), values)
+    assert rows[0] == alarms_of(make("PageHinkley"), RESIDUALS[-1])
+    assert rows[1] == [row for c in RESIDUALS for row in alarms_of(make("ADWIN"), c)]
 
 
 def test_a_signal_without_values_is_left_alone() -> None:
     """Before the forecaster is fitted there is no residual: its detectors do not age."""
     proposers = Proposers(["PageHinkley", "ADWIN"], 2)
     before = copy.deepcopy(proposers.state())
-    assert proposers.update([shifting(8), None])
-    assert [a == b for a, b in zip(proposers.state(), before, strict=True)] == [True, False, True]
+    assert proposers.update("level", LEVELS)
+    same = [a == b for a, b in zip(proposers.state(), before, strict=True)]
+    signals = [signal for _, signal, _, _ in proposers.detectors]
+    assert same == [signal == "residual" for signal in signals]
+    assert signals.count("level") == 2
 
 
-@given(name=st.sampled_from(names()), stop=st.integers(0, 599))
-@settings(max_examples=40, deadline=None)
+def test_no_values_at_all_are_no_alarm() -> None:
+    """A poll in which no mean of a signal became whole."""
+    proposers = Proposers(["PageHinkley", "ADWIN"], 2)
+    before = copy.deepcopy(proposers.state())
+    assert proposers.update("residual", [[], [], []]) == []
+    assert proposers.state() == before
+
+
+@given(name=st.sampled_from(names()), stop=st.integers(0, 299))
+@settings(max_examples=30, deadline=None)
 def test_every_detector_goes_on_from_its_dump_as_if_nothing_had_been(name: str, stop: int) -> None:
     """At any row: the alarms to come and the next dump are those of the one that never stopped."""
-    values = shifting(stop)
+    values = [shifting(stop, 300), shifting(stop + 1, 300)]
     whole, first = Proposers([name], 1), Proposers([name], 1)
-    alarms = whole.update([values])
-    found = first.update([values[:stop]])
+    alarms = whole.update("residual", values)
+    found = first.update("residual", [v[:stop] for v in values])
     (second,) = read(dump([first]), (name,))
-    found += [(row + stop, kind) for row, kind in second.update([values[stop:]])]
-    assert found == alarms
+    rest = second.update("residual", [v[stop:] for v in values])
+    found += [(row + stop, kind) for row, kind in rest]
+    assert sorted(found) == sorted(alarms)
     assert dump([second]).tobytes() == dump([whole]).tobytes()
 
 
@@ -250,12 +287,12 @@ def test_a_window_holds_numbers_only(values: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "signals"), [(("PageHinkley",), 1), (("ADWIN", "PageHinkley"), 1), (("ADWIN",), 2)]
+    ("kinds", "channels"), [(("PageHinkley",), 1), (("ADWIN", "PageHinkley"), 1), (("ADWIN",), 2)]
 )
-def test_state_of_other_settings_is_refused(kinds: tuple[str, ...], signals: int) -> None:
+def test_state_of_other_settings_is_refused(kinds: tuple[str, ...], channels: int) -> None:
     """Another detector, or another number of them, would go on from something else's past."""
     with pytest.raises(DetectorStateError, match="others than the settings"):
-        list(load(dump([ADWIN]), kinds, signals))
+        list(load(dump([ADWIN]), kinds, channels))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from pipeline.detect.blocks import Blocker
-from pipeline.detect.reference import (
-    CLIP_READING,
-    CLIP_RESIDUAL,
-    DIAGONAL,
-    RIDGE,
-    Forecaster,
-    inflation,
-    lag_one,
-    robust,
+from pipeline.detect.reference import CLIP_READING, CLIP_RESIDUAL, DIAGONAL, Forecaster
+from pipeline.detect.signals import (
+    BLOCK,
+    CLIP_PRODUCT,
+    LINEAR,
+    block_means,
+    features_of,
+    hold,
+    known_means,
+    level,
+    residual,
+    size,
+    touched,
 )
-from pipeline.detect.signals import BLOCK, LINEAR, block_means, hold, joint_residual, level
 
 Array = NDArray[np.float64]
 
@@ -43,8 +47,12 @@ def correlated(rows: int, channels: int, seed: int = 0) -> Array:
     return x * 10.0 ** rng.integers(-3, 4, channels) + rng.normal(size=channels) * 50
 
 
-def fields(fit: Forecaster) -> dict[str, Array]:
-    return {name: getattr(fit, name) for name in Forecaster.__dataclass_fields__}
+def fields_of(fit: Forecaster) -> dict[str, NDArray[Any]]:
+    return {field.name: getattr(fit, field.name) for field in fields(Forecaster)}
+
+
+def stacked(fits: list[Forecaster]) -> dict[str, NDArray[Any]]:
+    return {name: np.stack([getattr(fit, name) for fit in fits]) for name in fields_of(fits[0])}
 
 
 # hold -----------------------------------------------------------------------------------------
@@ -53,7 +61,11 @@ def fields(fit: Forecaster) -> dict[str, Array]:
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_missing_cell_holds_the_sensors_last_value(data: st.DataObject) -> None:
-    """Reading by reading: finite cells stay, others repeat; each series has its own past."""
+    """Reading by reading: finite cells stay, others repeat; each series has its own past.
+
+    A sensor that has not spoken yet is NaN, and stays NaN until it does, whatever the series
+    before it in the batch has said.
+    """
     counts = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
     values = data.draw(arrays.arrays(np.float32, (sum(counts), 2), elements=cells))
     last = data.draw(
@@ -62,30 +74,20 @@ def test_a_missing_cell_holds_the_sensors_last_value(data: st.DataObject) -> Non
     expected = []
     rows = iter(values.tolist())
     for series, count in enumerate(counts):
-        held = [v if math.isfinite(v) else 0.0 for v in last[series].tolist()]
+        held = last[series].tolist()
         for _ in range(count):
             held = [v if math.isfinite(v) else h for v, h in zip(next(rows), held, strict=True)]
             expected.append(held)
     given_ = values.copy()
-    assert hold(values, np.cumsum([0, *counts]), last).tolist() == expected
+    found = hold(values, np.cumsum([0, *counts]), last)
+    assert np.array_equal(found, expected, equal_nan=True)
     assert np.array_equal(values, given_, equal_nan=True), "the batch is not this stage's to change"
-
-
-def test_what_is_held_lasts_over_polls() -> None:
-    """A sensor that fell silent in one poll is still known in the next; never seen, it is 0."""
-    blocker = Blocker(3)
-    blocker.grow(2)
-    slots, starts, nan = np.array([1]), np.array([0, 2]), math.nan
-    blocker.clean(slots, starts, np.array([[4, 5, nan], [nan, 6, nan]], np.float32))
-    again = blocker.clean(slots, starts, np.array([[nan, nan, nan], [nan, 8, 9]], np.float32))
-    assert again.tolist() == [[4, 6, 0], [4, 8, 9]]
-    assert np.isnan(blocker.held[0]).all()
 
 
 # level and block means ------------------------------------------------------------------------
 
 
-@given(st.floats(-1e6, 1e6), st.floats(-10, 10), st.floats(1e-3, 1e3))
+@given(st.floats(-1e6, 1e6), st.floats(-10, 10), st.sampled_from([1e-9, 1e-5, 1.0, 1e3]))
 def test_the_level_is_the_robust_z_up_to_a_limit_and_its_logarithm_beyond(
     x: float, location: float, scale: float
 ) -> None:
@@ -95,6 +97,14 @@ def test_the_level_is_the_robust_z_up_to_a_limit_and_its_logarithm_beyond(
         y = math.copysign(LINEAR * (1 + math.log(abs(y) / LINEAR)), y)
     one = level(np.array([[x]]), np.array([location]), np.array([scale]))[0, 0]
     assert one == pytest.approx(y, rel=1e-12)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_a_level_beyond_the_limit_still_grows_but_slowly(sign: float) -> None:
+    """At e times the limit it is twice the limit; at the limit itself it is the limit."""
+    x = sign * LINEAR * np.array([[1.0], [math.e], [math.e**3]])
+    found = level(x, np.zeros(1), np.ones(1))[:, 0]
+    assert found == pytest.approx(sign * LINEAR * np.array([1.0, 2.0, 4.0]), rel=1e-12)
 
 
 def test_the_level_of_many_series_is_that_of_each() -> None:
@@ -108,126 +118,143 @@ def test_the_level_of_many_series_is_that_of_each() -> None:
         assert one.tobytes() == both[row : row + 1].tobytes()
 
 
-@given(arrays.arrays(np.float64, (4 * BLOCK, 2), elements=st.floats(-1e3, 1e3)))
-def test_a_block_is_the_mean_of_five_rows_added_from_the_first(rows: Array) -> None:
+@given(arrays.arrays(np.float64, (4, BLOCK, 2), elements=st.floats(-1e3, 1e3)))
+def test_a_block_is_the_mean_of_its_rows_added_from_the_first(rows: Array) -> None:
     """The order of the additions is part of the answer's bits."""
     expected = []
-    for first in range(0, len(rows), BLOCK):
-        total = rows[first].copy()
-        for row in rows[first + 1 : first + BLOCK]:
+    for block in rows:
+        total = block[0].copy()
+        for row in block[1:]:
             total = total + row
         expected.append(total / BLOCK)
     assert block_means(rows).tobytes() == np.array(expected).tobytes()
 
 
-# The reference --------------------------------------------------------------------------------
-
-
-def test_the_robust_scale_is_the_deviation_of_normal_readings() -> None:
-    """Quartiles of N(mu, s) are 1.349 s apart; 2 % of wild readings change it by little."""
-    x = np.random.default_rng(1).normal(20, 3, size=(20_000, 1))
-    x[:400] = 1e6
-    location, scale = robust(x)
-    assert location[0] == pytest.approx(20, abs=0.15)
-    assert scale[0] == pytest.approx(3, rel=0.06)
-
-
-def test_a_sensor_that_hardly_moves_has_a_scale_above_nothing() -> None:
-    """Mostly one value: the standard deviation; always one: a thousandth of it; 0: 1e-9."""
-    x = np.zeros((100, 3))
-    x[:10, 0] = 1.0
-    x[:, 1] = -250.0
-    location, scale = robust(x)
-    assert location.tolist() == [0, -250, 0]
-    assert scale == pytest.approx([math.sqrt(0.1 * 0.9), 0.25, 1e-9])
-
-
-@pytest.mark.parametrize("channels", [1, 2, 5])
-def test_the_forecaster_is_the_ridge_regression_of_each_row_on_the_one_before(
-    channels: int,
+@given(
+    rows=arrays.arrays(np.float64, (3, BLOCK, 2), elements=st.floats(-1e3, 1e3)),
+    missing=arrays.arrays(np.bool_, (3, BLOCK, 2)),
+    instead=arrays.arrays(np.float64, (3, 2), elements=st.floats(-1e3, 1e3)),
+)
+def test_a_known_mean_is_of_what_is_known(
+    rows: Array, missing: NDArray[np.bool_], instead: Array
 ) -> None:
-    """Normal equations summed row by row; residual, covariance and whitening from their sums."""
-    x = correlated(300, channels)
-    fit = Forecaster.fit(x)
-    location, scale = robust(x)
-    z = [np.clip((row - location) / scale, -CLIP_READING, CLIP_READING) for row in x]
-    gram, moment = RIDGE * np.eye(channels + 1), np.zeros((channels + 1, channels))
-    for before, after in pairwise(z):
-        padded = np.append(before, 1.0)
-        gram += np.outer(padded, padded)
-        moment += np.outer(padded, after)
-    solved = np.linalg.solve(gram, moment)
-    assert fit.coefficients == pytest.approx(solved[:channels], rel=1e-7, abs=1e-10)
-    assert fit.intercept == pytest.approx(solved[channels], rel=1e-7, abs=1e-10)
-
-    errors = [after - before @ fit.coefficients - fit.intercept for before, after in pairwise(z)]
-    centre = sum(errors) / len(errors)
-    variance = sum((e - centre) ** 2 for e in errors) / len(errors)
-    assert fit.residual == pytest.approx(np.sqrt(variance))
-
-    clipped = [np.clip(e / fit.residual, -CLIP_RESIDUAL, CLIP_RESIDUAL) for e in errors]
-    centre = sum(clipped) / len(clipped)
-    covariance = DIAGONAL * np.eye(channels)
-    for r in clipped:
-        covariance += np.outer(r - centre, r - centre) / (len(clipped) - 1)
-    whitened = fit.whitening.T @ covariance @ fit.whitening
-    assert whitened == pytest.approx(np.eye(channels), abs=1e-9)
-    assert np.array_equal(fit.whitening, np.triu(fit.whitening)), "L^-T is upper triangular"
+    """Cell by cell; a block of which nothing is known has what stands instead."""
+    found = known_means(rows, missing, instead)
+    for block in range(3):
+        for f in range(2):
+            known = [rows[block, k, f] for k in range(BLOCK) if not missing[block, k, f]]
+            expected = math.fsum(known) / len(known) if known else instead[block, f]
+            assert found[block, f] == pytest.approx(expected, rel=1e-12, abs=1e-10)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_joint_residual_is_the_log_of_the_squared_white_residual(channels: int) -> None:
-    """log(.05 d + sum (r P r)) with P the inverse of L L', reading by reading."""
-    x = correlated(200, channels, seed=2)
-    fit = Forecaster.fit(x[:150])
-    inverse = fit.whitening @ fit.whitening.T
-    before = np.concatenate([x[:1], x[:-1]])
-    expected = []
-    for now, then in zip(x, before, strict=True):
-        z = np.clip((now - fit.location) / fit.scale, -CLIP_READING, CLIP_READING)
-        z_then = np.clip((then - fit.location) / fit.scale, -CLIP_READING, CLIP_READING)
-        forecast = z_then @ fit.coefficients + fit.intercept
-        r = np.clip((z - forecast) / fit.residual, -CLIP_RESIDUAL, CLIP_RESIDUAL)
-        expected.append(math.log(DIAGONAL * channels + r @ inverse @ r))
-    assert joint_residual(x, before, fields(fit), None) == pytest.approx(expected, rel=1e-9)
+# Features of the residual ---------------------------------------------------------------------
 
 
-def test_the_joint_residual_of_many_series_is_that_of_each_bit_for_bit() -> None:
-    """Series are stacked for speed only: which rows come together must not reach the bits."""
+def by_hand(reading: Array, before: Array, fit: Forecaster, offset: Array) -> Iterator[float]:
+    """One row's features from the formulas, one number after the other."""
+
+    def standard(x: Array) -> list[float]:
+        z = ((x - fit.location) / fit.scale - offset).tolist()
+        return [min(max(v, -CLIP_READING), CLIP_READING) for v in z]
+
+    def clip(value: float, most: float) -> float:
+        return min(max(value, -most), most)
+
+    d = len(reading)
+    z, z_before = standard(reading), standard(before)
+    r = []
+    for j in range(d):
+        forecast = fit.intercept[j] + sum(z_before[i] * fit.coefficients[i, j] for i in range(d))
+        r.append(clip((z[j] - forecast) / fit.residual[j], CLIP_RESIDUAL))
+    e = [clip(sum(r[i] * fit.partial[i, j] for i in range(d)), CLIP_RESIDUAL) for j in range(d)]
+    u = [sum(r[i] * fit.whitening[i, j] for i in range(d)) for j in range(d)]
+    yield from (math.log(abs(v) + DIAGONAL) for v in e)
+    yield from e
+    yield from (clip(e[i] * e[j], CLIP_PRODUCT) for i, j in fit.pairs.T)
+    yield math.log(sum(v * v for v in u) + DIAGONAL * d)
+    yield from u
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 9])
+@pytest.mark.parametrize("with_offset", [False, True])
+def test_the_features_are_those_of_the_formulas(channels: int, with_offset: bool) -> None:
+    """Reading by reading, of three series mixed; wild readings and clips included.
+
+    E and U are rounded to float32 (2^-24 of at most 5 sqrt(20 d) < 70): 1e-5 is what
+    log(.05 + |E|) makes of that at its steepest, 1 / .05.
+    """
+    series = [correlated(200, channels, seed) for seed in range(3)]
+    fits = [Forecaster.fit(x[:150]) for x in series]
+    rng = np.random.default_rng(7)
+    blocks = rng.integers(0, 3, 60)
+    first = rng.integers(1, 200 - BLOCK, 60)
+    readings = np.stack([series[s][f : f + BLOCK] for s, f in zip(blocks, first, strict=True)])
+    before = np.stack([series[s][f - 1] for s, f in zip(blocks, first, strict=True)])
+    offset = rng.normal(size=(60, channels)) * 3 if with_offset else np.zeros((60, channels))
+    found = residual(readings, before, stacked(fits), blocks, offset if with_offset else None)
+    pairs = channels * (channels - 1) // 2
+    assert found.shape == (60, BLOCK, size(channels, min(pairs, 32)))
+    assert found.shape[2] == 3 * channels + min(pairs, 32) + 1
+    for b, s in enumerate(blocks):
+        rows = [before[b], *readings[b]]
+        for k in range(BLOCK):
+            expected = list(by_hand(rows[k + 1], rows[k], fits[s], offset[b]))
+            assert found[b, k] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_the_features_of_many_series_are_those_of_each_bit_for_bit() -> None:
+    """Series are stacked for speed only: which blocks come together must not reach the bits."""
     x = correlated(120, 3, seed=3)
     fits = [Forecaster.fit(x[:60]), Forecaster.fit(x[60:])]
-    stacked = {name: np.stack([getattr(f, name) for f in fits]) for name in fields(fits[0])}
-    before = np.concatenate([x[:1], x[:-1]])
-    which = np.random.default_rng(4).integers(0, 2, len(x))
-    together = joint_residual(x, before, stacked, which)
-    for row in range(len(x)):
-        here = slice(row, row + 1)
-        alone = joint_residual(x[here], before[here], fields(fits[which[row]]), None)
-        assert alone.tobytes() == together[here].tobytes()
+    readings = x.reshape(-1, BLOCK, 3)
+    before = np.concatenate([x[:1], x[BLOCK - 1 : -1 : BLOCK]])
+    offset = np.random.default_rng(5).normal(size=before.shape)
+    which = np.random.default_rng(4).integers(0, 2, len(readings))
+    together = residual(readings, before, stacked(fits), which, offset)
+    for b in range(len(readings)):
+        one = slice(b, b + 1)
+        alone = residual(readings[one], before[one], fields_of(fits[which[b]]), None, offset[one])
+        assert alone.tobytes() == together[one].tobytes()
 
 
-def test_the_lag_one_autocorrelation_is_that_of_its_definition() -> None:
-    """sum (x_t - m)(x_{t-1} - m) / n over sum (x_t - m)^2 / n, each mean over its own terms."""
-    rng = np.random.default_rng(5)
-    ar = np.zeros(500)
-    for t in range(1, 500):
-        ar[t] = 0.8 * ar[t - 1] + rng.normal()
-    alternating = np.resize([1.0, -1.0], 500)
-    x = np.stack([ar, alternating, np.full(500, 3.0), np.arange(500.0)], axis=1)
-    c = ar - ar.mean()
-    mine = (sum(c[t] * c[t - 1] for t in range(1, 500)) / 499) / (sum(c * c) / 500)
-    phi = lag_one(x)
-    assert phi[0] == pytest.approx(mine)
-    assert 0.7 < phi[0] < 0.9
-    assert phi[1:].tolist() == [0.0, 0.0, 0.98], "kept within [0, .98]; a constant has none"
+# What is missing ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("m", [1, 5, 25])
-def test_the_inflation_is_the_deviation_of_an_autocorrelated_mean(m: int) -> None:
-    """Var(mean of m) of an AR(1) of variance 1 is sum_{i, j} phi^|i - j| / m^2; alone it is 1 / m.
+@given(
+    arrays.arrays(np.bool_, (3, BLOCK, 2)),
+    arrays.arrays(np.bool_, (3, 2)),
+)
+def test_a_row_is_touched_by_what_is_missing_in_it_or_before(
+    missing: NDArray[np.bool_], before: NDArray[np.bool_]
+) -> None:
+    """A forecast needs the row before: blocks of any series have their own."""
+    found = touched(missing, before)
+    for b in range(3):
+        for k in range(BLOCK):
+            for j in range(2):
+                late = missing[b, k - 1, j] if k else before[b, j]
+                assert found[b, k, j] == (missing[b, k, j] or late)
 
-    The formula sums along the diagonals of that matrix.
-    """
-    for phi in (0.0, 0.5, 0.98):
-        double = sum(phi ** abs(i - j) for i in range(m) for j in range(m)) / m**2
-        assert inflation(np.array([phi]), m)[0] == pytest.approx(math.sqrt(double * m))
+
+@given(
+    sensors=arrays.arrays(np.bool_, (2, BLOCK, 4)),
+    live=arrays.arrays(np.bool_, (2, 4)),
+    chosen=st.lists(
+        st.sampled_from([(i, j) for i in range(4) for j in range(i + 1, 4)]),
+        min_size=3, max_size=3, unique=True,
+    ),
+)  # fmt: skip
+def test_a_feature_says_nothing_where_one_of_its_sensors_does_not(
+    sensors: NDArray[np.bool_], live: NDArray[np.bool_], chosen: list[tuple[int, int]]
+) -> None:
+    """Its own sensor; either of a pair; |U| when more than a quarter of the known ones are gone."""
+    pairs = np.array([chosen, chosen[::-1]]).transpose(0, 2, 1)
+    found = features_of(sensors, live, pairs)
+    assert found.shape == (2, BLOCK, size(4, 3))
+    for b in range(2):
+        for k in range(BLOCK):
+            row = sensors[b, k].tolist()
+            gone = sum(s and known for s, known in zip(row, live[b], strict=True))
+            many = bool(gone > live[b].sum() / 4)
+            either = [row[i] or row[j] for i, j in pairs[b].T]
+            assert found[b, k].tolist() == [*row, *row, *either, many, *row]

@@ -13,8 +13,9 @@ from pipeline.errors import PipelineError
 from tests.brokers import free_ports
 
 COMMANDS = (
-    "demo", "run", "stream", "train", "schedule", "replay", "migrate", "doctor", "retrain",
-    "config", "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
+    "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
+    "retrain", "config",
+    "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
 )  # fmt: skip
 
 

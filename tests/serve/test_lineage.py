@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from pipeline.config import Database
-from pipeline.errors import PipelineError
-from pipeline.records import Request, Version
+from pipeline.errors import PipelineError, StaleEpoch
+from pipeline.records import Request, SensorEvent, Version
 from pipeline.register.engine import writing
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.serve.answers import iso
@@ -567,3 +568,33 @@ def test_asking_neither_writes_nor_waits(registry: SqlRegistry, three: list[Vers
         conn.rollback()
     assert everything(registry.engine) == before
     lineage.close()
+
+
+def test_what_happened_to_a_sensor_is_told_by_name(registry: SqlRegistry, lineage: Lineage) -> None:
+    """Kept with the checkpoint of the readings that showed it, or not at all."""
+    stream = registry.open_stream("plant", ["flow", "heat"])
+    checkpoint = registry.acquire(stream.id, 0, "a")
+    silent = SensorEvent(
+        series="p", channel=1, kind="sensor_silent", row=40, offset=44, time=1_700_000_000_000_000
+    )
+    registry.save(stream.id, 0, checkpoint.epoch, next_offset=45, state=b"s", events=[silent])
+    with pytest.raises(StaleEpoch):
+        registry.save(
+            stream.id,
+            0,
+            checkpoint.epoch - 1,
+            next_offset=60,
+            state=b"s",
+            events=[replace(silent, kind="sensor_back", row=50, offset=55)],
+        )
+    assert lineage.events("plant") == [
+        {
+            "event": "sensor_silent",
+            "sensor": "heat",
+            "partition": 0,
+            "series": "p",
+            "row": 40,
+            "offset": 44,
+            "at": "2023-11-14T22:13:20.000000+00:00",
+        }
+    ]

@@ -1,0 +1,136 @@
+"""The command that tries the line on a recording."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.shared import read_settings
+from pipeline.errors import PipelineError
+
+app = typer.Typer()
+
+#: As an OUT: standard output.
+STANDARD = Path("-")
+
+
+class TruthKind(StrEnum):
+    """What the truth column holds."""
+
+    regimes = "regimes"
+    changes = "changes"
+
+
+@app.command()
+def backtest(
+    file: Annotated[Path, typer.Argument(help="Recording: CSV or Parquet.")],
+    time_column: Annotated[
+        str | None, typer.Option("--time-column", help="Column with the event time.")
+    ] = None,
+    series_column: Annotated[
+        str | None, typer.Option("--series-column", help="Column that names the series.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option("--drop", help="Column to leave out; may be repeated.")
+    ] = None,
+    truth_column: Annotated[
+        str | None,
+        typer.Option("--truth-column", help="Column with the truth; only the score reads it."),
+    ] = None,
+    truth_kind: Annotated[
+        TruthKind,
+        typer.Option("--truth-kind", help="Labels of regimes, or 1 at each change and else 0."),
+    ] = TruthKind.regimes,
+    tolerance: Annotated[
+        int,
+        typer.Option("--tolerance", help="Readings after a change in which an alarm hits.", min=1),
+    ] = 240,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Seed of everything random; default: learn.seed.", min=0),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="File for the answer; - prints it.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="OUT", help="File for a page to look at.")
+    ] = None,
+    no_train: Annotated[
+        bool, typer.Option("--no-train", help="Find boundaries only; train no model.")
+    ] = False,
+) -> None:
+    """Run the same stages over a recording: no Kafka, no daemon, a database thrown away."""
+    from pipeline.run.signals import stop_on_signals
+
+    stop = stop_on_signals()
+    settings = read_settings(quiet=True)
+    for out in (json, html):
+        _check_out(out)
+    if html is not None:
+        _check_plotly()
+    from pipeline.ingest.recording import Columns
+    from pipeline.ingest.tables import open_table
+
+    open_table(file)  # a file that cannot be read fails before anything heavy is imported
+    from pipeline.run.backtest import Options
+    from pipeline.run.backtest import backtest as run
+    from pipeline.run.backtest_report import to_json
+    from pipeline.run.progress import bar
+    from pipeline.run.report import print_backtest
+
+    columns = Columns(
+        time=time_column, series=series_column, truth=truth_column, drop=tuple(drop or ())
+    )
+    options = Options(
+        columns=columns,
+        truth_kind=truth_kind.value,
+        tolerance=tolerance,
+        seed=seed,
+        train=not no_train,
+        keep=html is not None,
+    )
+    with bar("backtest") as show:
+
+        def progress(done: int, total: int | None = None) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            show(done, total)
+
+        result = run(file, settings, options, progress=progress)
+    if html is not None:
+        from pipeline.run.page import page
+
+        _write(html, page(result).encode())
+    if json == STANDARD:
+        typer.echo(to_json(result.report).decode(), nl=False)
+        return
+    if json is not None:
+        _write(json, to_json(result.report))
+    print_backtest(result.report)
+
+
+def _check_plotly() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("plotly") is None:
+        raise PipelineError("--html needs plotly: pip install 'tidemark[plot]'")
+
+
+def _check_out(out: Path | None) -> None:
+    """Fail before the work, not after it."""
+    if out is None or out == STANDARD:
+        return
+    if out.is_dir():
+        raise PipelineError(f"{out}: is a directory")
+    if not out.parent.is_dir():
+        raise PipelineError(f"{out}: no such directory")
+
+
+def _write(out: Path, content: bytes) -> None:
+    try:
+        out.write_bytes(content)
+    except OSError as exc:
+        raise PipelineError(f"{out}: {exc.strerror}") from None

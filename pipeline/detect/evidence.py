@@ -1,0 +1,195 @@
+"""Sums over stretches of a signal in, how surprising the last of them is out.
+
+Every change is divided by how much the same statistic has varied over the whole life of the series:
+a stream that wanders teaches its own threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.detect.ring import Stretch
+from pipeline.detect.signals import BLOCK
+from pipeline.records import IntArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+#: Blocks in a mean of each signal.
+BLOCKS = {"level": 1, "residual": 4}
+#: The statistic is the root mean square of so many largest z.
+LARGEST = 3
+#: Without a feature's largest mean the statistic must keep this share of the threshold.
+LEAVE_ONE_OUT = 0.6
+#: The joint statistic is of this size where a rms of the largest z is 1.
+JOINT = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One comparison: the mean of the last m readings against the segment before them."""
+
+    signal: str
+    m: int
+    g_min: int
+    g_max: int
+    armed_from: int
+    #: Readings between two samples of its scale.
+    every: int
+    #: Weight of the as-used scale.
+    used: float
+    #: The variance of the means that a mean is of, times this and the readings in one of them, is
+    #: the least that it is divided by.
+    welch: float
+
+    @property
+    def unit(self) -> int:
+        """Readings in a mean."""
+        return BLOCK * BLOCKS[self.signal]
+
+    @property
+    def q(self) -> int:
+        """Means in m readings."""
+        return self.m // self.unit
+
+    @property
+    def least(self) -> int:
+        """Means in g_min readings."""
+        return self.g_min // self.unit
+
+    @property
+    def most(self) -> int:
+        """Means in g_max readings."""
+        return self.g_max // self.unit
+
+    @property
+    def stride(self) -> int:
+        """Means between two samples of its scale."""
+        return self.every // self.unit
+
+    def local(self, stretch: Stretch, t: IntArray, due: Mask) -> Array:
+        """|mean of the last m - mean of the 2m before| at t (S, K), for one reading: (S, K, F).
+
+        Boundaries are ignored. Where it is not due, anything.
+        """
+        q = self.q
+        if not due.all():
+            t = np.where(due, t, stretch.base[:, None] + 3 * q)
+        before, after = stretch.halves(t - 3 * q, t - q, t)
+        before /= 2 * q
+        after /= q
+        return np.asarray(np.abs(after - before) / np.sqrt(1.5 / self.m))
+
+    def as_used(self, stretch: Stretch, t: IntArray, length: IntArray, due: Mask) -> Array:
+        """|mean of the last m - mean of the segment before| at t (S, K), for one reading."""
+        q = self.q
+        t, g = self._span(stretch, t, length, due)
+        before, after = stretch.halves(t - q - g, t - q, t)
+        before /= g[..., None]
+        after /= q
+        per_reading = np.sqrt(1 / self.m + 1 / (g * self.unit))
+        return np.asarray(np.abs(after - before) / per_reading[..., None])
+
+    def z(self, stretch: Stretch, t: IntArray, length: IntArray, due: Mask, sigma: Array) -> Array:
+        """The change in sigmas (S, K, F): at t (S, K), against `length` means before.
+
+        z = |d| / sqrt(max(sigma^2, w v_post) / m + max(sigma^2, w v_pre) / g), v the variance of
+        the means, w = `welch` times the readings in one (Welch's denominator, sigma its floor).
+        """
+        q = self.q
+        t, g = self._span(stretch, t, length, due)
+        n = g[..., None]
+        floor = sigma**2
+        pre, post = stretch.halves(t - q - g, t - q, t)
+        post /= q
+        pre /= n
+        pre2, post2 = stretch.halves(t - q - g, t - q, t, squares=True)
+        post2 /= q
+        pre2 /= n
+        w = self.welch * self.unit
+        v_post = np.maximum((post2 - post * post) * w, floor)
+        v_pre = np.maximum((pre2 - pre * pre) * w, floor)
+        return np.asarray(np.abs(post - pre) / np.sqrt(v_post / self.m + v_pre / (n * self.unit)))
+
+    def _span(
+        self, stretch: Stretch, t: IntArray, length: IntArray, due: Mask
+    ) -> tuple[IntArray, IntArray]:
+        """(t, g): where it is due, at t against the g means before; elsewhere, something legal."""
+        g = np.minimum(length, self.most)
+        if due.all():
+            return t, g
+        g = np.where(due, g, 1)
+        return np.where(due, t, stretch.base[:, None] + self.q + 1), g
+
+
+TESTS = (
+    Test("level", 25, g_min=60, g_max=480, armed_from=300, every=25, used=0.65, welch=0.1),
+    Test("residual", 240, g_min=240, g_max=1440, armed_from=1920, every=120, used=1.0, welch=1.1),
+    Test("residual", 400, g_min=480, g_max=2400, armed_from=3840, every=200, used=1.0, welch=1.1),
+)
+
+
+def statistic(z: Array) -> Array:
+    """Root mean square of the LARGEST largest z: (..., F) -> (...)."""
+    k = min(LARGEST, z.shape[-1])
+    top = np.sort(z, axis=-1)[..., -k:]
+    total = top[..., 0] ** 2
+    for j in range(1, k):
+        total = total + top[..., j] ** 2
+    return np.asarray(np.sqrt(total / k))
+
+
+def joint(z: Array) -> Array:
+    """All white residuals together: mean square of z (..., p) as a normal variable (...).
+
+    Wilson and Hilferty's cube root of a chi-square with p degrees of freedom (1931).
+    """
+    return cube_root(np.einsum("...p,...p->...", z, z) / z.shape[-1], z.shape[-1])
+
+
+def cube_root(q: Array, p: int) -> Array:
+    """Chi-square by its p degrees of freedom, as a normal variable times JOINT."""
+    spread = 2 / (9 * p)
+    return np.asarray(JOINT * (np.cbrt(q) - 1 + spread) / np.sqrt(spread))
+
+
+def hotelling(test: Test, stretch: Stretch, i: int, t: int, g: int, sigma: Array) -> float:
+    """The joint statistic of series i again, by the covariance of the segment before.
+
+    q = d' C^-1 d / (1/m + 1/g) / p, C the covariance of the means before times the readings in
+    one, its diagonal raised to sigma^2, plus 2 % of itself. sigma: (p,), the last p features.
+    """
+    p, q = len(sigma), test.q
+    before = stretch.means(i, t - q - g, t - q)[:, -p:]
+    after = stretch.means(i, t - q, t)[:, -p:]
+    covariance = np.cov(before.T).reshape(p, p) * test.unit
+    diagonal = np.diag(covariance)
+    covariance = covariance + np.diag(np.maximum(sigma**2 - diagonal, 0.0) + 0.02 * diagonal)
+    d = after.mean(axis=0) - before.mean(axis=0)
+    total = float(d @ np.linalg.solve(covariance, d)) / (1 / test.m + 1 / (g * test.unit))
+    return float(cube_root(np.array(total / p), p))
+
+
+def without_largest(test: Test, stretch: Stretch, i: int, t: int, g: int, z: Array) -> Array:
+    """z (F,) of series i if each feature's largest of the last means had not come."""
+    q = test.q
+    difference = stretch.means(i, t - q, t) - stretch.means(i, t - q - g, t - q).mean(axis=0)
+    total = difference.sum(axis=0)
+    sign = np.sign(total)
+    rest = np.maximum(total * sign - (difference * sign).max(axis=0), 0.0) / (q - 1)
+    share = rest / np.maximum(np.abs(total) / q, 1e-300) * np.sqrt((q - 1) / q)
+    return np.asarray(z * share)
+
+
+def split(x: Array) -> int:
+    """Where means x (n, F) are best told apart: argmax_k k (n - k) / n sum (difference)^2."""
+    n = len(x)
+    k = np.arange(2, n - 1)
+    sums = np.cumsum(x, axis=0)
+    left = sums[k - 1] / k[:, None]
+    right = (sums[-1] - sums[k - 1]) / (n - k)[:, None]
+    gain = k * (n - k) / n * ((left - right) ** 2).sum(axis=1)
+    return int(k[gain.argmax()])

@@ -1,0 +1,129 @@
+"""Blocks in, whole-number means of the level and of the residual out."""
+
+from __future__ import annotations
+
+from dataclasses import fields as names_of
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.detect import grain, signals
+from pipeline.detect.blocks import Blocks
+from pipeline.detect.evidence import BLOCKS
+from pipeline.detect.fields import Fields
+from pipeline.detect.grain import Grain
+from pipeline.detect.piece import Means, Piece
+from pipeline.detect.reference import Forecaster
+from pipeline.detect.ring import UNIT, WHOLE, Ring, Whole, whole
+
+Array = NDArray[np.float64]
+
+#: What is refreshed from time to time is refreshed at multiples of so many blocks.
+STRIDE = 128
+#: Where a sensor is missing, the mean of so many of its last means stands in.
+FILL = 12
+FIT = tuple(f"fit_{part.name}" for part in names_of(Forecaster))
+
+
+def means(fields: Fields, signal: str, piece: Piece, offset: Array | None) -> Means:
+    """A signal's new means.
+
+    offset: (NB, d) where the forecaster's centre is at each block.
+    """
+    blocks = _block_means(fields, signal, piece, offset)
+    unit = BLOCKS[signal]
+    if unit == 1:
+        if len(piece.slots) == 1:
+            return Means(piece.now, piece.size, blocks[None])
+        index = np.minimum(np.arange(piece.most), piece.size[:, None] - 1)
+        return Means(piece.now, piece.size, blocks[piece.row[:, None] + index])
+    part = fields[f"{signal}_part"]
+    total, count, part[piece.slots] = piece.sums(blocks, unit, part[piece.slots])
+    rounded = ((total + unit // 2) // unit).astype(WHOLE[signal])
+    return Means(piece.now // unit, count, rounded)
+
+
+def _block_means(fields: Fields, signal: str, piece: Piece, offset: Array | None) -> Whole:
+    """(NB, F) whole numbers."""
+    blocks = piece.blocks
+    single = len(piece.slots) == 1
+    at: Any = piece.slots[0] if single else piece.each
+    holes = blocks.holes
+    readings, before = _spoken(fields, blocks, at, holes)
+    if signal == "level":
+        location, scale = fields["location"][at], fields["scale"][at]
+        if not single:
+            location, scale = location[:, None], scale[:, None]
+        rows: NDArray[Any] = signals.level(readings, location, scale)
+        missing = blocks.missing
+    else:
+        fit = {name[4:]: fields[name][piece.slots[0]] if single else fields[name] for name in FIT}
+        rows = signals.residual(readings, before, fit, None if single else piece.each, offset)
+        missing = _untold(fields, blocks, at) if holes else blocks.missing
+    if not holes:
+        return whole(signals.block_means(rows), signal)
+    return whole(signals.known_means(rows, missing, fields[f"{signal}_fill"][at]), signal)
+
+
+def _spoken(fields: Fields, blocks: Blocks, at: Any, holes: bool) -> tuple[Array, Array]:
+    """Readings (NB, BLOCK, d) and the one before each block (NB, d): the location stands in for a
+    sensor that has not spoken yet."""
+    readings, before = blocks.readings, blocks.before
+    if not holes:
+        return readings, before
+    if np.isnan(readings).any() or np.isnan(before).any():
+        location = np.broadcast_to(fields["location"][at], before.shape)
+        readings = np.where(np.isnan(readings), location[:, None], readings)
+        before = np.where(np.isnan(before), location, before)
+    return readings, before
+
+
+def _untold(fields: Fields, blocks: Blocks, at: Any) -> NDArray[np.bool_]:
+    """Features (NB, BLOCK, F) of the residual that touch a missing sensor."""
+    pairs, count = fields["fit_pairs"], len(blocks.before)
+    return signals.features_of(
+        signals.touched(blocks.missing, blocks.before_missing),
+        np.broadcast_to(fields["live"][at], blocks.before.shape),
+        np.broadcast_to(pairs[at], (count, *pairs.shape[1:])),
+    )
+
+
+def refresh(fields: Fields, signal: str, piece: Piece, new: Means, ring: Ring) -> None:
+    """At a multiple of STRIDE: what stands in for missing sensors. The ring is without `new`."""
+    edge = piece.end // STRIDE * STRIDE
+    at = (edge > piece.now).nonzero()[0]
+    if at.size:
+        slots = piece.slots[at]
+        number = (edge[at] // BLOCKS[signal] - FILL)[:, None] + np.arange(FILL)
+        late = number - new.first[at, None]
+        last = np.where(
+            (late >= 0)[..., None],
+            new.values[at[:, None], np.minimum(np.maximum(late, 0), new.values.shape[1] - 1)],
+            ring.at(slots, number),
+        )
+        fields[f"{signal}_fill"][slots] = last.sum(axis=1, dtype=np.int64) * UNIT / FILL
+
+
+def learn_grain(fields: Fields, piece: Piece) -> Grain:
+    """Each sensor's smallest step, and the least sigma that it makes from STRIDE to STRIDE."""
+    slots, blocks = piece.slots, piece.blocks
+    step = grain.smallest(blocks.readings, blocks.before)
+    first, edges = piece.now // STRIDE, piece.end // STRIDE - piece.now // STRIDE
+    most = int(edges.max())
+    values = fields["grain"][slots][:, None]
+    if not most:
+        least = np.minimum.reduceat(step, piece.row, axis=0)
+        fields["step"][slots] = np.minimum(fields["step"][slots], least)
+        return Grain(values, first, STRIDE)
+    span = (piece.now[piece.of] + piece.rank) // STRIDE - first[piece.of]
+    begins = ((piece.rank == 0) | (np.diff(span, prepend=-1) != 0)).nonzero()[0]
+    path = np.full((len(slots), most + 1, step.shape[1]), np.inf)
+    path[piece.of[begins], span[begins]] = np.minimum.reduceat(step, begins, axis=0)
+    np.minimum(path[:, 0], fields["step"][slots], out=path[:, 0])
+    np.minimum.accumulate(path, axis=1, out=path)
+    fields["step"][slots] = path[:, -1]
+    later = grain.least_sigma(path[:, :-1], fields["scale"][slots][:, None])
+    values = np.concatenate([values, later], axis=1)
+    fields["grain"][slots] = values[np.arange(len(slots)), edges]
+    return Grain(values, first, STRIDE)

@@ -1,0 +1,100 @@
+"""What is known of each series beside its rings and scales: arrays stacked over the series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.detect import reference, signals
+from pipeline.detect.signals import BLOCK
+
+#: A boundary lies at most so many readings before its detection.
+LOOK_BACK = 500
+#: The block of what has not happened.
+NEVER = -(1 << 40)
+
+
+def sizes(channels: int) -> dict[str, int]:
+    """F, features of each signal of d sensors."""
+    pairs = reference.empty(0, channels)["pairs"].shape[-1]
+    return {"level": channels, "residual": signals.size(channels, pairs)}
+
+
+class Fields:
+    """Arrays by name, one row a series.
+
+    Parameters
+    ----------
+    channels
+        d, sensors in a reading.
+    kinds
+        Kinds of river detectors.
+    """
+
+    def __init__(self, channels: int, kinds: int) -> None:
+        self.channels = channels
+        self.kinds = kinds
+        self.arrays = self._empty(0)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[name]
+
+    def __len__(self) -> int:
+        return len(self.arrays["rows"])
+
+    def grow(self, slots: int) -> None:
+        """Make room for more series."""
+        more = self._empty(slots - len(self))
+        self.arrays = {name: np.concatenate([a, more[name]]) for name, a in self.arrays.items()}
+
+    def _empty(self, slots: int) -> dict[str, NDArray[Any]]:
+        d = self.channels
+        made: dict[str, NDArray[Any]] = {
+            # readings seen
+            "rows": np.zeros(slots, dtype=np.int64),
+            # number of the open segment, and the block that it is compared from
+            "segment": np.zeros(slots, dtype=np.int64),
+            "segment_start": np.zeros(slots, dtype=np.int64),
+            # block of the last crossing, and what the levels did then, in sigmas
+            "crossed": np.full(slots, NEVER, dtype=np.int64),
+            "direction": np.zeros((slots, d), dtype=np.float32),
+            # block of each kind's last alarm
+            "alarms": np.full((slots, self.kinds), NEVER, dtype=np.int64),
+            # of the level, in the sensors' units
+            "location": np.zeros((slots, d)),
+            "scale": np.ones((slots, d)),
+            # sensors that the forecaster knows
+            "live": np.ones((slots, d), dtype=np.bool_),
+            # the forecaster's centre, in its scales; block at which it moved; sum since, in UNITs
+            "centre": np.zeros((slots, d)),
+            "moved": np.zeros(slots, dtype=np.int64),
+            "centre_part": np.zeros((slots, d), dtype=np.int64),
+            # smallest step of each sensor in its unit, and the least sigma that follows, in scales
+            "step": np.full((slots, d), np.inf),
+            "grain": np.zeros((slots, d)),
+            # offset and time of the last blocks' first readings
+            "places": np.zeros((slots, LOOK_BACK // BLOCK + 1, 2), dtype=np.int64),
+        }
+        for signal, f in sizes(d).items():
+            made |= {
+                f"{signal}_blocks": np.zeros(slots, dtype=np.int64),
+                # sum of the blocks since the last whole mean, in UNITs
+                f"{signal}_part": np.zeros((slots, f), dtype=np.int32),
+                # what stands in for missing sensors
+                f"{signal}_fill": np.zeros((slots, f), dtype=np.float32),
+                # river's units
+                f"{signal}_centre": np.zeros((slots, f), dtype=np.float32),
+                f"{signal}_deviation": np.ones((slots, f), dtype=np.float32),
+            }
+        return made | {f"fit_{n}": array for n, array in reference.empty(slots, d).items()}
+
+    def state(self, used: int) -> dict[str, NDArray[Any]]:
+        """Arrays of the first `used` series."""
+        return {name: array[:used] for name, array in self.arrays.items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state`."""
+        self.arrays = {name: np.array(state[name]) for name in self.arrays}

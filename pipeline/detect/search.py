@@ -1,0 +1,221 @@
+"""A view of new means in; out, where a test is above its threshold and stays there when doubted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Detect
+from pipeline.detect.evidence import (
+    BLOCKS,
+    LEAVE_ONE_OUT,
+    TESTS,
+    Test,
+    hotelling,
+    joint,
+    statistic,
+    without_largest,
+)
+from pipeline.detect.fields import Fields, sizes
+from pipeline.detect.piece import View
+from pipeline.detect.scale import Path, Scale
+from pipeline.detect.signals import BLOCK
+from pipeline.records import IntArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+#: Number of the level test.
+LEVEL = 0
+
+
+@dataclass(slots=True)
+class Crossing:
+    """A test that crossed its threshold."""
+
+    #: Number of the test.
+    test: int
+    #: Means and blocks seen when it crossed.
+    t: int
+    block: int
+    #: Means of the segment that it was compared with.
+    g: int
+    #: (F,) changes in sigmas, and the sigmas.
+    z: Array
+    sigma: Array
+    statistic: float
+    #: What the levels (d,) did, and whether that is a boundary or a transition that goes on.
+    move: Array = field(default_factory=lambda: np.zeros(0))
+    new: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One test's scale over a view, of those series where it matters."""
+
+    #: (S,) which of the view's series, ascending; and the view of them.
+    rows: IntArray
+    view: View
+    path: Path
+
+
+class Search:
+    """The tests of every series, and the scales that they are measured by.
+
+    Parameters
+    ----------
+    fields
+        What is known of each series.
+    settings
+        Thresholds, and how long an alarm of river's keeps a watch open.
+    """
+
+    def __init__(self, fields: Fields, settings: Detect) -> None:
+        self.fields = fields
+        self.channels = fields.channels
+        self.thresholds = {
+            "level": settings.level_threshold,
+            "residual": settings.residual_threshold,
+        }
+        #: Blocks after an alarm in which a test may confirm.
+        self.watch = settings.watch // BLOCK
+        size = sizes(fields.channels)
+        self.scales = [Scale(test, size[test.signal]) for test in TESTS]
+
+    def scales_of(self, signal: str) -> list[Scale]:
+        """Those of the tests of one signal."""
+        return [scale for scale in self.scales if scale.test.signal == signal]
+
+    def grow(self, slots: int) -> None:
+        """Make room for more series."""
+        for scale in self.scales:
+            scale.grow(slots)
+
+    # Scales -----------------------------------------------------------------------------------
+
+    def follow(self, view: View, low: IntArray, high: IntArray) -> dict[int, Track]:
+        """Each test's scale from block low to block high (S,), of the series where it matters."""
+        tracks = {}
+        for signal in view.means:
+            unit = BLOCKS[signal]
+            first, last = low // unit, high // unit
+            rows = self._busy(view, signal, first, last)
+            if not rows.size:
+                continue
+            part = view.of(rows)
+            for number, scale in enumerate(self.scales):
+                if scale.test.signal == signal:
+                    since = partial(self._since, part, scale.test)
+                    stretch = part.stretch(signal)
+                    path = scale.follow(stretch, part.slots, first[rows], last[rows], since)
+                    tracks[number] = Track(rows, part, path)
+        return tracks
+
+    def _busy(self, view: View, signal: str, first: IntArray, last: IntArray) -> IntArray:
+        """Series of which a sample may be due from mean first to mean last (S,), or a watch be
+        open."""
+        busy = (first + 1) * BLOCKS[signal] - view.alarmed[:, -1] <= self.watch
+        busy &= last > first
+        for scale in self.scales_of(signal):
+            busy |= last // scale.test.stride > first // scale.test.stride
+        return busy.nonzero()[0]
+
+    def keep(self, which: Mask, tracks: Mapping[int, Track]) -> None:
+        """The scales of the series `which` (S,) are now as followed."""
+        for number, track in tracks.items():
+            kept = which[track.rows].nonzero()[0]
+            if kept.size:
+                self.scales[number].keep(track.view.slots[kept], kept, track.path)
+
+    def _since(self, view: View, test: Test, t: IntArray) -> IntArray:
+        """First mean that a test's reference may begin with, as of means t (S, K)."""
+        since = self.fields["segment_start"][view.slots][:, None]
+        unit = BLOCKS[test.signal]
+        if test.signal == "residual":
+            since = np.maximum(since, view.as_of(view.moved, t * unit))
+        return np.asarray(-(-since // unit))
+
+    def level_sigma(self, tracks: Mapping[int, Track], view: View, i: int, block: int) -> Array:
+        """What the levels (d,) of series i are measured by at a block."""
+        sigma = self.scales[LEVEL].sigma[view.slots[i]].astype(np.float64)
+        if LEVEL in tracks:
+            row = int(np.searchsorted(tracks[LEVEL].rows, i))
+            if row < len(tracks[LEVEL].rows) and tracks[LEVEL].rows[row] == i:
+                sigma = tracks[LEVEL].path.of(np.array([row])).at(np.array([[block]]))[0, 0]
+        one = view.grain.of(np.array([i]))
+        return np.asarray(np.maximum(sigma, one.at(np.array([[block]]))[0, 0]))
+
+    # Tests ------------------------------------------------------------------------------------
+
+    def crossings(self, now: IntArray, tracks: Mapping[int, Track]) -> dict[int, list[Crossing]]:
+        """Each series' crossings after block `now` (S,), the earliest first."""
+        found: dict[int, list[Crossing]] = {}
+        for number, track in tracks.items():
+            for i, crossing in self._of_test(now, number, track):
+                found.setdefault(i, []).append(crossing)
+        return {i: sorted(found[i], key=lambda c: (c.block, c.test)) for i in sorted(found)}
+
+    def _of_test(self, now: IntArray, number: int, track: Track) -> Iterator[tuple[int, Crossing]]:
+        """Where one test is above its threshold while a watch is open."""
+        test, view, unit = TESTS[number], track.view, BLOCKS[TESTS[number].signal]
+        first, end = now[track.rows] // unit + 1, view.end // unit
+        t = first[:, None] + np.arange(max(0, int((end - first).max()) + 1))
+        due, length = self._due(view, test, t, end)
+        rows, columns = np.flatnonzero(due.any(axis=1)), np.flatnonzero(due.any(axis=0))
+        if not rows.size:
+            return
+        at = np.ix_(rows, columns)
+        t, length, due = t[at], length[at], due[at]
+        stretch, sigma = view.stretch(test.signal), track.path.of(rows).at(t)
+        if test.signal == "level":
+            sigma = np.maximum(sigma, view.grain.of(rows).at(t))
+        if len(rows) < len(view):
+            stretch = stretch.of(rows)
+        z = test.z(stretch, t, length, due, sigma)
+        value = self._statistic(test, z)
+        for i, k in zip(*(due & (value > self.thresholds[test.signal])).nonzero(), strict=True):
+            yield (
+                int(track.rows[rows[i]]),
+                Crossing(
+                    test=number,
+                    t=int(t[i, k]),
+                    block=int(t[i, k]) * unit,
+                    g=min(int(length[i, k]), test.most),
+                    z=z[i, k],
+                    sigma=sigma[i, k],
+                    statistic=float(value[i, k]),
+                ),
+            )
+
+    def _due(self, view: View, test: Test, t: IntArray, end: IntArray) -> tuple[Mask, IntArray]:
+        """At which means t (S, K) a test may confirm, and the means of the segment before."""
+        block = t * BLOCKS[test.signal]
+        length = t - test.q - self._since(view, test, t)
+        due = (t <= end[:, None]) & (length >= test.least)
+        due &= block * BLOCK >= test.armed_from
+        due &= block - view.as_of(view.alarmed, block) <= self.watch
+        return due, length
+
+    def _statistic(self, test: Test, z: Array) -> Array:
+        """Of the largest z, or of all white residuals together: (..., F) -> (...)."""
+        if test.signal == "level":
+            return statistic(z)
+        d = self.channels
+        return np.maximum(statistic(z[..., :-d]), joint(z[..., -d:]))
+
+    def stands(self, view: View, i: int, crossing: Crossing) -> bool:
+        """Whether the joint statistic holds by the segment's own covariance, if it alone crossed;
+        and whether the change is still there without each feature's largest mean."""
+        test, d = TESTS[crossing.test], self.channels
+        stretch, threshold = view.stretch(test.signal), self.thresholds[test.signal]
+        t, g, z = crossing.t, crossing.g, crossing.z
+        if test.signal == "residual" and float(statistic(z[:-d])) <= threshold:
+            again = hotelling(test, stretch, i, t, g, crossing.sigma[-d:])
+            if again < threshold:
+                return False
+        rest = without_largest(test, stretch, i, t, g, z)
+        return bool(self._statistic(test, rest) >= LEAVE_ONE_OUT * threshold)

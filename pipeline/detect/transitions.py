@@ -1,0 +1,143 @@
+"""Crossings in, boundaries out: is it a new one, or the last transition that still goes on?"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Detect
+from pipeline.detect.evidence import BLOCKS, TESTS, split
+from pipeline.detect.fields import LOOK_BACK, Fields
+from pipeline.detect.piece import Piece, View
+from pipeline.detect.search import Crossing
+from pipeline.detect.signals import BLOCK
+from pipeline.records import Boundary
+
+Array = NDArray[np.float64]
+
+#: Features that locate a boundary, those with the largest z.
+LOCATORS = 8
+#: Blocks on either side of a boundary that say which sensors moved.
+AROUND = 12
+#: A transition may go on for so long, but no longer than this share of the series so far.
+SETTLE_SHARE = 0.15
+#: Within it, a crossing of so many thresholds is a boundary of its own; a weaker one moves the
+#: transition's end if it goes in the same direction: this cosine at least.
+STRONG, SAME = 2.0, 0.7
+#: A move of one sensor counts up to so many sigmas towards the direction.
+MOST_MOVE = 20.0
+
+
+class Transitions:
+    """What each series' crossings mean for its segments.
+
+    Parameters
+    ----------
+    fields
+        What is known of each series.
+    settings
+        Thresholds, names of the detectors, and how long a transition may go on.
+    """
+
+    def __init__(self, fields: Fields, settings: Detect) -> None:
+        self.fields = fields
+        self.settings = settings
+        self.thresholds = {
+            "level": settings.level_threshold,
+            "residual": settings.residual_threshold,
+        }
+
+    def judge(self, view: View, crossing: Crossing, sigma: Array) -> bool:
+        """Whether a crossing of the one series counts: as a boundary, or as the running
+        transition's going on. Says so in the crossing; sigma: what the levels (d,) are measured by.
+        """
+        slot, block = int(view.slots[0]), crossing.block
+        crossing.move = _move(view, crossing, sigma)
+        running = min(self.settings.settle_after, SETTLE_SHARE * block * BLOCK)
+        threshold = self.thresholds[TESTS[crossing.test].signal]
+        since = (block - int(self.fields["crossed"][slot])) * BLOCK
+        crossing.new = since > running or crossing.statistic >= STRONG * threshold
+        if crossing.new:
+            return True
+        before = self.fields["direction"][slot].astype(np.float64)
+        sizes = np.sqrt((crossing.move @ crossing.move) * (before @ before))
+        return bool(crossing.move @ before >= SAME * sizes)
+
+    def mark(self, view: View, crossing: Crossing, name: str) -> Boundary | None:
+        """Move the one series' reference; a boundary, unless the last has not settled yet."""
+        fields, test, slot = self.fields, TESTS[crossing.test], int(view.slots[0])
+        block = crossing.block
+        where = self._locate(view, crossing)
+        fields["crossed"][slot], fields["direction"][slot] = block, crossing.move
+        before = int(fields["segment_start"][slot])
+        fields["segment_start"][slot] = max(where, block - test.q * BLOCKS[test.signal] - 2)
+        if not crossing.new:
+            return None
+        where = max(where, block - LOOK_BACK // BLOCK, before + 1)
+        fields["segment"][slot] += 1
+        first = self._place(view, where)
+        last = view.piece.blocks.last[view.row_of(0, block - 1)]
+        return Boundary(
+            series=name,
+            segment=int(fields["segment"][slot]),
+            boundary_row=where * BLOCK,
+            detected_row=block * BLOCK - 1,
+            boundary_offset=int(first[0]),
+            detected_offset=int(last[0]),
+            boundary_time=int(first[1]),
+            detected_time=int(last[1]),
+            signal=test.signal,
+            statistic=crossing.statistic,
+            threshold=self.thresholds[test.signal],
+            detectors=self._fired(view, block),
+            sensors=_moved(view, where, block),
+        )
+
+    def _locate(self, view: View, crossing: Crossing) -> int:
+        """Block at which the segment before is best told from what follows."""
+        test, t = TESTS[crossing.test], crossing.t
+        z = crossing.z if test.signal == "level" else crossing.z[: -self.fields.channels]
+        top = np.argsort(-z, kind="stable")[:LOCATORS]
+        low = t - test.q - crossing.g
+        x = view.stretch(test.signal).means(0, low, t)[:, top]
+        return (low + split(x / crossing.sigma[top])) * BLOCKS[test.signal]
+
+    def _fired(self, view: View, block: int) -> tuple[str, ...]:
+        """Names of the detectors whose watch of the one series is open."""
+        alarms = view.alarms[0, min(block - int(view.now[0]), view.alarms.shape[1]) - 1]
+        fired = block - alarms <= self.settings.watch // BLOCK
+        return tuple(sorted(n for n, f in zip(self.settings.detectors, fired, strict=True) if f))
+
+    def _place(self, view: View, where: int) -> NDArray[np.int64]:
+        """Offset and time of the first reading of a block of the one series."""
+        if where >= view.now[0]:
+            return np.asarray(view.piece.blocks.first[view.row_of(0, where)])
+        places = self.fields["places"]
+        return np.asarray(places[int(view.slots[0]), where % places.shape[1]])
+
+    def remember(self, piece: Piece) -> None:
+        """Keep where each of the last blocks began."""
+        places = self.fields["places"]
+        last = piece.rank >= piece.size[piece.of] - places.shape[1]
+        number = (piece.now[piece.of] + piece.rank)[last] % places.shape[1]
+        places[piece.each[last], number] = piece.blocks.first[last]
+
+
+def _moved(view: View, where: int, block: int) -> tuple[tuple[int, float], ...]:
+    """The three sensors whose level moved most, in robust standard deviations."""
+    level = view.stretch("level")
+    after = level.means(0, max(where, block - AROUND), block).mean(axis=0)
+    before = level.means(0, max(where - AROUND, 0), where).mean(axis=0)
+    change = after - before
+    top = np.argsort(-np.abs(change), kind="stable")[:3]
+    return tuple((int(c), round(float(change[c]), 3)) for c in top)
+
+
+def _move(view: View, crossing: Crossing, sigma: Array) -> Array:
+    """What the levels (d,) did over the test's windows, in sigmas; as far as the ring reaches."""
+    test, level, block = TESTS[crossing.test], view.stretch("level"), crossing.block
+    m = test.m // BLOCK
+    g = min(crossing.g * BLOCKS[test.signal], view.rings["level"].size - m)
+    after = level.means(0, block - m, block).mean(axis=0)
+    before = level.means(0, block - m - g, block - m).mean(axis=0)
+    return np.asarray(np.clip((after - before) / sigma, -MOST_MOVE, MOST_MOVE))

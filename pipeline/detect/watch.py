@@ -1,0 +1,107 @@
+"""New means in, river fed, the block of each kind's last alarm out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.detect import detectors
+from pipeline.detect.evidence import BLOCKS
+from pipeline.detect.fields import NEVER, Fields, sizes
+from pipeline.detect.piece import Means, Piece
+from pipeline.detect.ring import UNIT
+from pipeline.records import IntArray
+
+#: River sees means in units of the fit window's deviation, cut here.
+CUT = 50.0
+
+
+class Watch:
+    """The river detectors of every series.
+
+    Parameters
+    ----------
+    kinds
+        Names of river detectors.
+    channels
+        d, sensors in a reading.
+    """
+
+    def __init__(self, kinds: tuple[str, ...], channels: int) -> None:
+        self.kinds = kinds
+        self.channels = channels
+        #: (slots,) None before a series' level is known.
+        self.proposers: list[detectors.Proposers | None] = []
+        d, joint = channels, sizes(channels)["residual"] - channels - 1
+        #: Features of each signal that river watches.
+        self.columns = {"level": np.arange(d), "residual": np.append(np.arange(d, 2 * d), joint)}
+
+    def grow(self, slots: int) -> None:
+        """Make room for more series."""
+        self.proposers += [None] * (slots - len(self.proposers))
+
+    def start(self, slot: int) -> None:
+        """New detectors for a series."""
+        self.proposers[slot] = detectors.Proposers(self.kinds, self.channels)
+
+    def feed(self, fields: Fields, piece: Piece, means: Mapping[str, Means]) -> IntArray:
+        """(S, T, kinds) block of each kind's last alarm, as of each block; T = 1 if none is new."""
+        alarms = fields["alarms"][piece.slots][:, None]
+        fired = [
+            (i, kind, block)
+            for signal, new in means.items()
+            for i, kind, block in self._fired(fields, signal, piece.slots, new)
+        ]
+        if not fired:
+            return alarms
+        late = np.full((len(piece.slots), piece.most, len(self.kinds)), NEVER)
+        late[:, 0] = alarms[:, 0]
+        for i, kind, block in fired:
+            at = block - int(piece.now[i]) - 1
+            late[i, at, kind] = max(late[i, at, kind], block)
+        np.maximum.accumulate(late, axis=1, out=late)
+        fields["alarms"][piece.slots] = late[np.arange(len(piece.slots)), piece.size - 1]
+        return late
+
+    def _fired(
+        self, fields: Fields, signal: str, slots: IntArray, new: Means
+    ) -> Iterator[tuple[int, int, int]]:
+        """Feed a signal's means: (series, kind, block) of each alarm."""
+        most = new.values.shape[1]
+        if not most:
+            return
+        # one flat list: thousands of small ones would keep the garbage collector busy
+        values = self._values(fields, signal, slots, new).transpose(0, 2, 1)
+        flat, width, unit = values.ravel().tolist(), values.shape[1], BLOCKS[signal]
+        for i, (slot, count) in enumerate(zip(slots.tolist(), new.counts.tolist(), strict=True)):
+            proposers = self.proposers[slot]
+            if proposers is None or not count:
+                continue
+            begins = range(i * width * most, (i + 1) * width * most, most)
+            columns = [flat[begin : begin + count] for begin in begins]
+            for row, kind in proposers.update(signal, columns):
+                yield i, kind, (int(new.first[i]) + row + 1) * unit
+
+    def _values(
+        self, fields: Fields, signal: str, slots: IntArray, new: Means
+    ) -> NDArray[np.floating[Any]]:
+        """What river sees of new means: (S, K, features that it watches)."""
+        columns = self.columns[signal]
+        means = new.values if signal == "level" else new.values.take(columns, axis=2)
+        values = means * UNIT
+        values -= fields[f"{signal}_centre"][slots].take(columns, axis=1)[:, None]
+        values /= fields[f"{signal}_deviation"][slots].take(columns, axis=1)[:, None]
+        np.minimum(values, CUT, out=values)
+        np.maximum(values, -CUT, out=values)
+        return np.asarray(values)
+
+    def state(self, used: int) -> NDArray[np.uint8]:
+        """The detectors of the first `used` series, as bytes."""
+        return detectors.dump(self.proposers[:used])
+
+    def restore(self, state: NDArray[np.uint8]) -> None:
+        """Go on from `state`; DetectorStateError if it is not river's."""
+        self.proposers = list(detectors.load(state, self.kinds, self.channels))

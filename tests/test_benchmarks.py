@@ -1,0 +1,221 @@
+"""The benchmarks' own arithmetic: a wrong score would make every figure wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import detection_data as data
+from benchmarks.detection_ablations import MODULES, changed
+from benchmarks.detection_data import Labelled
+from benchmarks.detection_goals import F1, Goal, at_least, at_most, row
+from benchmarks.detection_page import page
+from benchmarks.detection_parts import broken
+from benchmarks.detection_peers import adwin, poll
+from benchmarks.detection_score import control, covering, location_errors, naming, pooled
+
+
+def labelled(rows: int, truth: tuple[int, ...], tolerance: int) -> Labelled:
+    return Labelled(
+        name="made",
+        readings=np.zeros((rows, 1)),
+        truth=truth,
+        tolerance=tolerance,
+        regimes=np.zeros(rows, dtype=np.int64),
+    )
+
+
+def test_covering_weighs_each_true_segment_by_its_best_overlap() -> None:
+    """True 0-60-100, found 0-50-100.
+
+    0-60 is best covered by 0-50: 50 of 60 rows; 60-100 by 50-100: 40 of 50. Weighed by their
+    lengths: (60 * 50/60 + 40 * 40/50) / 100 = .82.
+    """
+    assert covering([60], [50], 100) == pytest.approx(0.82)
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "expected"),
+    [
+        ([60], [60], 1.0),
+        ([50], [], 0.5),  # each half overlaps the whole in half of it
+        ([], [25, 50, 75], 0.25),  # the one segment, by a quarter of it
+        ([], [0, 100], 1.0),  # edges divide nothing
+    ],
+)
+def test_covering_at_its_ends(truth: list[int], found: list[int], expected: float) -> None:
+    """Nothing found still covers something, and too much covers little."""
+    assert covering(truth, found, 100) == pytest.approx(expected)
+
+
+def test_the_control_raises_as_many_alarms_on_each_series() -> None:
+    """Evenly spaced: the middles of equal parts; none where there was none."""
+    series = [labelled(100, (), 5), labelled(80, (), 5), labelled(60, (), 5)]
+    assert control(series, [[3, 4], [], [1, 2, 3]]) == [[25, 75], [], [10, 30, 50]]
+
+
+def test_pooled_scores_are_of_counts_and_mean_scores_of_series() -> None:
+    """Series a: 2 of 2 found, no false alarm. Series b: 0 of 1 found, 2 false alarms.
+
+    Pooled: 2 * 2 / (4 alarms + 3 boundaries); mean: (1 + 0) / 2; 4 alarms for 3 transitions.
+    """
+    series = [labelled(100, (10, 50), 20), labelled(100, (10,), 20)]
+    score = pooled(series, [[12, 50], [40, 60]], [[11, 44], [39, 60]])
+    assert (score.hits, score.false_alarms, score.transitions) == (2, 2, 3)
+    assert score.f1 == pytest.approx(4 / 7)
+    assert score.mean_f1 == pytest.approx(0.5)
+    assert score.alarms_a_transition == pytest.approx(4 / 3)
+    assert score.median_delay == 1  # of 2 and 0
+    assert score.median_error == 3.5  # of 1 and 6
+
+
+def test_only_the_alarm_that_hits_says_where_the_boundary_is() -> None:
+    """The second alarm after 10 is false, that after 50 too late, and none is after 80."""
+    places = {12: 8, 15: 10, 75: 50}
+    assert location_errors(places, [10, 50, 80], 100, 20) == [2]
+
+
+def test_trimmed_runs_keep_rows_and_change_points_together() -> None:
+    """Row k of a run says k, so what is left of it tells how much was cut."""
+    runs = [(str(i), np.arange(1000.0)[:, None], (310, 600, 800)) for i in range(40)]
+    cuts = []
+    for one in data.trimmed(runs, 0, 60):
+        cut = int(one.readings[0, 0])
+        cuts.append(cut)
+        assert len(one.readings) == 1000 - cut
+        assert [one.readings[k, 0] for k in one.truth][-2:] == [600, 800]
+        assert (len(one.truth) == 3) == (310 - cut > data.WARM_UP)
+    assert 0 <= min(cuts) < max(cuts) < data.SKAB_TRIM
+    assert len(set(cuts)) > 20  # at random, or the position gives the change away
+    again = [int(one.readings[0, 0]) for one in data.trimmed(runs, 0, 60)]
+    assert again == cuts
+    assert [int(one.readings[0, 0]) for one in data.trimmed(runs, 1, 60)] != cuts
+
+
+def test_half_of_the_sensors_must_fire_for_the_peer() -> None:
+    """A large step on one of four sensors is no alarm, on two of them it is one, soon after it."""
+    rng = np.random.default_rng(0)
+    readings = rng.normal(size=(2000, 4))
+    readings[1000:, 0] += 8
+    assert adwin(readings) == []
+    readings[1000:, 1] += 8
+    assert [1000 <= alarm < 1100 for alarm in adwin(readings)] == [True]
+
+
+def test_the_peer_leaves_out_sensors_that_say_nothing() -> None:
+    """Of four sensors two are dead: half of the others is one."""
+    readings = np.random.default_rng(0).normal(size=(2000, 4))
+    readings[1000:, 0] += 8
+    readings[:, 2], readings[:, 3] = np.nan, 5.0
+    assert [1000 <= alarm < 1100 for alarm in adwin(readings)] == [True]
+
+
+def test_a_task_is_right_if_its_regime_made_it() -> None:
+    """Regimes 0 1 0 1 at levels 0 and 100: new, then each its own again: 3 of 3 right.
+
+    At level 0 for both, the second is taken for the first's (wrong), the third is right, the
+    fourth is wrong again.
+    """
+    regimes = np.repeat([0, 1, 0, 1], 500)
+    x = np.random.default_rng(0).normal(size=(2000, 1))
+    starts = [500, 1000, 1500]
+    far = naming(x + 100 * regimes[:, None], regimes, starts, 300, 256)
+    assert (far.segments, far.right) == (3, 3)
+    same = naming(x, regimes, starts, 300, 256)
+    assert (same.segments, same.right) == (3, 1)
+
+
+def test_a_second_task_of_a_regime_is_wrong() -> None:
+    """The regime comes again at another level: it is new to the trainer, but not in truth."""
+    x = np.random.default_rng(0).normal(size=(1500, 1))
+    x[1000:] += 200
+    x[500:1000] += 100
+    regimes = np.repeat([0, 1, 0], 500)
+    named = naming(x, regimes, [500, 1000], 300, 256)
+    assert (named.segments, named.right) == (2, 1)
+
+
+def test_short_segments_are_not_named() -> None:
+    """The trainer never sees them."""
+    x = np.random.default_rng(0).normal(size=(900, 1))
+    named = naming(x, np.zeros(900, dtype=np.int64), [400, 500], 300, 256)
+    assert named.segments == 1
+
+
+def test_a_goal_includes_its_bound_and_nothing_misses_it() -> None:
+    """No figure is no success."""
+    assert at_least(0.78).met(0.78)
+    assert not at_least(0.78).met(0.7799)
+    assert at_most(0).met(0)
+    assert not at_most(400).met(401)
+    assert not at_most(400).met(None)
+    assert Goal("", "yes").met("yes")
+    assert not Goal("", "yes").met("2 of 3")
+
+
+def test_the_page_names_what_missed() -> None:
+    """A reader must not have to look for it."""
+    rows = [
+        row("streams", "AReM", F1, 0.5, 0.25, 0.125),
+        row("streams", "hard", F1, 0.95, 0.25, 0.125),
+    ]
+    text = page(rows, [], "# Detection", {"streams": "Notes."})
+    assert "Goals met: 1 of 2." in text
+    assert "- streams, AReM: F1 pooled 0.500 (goal >= 0.78)" in text
+    assert "streams, hard: F1" not in text
+    assert "| AReM | F1 pooled | 0.500 | >= 0.78 | **MISSED** | 0.250 | 0.125 |" in text
+
+
+def test_a_poll_of_many_series_has_each_series_own_rows() -> None:
+    """Three series of two readings, from row 10 on: offsets interleave, times go on."""
+    values = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    batch = poll(values, 10)
+    assert batch.series == ("0", "1", "2")
+    assert batch.starts.tolist() == [0, 2, 4, 6]
+    assert batch.offsets.tolist() == [30, 33, 31, 34, 32, 35]
+    assert np.array_equal(batch.values[2:4], values[1])
+    assert batch.times.tolist() == [10_000_000, 11_000_000] * 3
+
+
+def test_a_sensor_breaks_as_it_says() -> None:
+    """Each way changes nothing before it happens."""
+    x = np.arange(10.0)[:, None]
+    assert np.isnan(broken(x, "NaN from the start")).all()
+    assert np.flatnonzero(np.isnan(broken(x, "NaN from the middle"))).tolist() == [5, 6, 7, 8, 9]
+    assert broken(x, "dead (constant)").tolist() == [[0.0]] * 10
+    assert broken(x, "frozen in the middle")[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5]
+    assert broken(x, "clean").tolist() == x.tolist()
+
+
+@pytest.mark.parametrize("name", ["LEAVE_ONE_OUT", "FAR", "GRAIN", "TESTS"])
+def test_an_ablation_reaches_every_module_and_is_undone(name: str) -> None:
+    """A module that imported the constant would go on with the old one."""
+    holders = [m for m in MODULES if hasattr(m, name)]
+    before = [getattr(m, name) for m in holders]
+    assert holders
+    with changed({name: lambda _: "off"}):
+        assert [getattr(m, name) for m in holders] == ["off"] * len(holders)
+    assert [getattr(m, name) for m in holders] == before
+
+
+def test_an_ablation_of_nothing_is_refused() -> None:
+    """Else the table would say that the part is worth nothing."""
+    with pytest.raises(LookupError, match="NO_SUCH"), changed({"NO_SUCH": lambda _: 0}):
+        pass
+
+
+def test_without_the_streams_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are no part of the repository: whoever has cloned only that must be told."""
+    monkeypatch.setattr(data, "SHARED", tmp_path)
+    data.generators.cache_clear()
+    with pytest.raises(SystemExit) as caught:
+        data.generators()
+    assert caught.value.code == (
+        "bench-detection: ../shared/bench/streams.py is not there; it makes the streams"
+    )
+    assert data.prototype() is None
+    assert data.missing()[0] == "../shared/data/arem"
