@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.config import Detect
 from pipeline.detect import centre, detectors, features, fitting, signals
 from pipeline.detect.blocks import Blocker, Blocks, Rows
-from pipeline.detect.cleaning import Cleaner
+from pipeline.detect.cleaning import KINDS, Cleaned, Cleaner
 from pipeline.detect.evidence import BLOCKS, TESTS
 from pipeline.detect.features import STRIDE
 from pipeline.detect.fields import LOOK_BACK, Fields, sizes
@@ -28,7 +28,7 @@ from pipeline.detect.signals import BLOCK
 from pipeline.detect.transitions import AROUND, Transitions
 from pipeline.detect.warmup import WarmUp
 from pipeline.detect.watch import Watch
-from pipeline.records import Batch, Boundary, IntArray
+from pipeline.records import Batch, Boundary, IntArray, SensorEvent
 
 __all__ = ["BLOCK", "LOOK_BACK", "STRIDE", "BoundaryDetector"]
 
@@ -69,6 +69,8 @@ class BoundaryDetector:
         self.watch = Watch(settings.detectors, channels)
         self.search = Search(self.fields, settings)
         self.transitions = Transitions(self.fields, settings)
+        #: What happened to sensors in the last update, in the log's order.
+        self.events: list[SensorEvent] = []
 
     # One poll ---------------------------------------------------------------------------------
 
@@ -79,13 +81,40 @@ class BoundaryDetector:
         """
         self._grow(int(slots.max(initial=-1)) + 1)
         names = dict(zip(slots.tolist(), batch.series, strict=True))
-        readings, missing = self.cleaner.clean(slots, batch.starts, batch.values)
         places = np.stack([batch.offsets, batch.times, batch.order], axis=1)
-        rows = Rows(readings=readings, missing=missing, places=places)
         found: list[Found] = []
+        events: list[tuple[int, SensorEvent]] = []
         for which, starts, here in self._phases(slots, batch.starts):
-            found += self._advance(here, starts, rows[which], names)
+            cleaned = self.cleaner.clean(here, starts, batch.values[which])
+            rows = Rows(readings=cleaned.readings, missing=cleaned.missing, places=places[which])
+            events += self._events(here, starts, cleaned, rows, names)
+            found += self._advance(here, starts, rows, names)
+        self.events = [event for _, event in sorted(events, key=lambda pair: pair[0])]
         return [boundary for _, boundary in sorted(found, key=lambda pair: pair[0])]
+
+    def _events(
+        self,
+        slots: IntArray,
+        starts: IntArray,
+        cleaned: Cleaned,
+        rows: Rows,
+        names: Mapping[int, str],
+    ) -> Iterator[tuple[int, SensorEvent]]:
+        """Sensors that stopped or are back, each with its rank in the poll."""
+        for row, channel, state in zip(*(a.tolist() for a in cleaned.changes), strict=True):
+            i = int(np.searchsorted(starts, row, side="right")) - 1
+            offset, time, order = rows.places[row].tolist()
+            yield (
+                order,
+                SensorEvent(
+                    series=names[int(slots[i])],
+                    channel=channel,
+                    kind=KINDS[state],
+                    row=int(self.fields["rows"][slots[i]]) + row - int(starts[i]),
+                    offset=offset,
+                    time=time,
+                ),
+            )
 
     def _phases(
         self, slots: IntArray, starts: IntArray
@@ -275,7 +304,7 @@ class BoundaryDetector:
         state |= {f"ring.{s}": ring.means[:used] for s, ring in self.rings.items()}
         for k, scale in enumerate(self.search.scales):
             state |= {f"scale.{k}.{n}": a for n, a in scale.state(used).items()}
-        state |= {f"clean.{n}": a for n, a in self.cleaner.state(used).items()}
+        state |= {f"clean.{n}": a for n, a in self.cleaner.arrays(used).items()}
         state |= {f"carry.{n}": a for n, a in self.blocker.state(used).items()}
         state |= self.warm.state(seen[:used])
         state["river"] = self.watch.state(used)

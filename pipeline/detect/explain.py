@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.records import Boundary
+from pipeline.records import Boundary, SensorEvent
 
 #: What changed of a sensor, as far as a boundary's record says: its level.
 KIND = "level"
@@ -55,3 +55,13 @@ def _moves(boundary: Boundary, channels: Sequence[str]) -> str:
     *first, last = told
     moved = f"{', '.join(first)} and {last}" if first else last
     return f"{moved} standard deviations"
+
+
+def sensor_event(event: SensorEvent, sensor: str) -> str:
+    """What happened to a sensor, in one sentence."""
+    what = {
+        "sensor_silent": "says nothing any more",
+        "sensor_frozen": "repeats one value",
+        "sensor_back": "is back",
+    }
+    return f"{sensor} {what[event.kind]} (reading {event.row} of {event.series})."

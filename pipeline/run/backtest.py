@@ -24,17 +24,18 @@ from msgspec.structs import replace
 import pipeline
 from pipeline.config import LARGEST, Database, Settings
 from pipeline.detect.detectors import check
-from pipeline.detect.explain import KIND, explain
+from pipeline.detect.explain import KIND, explain, sensor_event
 from pipeline.errors import SettingsError, SourceError
 from pipeline.ingest.memory import MemorySink, MemorySource
 from pipeline.ingest.recording import SECOND, Chunk, Columns, Recording
-from pipeline.records import Boundary, FloatArray, IntArray
+from pipeline.records import Boundary, FloatArray, IntArray, SensorEvent
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import report as reports
 from pipeline.run.backtest_report import (
     Baseline,
     Detection,
+    Event,
     Found,
     FoundTask,
     Moved,
@@ -139,6 +140,7 @@ class _Run:
         self.rows: dict[str, int] = {}
         self.done = 0
         self.boundaries: list[Boundary] = []
+        self.events: list[SensorEvent] = []
         self.tapes: dict[str, Tape] = {}
         self.training_s = 0.0
         self.stream_s = 0.0
@@ -184,10 +186,11 @@ class _Run:
         self.polls += 1
         step = self.streamer.take(batch)
         self.boundaries += step.boundaries
+        self.events += step.events
         self.done = batch.next_offset
         if not self.options.train:  # nobody would read what a checkpoint keeps
             owned = self.streamer.owned[0]
-            owned.boundaries, owned.requests, owned.artifacts = [], [], {}
+            owned.boundaries, owned.events, owned.requests, owned.artifacts = [], [], [], {}
         elif step.boundaries or step.requests:
             self.streamer.checkpoint()
             self._train()
@@ -227,7 +230,7 @@ class _Run:
             sensors=self.recording.sensors,
             series=self.rows,
             boundaries=found,
-            events=(),
+            events=tuple(self._event(event) for event in self.events),
             tasks=self._tasks(named),
             versions=tuple(_trained(version) for version in history),
             retention=msgspec.convert(kept, Retention) if kept else None,
@@ -242,6 +245,16 @@ class _Run:
                 torch=version("torch"),
                 numpy=np.__version__,
             ),
+        )
+
+    def _event(self, event: SensorEvent) -> Event:
+        sensor = self.recording.sensors[event.channel]
+        return Event(
+            series=event.series,
+            row=event.row,
+            kind=event.kind,
+            sensor=sensor,
+            text=sensor_event(event, sensor),
         )
 
     def _found(self, named: Sequence[Mapping[str, Any]]) -> tuple[Found, ...]:

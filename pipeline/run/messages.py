@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 import numpy as np
 
-from pipeline.records import Batch, Boundary, FloatArray, IntArray
+from pipeline.records import Batch, Boundary, FloatArray, IntArray, SensorEvent
 
 #: Readings in one message of scores, at most: below a broker's usual limit of 1 MB.
 LONGEST = 10_000
@@ -82,3 +82,22 @@ def boundary_message(
         ],
     }
     return f"{topic}/{partition}/{boundary.series}/{boundary.segment}".encode(), _encode(value)
+
+
+def event_message(
+    topic: str, partition: int, event: SensorEvent, channels: Sequence[str]
+) -> tuple[bytes, bytes]:
+    """(key, value) of what happened to a sensor: a value with `event` is no boundary."""
+    value = {
+        "event": event.kind,
+        "topic": topic,
+        "partition": partition,
+        "series": event.series,
+        "sensor": channels[event.channel],
+        "row": event.row,
+        "offset": event.offset,
+        "at": iso(event.time),
+    }
+    return f"{topic}/{partition}/{event.series}/{event.row}/{event.channel}".encode(), _encode(
+        value
+    )

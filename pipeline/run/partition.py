@@ -23,7 +23,7 @@ from pipeline.consolidate.staging import Closed, Due, Staging
 from pipeline.detect.boundary import BoundaryDetector
 from pipeline.errors import RegistryError
 from pipeline.ingest.windows import History
-from pipeline.records import Batch, Boundary, FloatArray, IntArray, Request
+from pipeline.records import Batch, Boundary, FloatArray, IntArray, Request, SensorEvent
 from pipeline.register.checkpoints import pack, unpack
 
 
@@ -35,7 +35,8 @@ class Step:
     contexts: FloatArray
     ready: NDArray[np.bool_]
     boundaries: list[Boundary]
-    requests: list[Request]
+    events: list[SensorEvent] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     #: sha256 -> (kind, content) of the requests' inputs.
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
@@ -78,7 +79,7 @@ class Partition:
         boundaries = self.detector.update(batch, slots)
         self.detect_s += time.perf_counter() - started
         step = Step(
-            contexts=contexts, ready=ready, boundaries=boundaries, requests=[], artifacts={}
+            contexts=contexts, ready=ready, boundaries=boundaries, events=self.detector.events
         )
         for event in self.staging.advance(batch, slots, boundaries):
             if isinstance(event, Closed):

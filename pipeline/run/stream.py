@@ -13,11 +13,19 @@ from pipeline.errors import RegistryError, SourceError
 from pipeline.ingest.decode import Decoder
 from pipeline.ingest.series import admit
 from pipeline.ports import Sink, Source
-from pipeline.records import Batch, Boundary, DeadLetter, FloatArray, Records, Request
+from pipeline.records import (
+    Batch,
+    Boundary,
+    DeadLetter,
+    FloatArray,
+    Records,
+    Request,
+    SensorEvent,
+)
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.run.dead_letters import DeadLetters
 from pipeline.run.live import LiveChampion
-from pipeline.run.messages import boundary_message, score_messages
+from pipeline.run.messages import boundary_message, event_message, score_messages
 from pipeline.run.partition import Partition, Step
 from pipeline.telemetry import Metrics
 
@@ -38,6 +46,7 @@ class Owned:
     state: Partition | None = None
     dirty: bool = False
     boundaries: list[Boundary] = field(default_factory=list)
+    events: list[SensorEvent] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     #: (version id, first offset, end offset), half-open, in order.
@@ -151,7 +160,7 @@ class Streamer:
         self.live.refresh()
         batches = self._decode(polled)  # 2
         steps = self._take(batches)  # 3 to 6
-        marked = any(step.boundaries or step.requests for step in steps)
+        marked = any(step.boundaries or step.events or step.requests for step in steps)
         if marked or self.clock() >= self._checkpoint_due:
             self.checkpoint()  # 7, 8
         self._take_lag()
@@ -206,11 +215,13 @@ class Streamer:
             next_offset=owned.next_offset,
             state=state,
             boundaries=owned.boundaries,
+            events=owned.events,
             requests=owned.requests,
             artifacts=owned.artifacts,
             scored=owned.scored,
         )
-        owned.boundaries, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
+        owned.boundaries, owned.events, owned.requests = [], [], []
+        owned.artifacts, owned.scored = {}, []
         owned.dirty = False
 
     # The steps --------------------------------------------------------------------------------
@@ -269,6 +280,7 @@ class Streamer:
         owned = self.owned[batch.partition]
         step = self._state(batch.partition).advance(batch)
         owned.boundaries += step.boundaries
+        owned.events += step.events
         owned.requests += step.requests
         owned.artifacts |= step.artifacts
         for boundary in step.boundaries:
@@ -281,6 +293,14 @@ class Streamer:
                 detected_offset=boundary.detected_offset,
                 statistic=round(boundary.statistic, 2),
                 detectors=boundary.detectors,
+            )
+        for event in step.events:
+            log.warning(
+                event.kind,
+                partition=batch.partition,
+                series=event.series,
+                sensor=self.stream.channels[event.channel],
+                offset=event.offset,
             )
         return step
 
@@ -315,6 +335,9 @@ class Streamer:
                 key, value = boundary_message(
                     self.topic, batch.partition, boundary, self.stream.channels
                 )
+                self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
+            for event in step.events:
+                key, value = event_message(self.topic, batch.partition, event, self.stream.channels)
                 self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
         if self.live.version is None or not self.settings.stream.publish_scores:
             return

@@ -668,3 +668,22 @@ def test_holes_do_not_hide_a_shift_nor_make_one() -> None:
     assert [b.boundary_row for b in found if b.boundary_row > 1200] == pytest.approx(
         [1500], abs=NEAR
     )
+
+
+def test_a_sensor_that_stops_is_an_event_and_no_boundary() -> None:
+    """Silent from reading 2000 to 2200 and stuck from 3000 on: each told once, in any cut."""
+    values = noise(4000, 3).astype(np.float32)
+    values[2000:2200, 1] = np.nan
+    values[3000:, 2] = values[2999, 2]
+    rows = np.arange(4000)
+    log = Log(np.array(["a"] * 4000), rows * 10, rows * 1000, values)
+    for poll in (7, 500, 4000):
+        detector, told = BoundaryDetector(3, Detect()), []
+        for batch in log.polls([poll] * (4000 // poll)):
+            assert detector.update(batch, np.array([0])) == []
+            told += detector.events
+        assert [(e.kind, e.channel, e.row, e.offset, e.time) for e in told] == [
+            ("sensor_silent", 1, 2029, 20290, 2029000),
+            ("sensor_back", 1, 2200, 22000, 2200000),
+            ("sensor_frozen", 2, 3011, 30110, 3011000),
+        ]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.detect.cleaning import LEAST, NEVER, OFTEN, Cleaner
+from pipeline.detect.cleaning import FINE, GONE, LEAST, NEVER, OFTEN, SILENT, STUCK, Cleaner
 
 Array = NDArray[np.float64]
 
@@ -71,9 +71,8 @@ def test_any_cut_holds_and_freezes_what_a_loop_over_readings_does(
             break
         parts = [np.array(series[i][done : done + size], dtype=np.float32) for i in here]
         starts = np.cumsum([0, *map(len, parts)])
-        readings, missing = made.clean(
-            np.array([slots[i] for i in here]), starts, np.concatenate(parts)
-        )
+        cleaned = made.clean(np.array([slots[i] for i in here]), starts, np.concatenate(parts))
+        readings, missing = cleaned.readings, cleaned.missing
         for i, low, high in zip(here, starts, starts[1:], strict=False):
             found[i][0].extend(readings[low:high])
             found[i][1].extend(missing[low:high])
@@ -116,10 +115,10 @@ def test_a_coarse_sensor_is_not_frozen_and_a_stuck_one_is() -> None:
     made.learn(0, values[:1000].astype(np.float64))
     limit = made.limit[0].tolist()
     assert limit[1] == LEAST
-    assert not made.clean(slots, np.array([0, 20_000]), values[1000:])[1].any()
+    assert not made.clean(slots, np.array([0, 20_000]), values[1000:]).missing.any()
     stuck = np.repeat(values[-1:], 400, axis=0)
     run = made.run[0].copy()
-    missing = made.clean(slots, np.array([0, 400]), stuck)[1]
+    missing = made.clean(slots, np.array([0, 400]), stuck).missing
     for j in range(2):
         first = limit[j] - int(run[j]) - 1
         assert not missing[:first, j].any()
@@ -129,7 +128,7 @@ def test_a_coarse_sensor_is_not_frozen_and_a_stuck_one_is() -> None:
 def test_before_anything_is_learnt_nothing_is_frozen() -> None:
     """A series in its warm-up, however constant."""
     made = cleaner(1, 1)
-    missing = made.clean(np.array([0]), np.array([0, 5000]), np.ones((5000, 1), np.float32))[1]
+    missing = made.clean(np.array([0]), np.array([0, 5000]), np.ones((5000, 1), np.float32)).missing
     assert not missing.any()
 
 
@@ -141,8 +140,58 @@ def test_a_cleaner_goes_on_from_its_state() -> None:
     starts = np.array([0, 3])
     made.clean(slots, starts, values)
     again = Cleaner(2)
-    again.restore(made.state(2))
+    again.restore(made.arrays(2))
     one, other = made.clean(slots, starts, values), again.clean(slots, starts, values)
-    assert one[0].tolist() == other[0].tolist()
-    assert one[1].tolist() == other[1].tolist()
-    assert one[1].tolist() == [[False, True], [True, True], [True, True]]
+    assert one.readings.tolist() == other.readings.tolist()
+    assert one.missing.tolist() == other.missing.tolist()
+    assert one.missing.tolist() == [[False, True], [True, True], [True, True]]
+
+
+def told_by_hand(values: list[float], limit: int) -> list[tuple[int, int]]:
+    """(row, state) of each change, reading by reading."""
+    told, state, gone, run, held = [], FINE, 0, 0, math.nan
+    for row, value in enumerate(values):
+        gone = 0 if math.isfinite(value) else gone + 1
+        now = value if math.isfinite(value) else held
+        run, held = (run + 1 if now == held else 0), now
+        new = GONE if gone >= SILENT else STUCK if run >= limit else FINE
+        if gone and new != GONE:
+            new = state  # a short gap says nothing
+        if new != state:
+            told.append((row, new))
+        state = new
+    return told
+
+
+#: A gap too short to tell, a long one, a frozen stretch, both at once, and recovery from each.
+EVENTFUL = (
+    [1.0, 2.0]
+    + [math.nan] * (SILENT - 1)
+    + [3.0]
+    + [math.nan] * (SILENT + 5)
+    + [4.0, 5.0]
+    + [6.0] * 20
+    + [math.nan] * 5
+    + [6.0] * 3
+    + [math.nan] * (SILENT + 1)
+    + [6.0, 7.0, 8.0]
+)
+
+
+@given(st.lists(st.integers(1, 40), max_size=30))
+def test_sensors_that_stop_and_come_back_are_told_once(cuts: list[int]) -> None:
+    """At the same rows however the stream is cut, and beside a sensor that is always fine."""
+    values = np.column_stack([EVENTFUL, np.arange(len(EVENTFUL))]).astype(np.float32)
+    made, told, low = cleaner(2, 2), [], 0
+    made.limit[1] = [12, 12]
+    for size in [*cuts, len(values)]:
+        part = values[low : low + size]
+        if not len(part):
+            break
+        rows, channels, states = made.clean(np.array([1]), np.array([0, len(part)]), part).changes
+        assert not channels.any()
+        told += [(low + int(r), int(s)) for r, s in zip(rows, states, strict=True)]
+        low += size
+    expected = told_by_hand(EVENTFUL, 12)
+    assert told == expected
+    assert [state for _, state in expected] == [GONE, FINE, STUCK, GONE, STUCK, FINE]

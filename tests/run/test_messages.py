@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 
-from pipeline.records import Batch, Boundary, DeadLetter
+from pipeline.records import Batch, Boundary, DeadLetter, SensorEvent
 from pipeline.run.dead_letters import LONGEST, DeadLetters
-from pipeline.run.messages import boundary_message, iso, score_messages
+from pipeline.run.messages import boundary_message, event_message, iso, score_messages
 from pipeline.telemetry import Metrics
 
 
@@ -173,3 +173,22 @@ def test_every_dead_letter_is_counted_by_kind() -> None:
     letters.send([letter(), letter(kind="empty"), letter()])
     assert letters.counts == {"not_json": 2, "empty": 1}
     assert letters.metrics.dead_letters.labels("not_json")._value.get() == 2
+
+
+def test_what_happened_to_a_sensor_is_told_by_name() -> None:
+    """Beside the boundaries, and told apart from them by `event`."""
+    event = SensorEvent(
+        series="press", channel=1, kind="sensor_back", row=7, offset=70, time=1_700_000_000_000_000
+    )
+    key, value = event_message("plant", 3, event, ["flow", "heat"])
+    assert key == b"plant/3/press/7/1"
+    assert json.loads(value) == {
+        "event": "sensor_back",
+        "topic": "plant",
+        "partition": 3,
+        "series": "press",
+        "sensor": "heat",
+        "row": 7,
+        "offset": 70,
+        "at": "2023-11-14T22:13:20.000000+00:00",
+    }

@@ -23,6 +23,7 @@ from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.stream import Streamer
 from pipeline.run.trainer import Trainer
+from pipeline.serve.lineage import Lineage
 
 SHIFT = 300  # row at which the level moves
 ROWS = 600
@@ -354,3 +355,21 @@ def records_of(log, low: int, high: int) -> Records:
         values=[value for _, value in log[low:high]],
         next_offset=high,
     )
+
+
+def test_a_sensor_that_falls_silent_is_kept_and_published(registry, settings, log) -> None:
+    """With the checkpoint, under its name, and once, however often the stream starts again."""
+    gone = [message(ROWS + k, [None, 0.5 + k % 7]) for k in range(40)]
+    sink = MemorySink()
+    made = streamer(settings, registry, [*log, *gone], sink)
+    made.poll_once()
+    drain(streamer(settings, registry, [*log, *gone], sink))
+    sent = [json.loads(value) for topic, _, value, _ in sink.sent if topic.endswith(".boundaries")]
+    (told,) = [value for value in sent if "event" in value]
+    assert (told["event"], told["sensor"], told["row"]) == ("sensor_silent", "c0", ROWS + 29)
+    lineage = Lineage(settings.database)
+    (kept,) = lineage.events("readings")
+    lineage.close()
+    assert {name: kept[name] for name in ("event", "sensor", "offset")} == {
+        name: told[name] for name in ("event", "sensor", "offset")
+    }
