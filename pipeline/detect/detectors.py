@@ -10,6 +10,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from numbers import Number
 from types import MethodType
 from typing import Any
@@ -45,10 +46,9 @@ def make(name: str) -> DriftDetector:
     Traceback (most recent call last):
     ValueError: no river drift detector 'os'; there are ADWIN, KSWIN, PageHinkley
     """
-    cls = getattr(drift, name, None)
-    if name not in names() or cls is None:
+    if name not in names():
         raise ValueError(f"no river drift detector {name!r}; there are {', '.join(names())}")
-    made: DriftDetector = cls(**OPTIONS.get(name, {}))
+    made: DriftDetector = getattr(drift, name)(**OPTIONS.get(name, {}))
     return made
 
 
@@ -60,6 +60,7 @@ def check(wanted: Sequence[str]) -> None:
             raise SettingsError(f"detect.detectors: no river detector {name!r}; there are {known}")
 
 
+@cache
 def names() -> tuple[str, ...]:
     """Detectors of a real-valued signal."""
     skip = {"DummyDriftDetector", "NoDrift", "DriftRetrainingClassifier"}

@@ -29,9 +29,10 @@ def robust(readings: Array) -> tuple[Array, Array]:
     """
     silent = np.isnan(readings).all(axis=0)
     x = np.where(silent, 0.0, readings)
-    low, median, high = np.nanquantile(x, (0.25, 0.5, 0.75), axis=0)
+    quantile, std = (np.nanquantile, np.nanstd) if np.isnan(x).any() else (np.quantile, np.std)
+    low, median, high = quantile(x, (0.25, 0.5, 0.75), axis=0)
     scale = (high - low) / QUARTILES
-    deviation = np.nanstd(x, axis=0)
+    deviation = std(x, axis=0)
     tiny = np.maximum(np.abs(median) * 1e-9, 1e-30)
     scale = np.where(scale > tiny, scale, deviation)
     scale = np.where(scale > tiny, scale, np.maximum(np.abs(median) * 1e-3, 1e-9))
