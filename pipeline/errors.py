@@ -11,10 +11,6 @@ class SettingsError(PipelineError):
     """A setting is unknown, of the wrong type or out of range. Nothing starts; exit code 2."""
 
 
-class BadRecord(PipelineError):
-    """A record cannot be decoded. It goes to the dead-letter topic and the stream goes on."""
-
-
 class SourceError(PipelineError):
     """Records cannot be read or written: the broker, topic or file is not there."""
 

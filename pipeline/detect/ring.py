@@ -106,12 +106,6 @@ class Stretch:
         part.squares, part.running = None, {}
         return part
 
-    def between(self, low: IntArray, high: IntArray) -> tuple[Array, Array]:
-        """Sums of the means low <= k < high (S, K), and of their squares: (S, K, F) each."""
-        low, high = low - self.base[:, None], high - self.base[:, None]
-        squares = self._sum(low, high, squares=True) * (UNIT * UNIT)
-        return self._sum(low, high, squares=False) * UNIT, np.asarray(squares)
-
     def total(self, low: IntArray, high: IntArray) -> Array:
         """Sums of the means low <= k < high (S, K): (S, K, F)."""
         low, high = low - self.base[:, None], high - self.base[:, None]

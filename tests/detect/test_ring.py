@@ -67,7 +67,8 @@ def test_sums_over_what_was_held_and_what_is_new_are_those_of_the_means(
                 for a, d, n in zip(low.tolist(), done.tolist(), counts.tolist(), strict=True)
             ]
         )
-        total, squares = stretch.between(low[:, None], high[:, None])
+        total, _ = stretch.halves(low[:, None], high[:, None], high[:, None])
+        squares, _ = stretch.halves(low[:, None], high[:, None], high[:, None], squares=True)
         only = stretch.total(low[:, None], high[:, None])
         for i, own in enumerate(means):
             part = own[low[i] : high[i]] * UNIT
