@@ -18,7 +18,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = {str(p.relative_to(ROOT)): p for p in sorted((ROOT / "pipeline").rglob("*.py"))}
 #: Outside thing -> where it may be imported (module paths begin with one of these).
 PLACES = {
-    "river": ("pipeline/detect/detectors.py", "pipeline/run/shuttle.py"),  # its recording
+    "river": (
+        "pipeline/detect/detectors.py",
+        "pipeline/detect/kswin.py",
+        "pipeline/run/shuttle.py",  # its recording
+    ),
     "kafka": ("pipeline/ingest/",),
     "confluent_kafka": ("pipeline/ingest/embedded.py",),
     "sqlalchemy": ("pipeline/register/", "pipeline/serve/lineage.py"),

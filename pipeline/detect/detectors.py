@@ -1,4 +1,4 @@
-"""river detectors by name, which propose; the one file that knows river.
+"""river detectors by name, which propose; with kswin.py all that knows river.
 
 Their state travels as plain data (msgpack), never as a pickle: numbers, text, lists, and objects of
 river's detectors and statistics. What comes back must have the shape of a new detector.
@@ -22,6 +22,7 @@ from river import drift
 from river.base import DriftDetector as DriftDetector
 from river.stats.base import Statistic
 
+from pipeline.detect.kswin import KSWIN
 from pipeline.errors import PipelineError, SettingsError
 
 #: What each detector is made with, where river's own defaults do not fit.
@@ -48,7 +49,8 @@ def make(name: str) -> DriftDetector:
     """
     if name not in names():
         raise ValueError(f"no river drift detector {name!r}; there are {', '.join(names())}")
-    made: DriftDetector = getattr(drift, name)(**OPTIONS.get(name, {}))
+    cls = KSWIN if name == "KSWIN" else getattr(drift, name)
+    made: DriftDetector = cls(**OPTIONS.get(name, {}))
     return made
 
 
@@ -247,8 +249,10 @@ def _rivers_class(path: str) -> Any:
 def _is_rivers(cls: type) -> bool:
     """Detectors, statistics and the Rust parts of both: river's data sets can write files."""
     package = cls.__module__
-    return package.startswith("river._river_rust.") or (
-        package.startswith("river.") and issubclass(cls, DriftDetector | Statistic)
+    return (
+        cls is KSWIN
+        or package.startswith("river._river_rust.")
+        or (package.startswith("river.") and issubclass(cls, DriftDetector | Statistic))
     )
 
 
