@@ -32,9 +32,7 @@ ABLATIONS: dict[str, tuple[Detect, dict[str, Change]]] = {
         Detect(),
         {"TESTS": lambda tests: tuple(replace(test, welch=0.0) for test in tests)},
     ),
-    "leave one out": (Detect(), {"LEAVE_ONE_OUT": lambda _: 0.0}),
     "centre following": (Detect(), {"FAR": lambda _: float("inf")}),
-    "grain": (Detect(), {"GRAIN": lambda _: 1e-300}),
     "as-used history": (
         Detect(),
         {"TESTS": lambda tests: tuple(replace(test, used=0.0) for test in tests)},

@@ -189,7 +189,7 @@ def test_a_sensor_breaks_as_it_says() -> None:
     assert broken(x, "clean").tolist() == x.tolist()
 
 
-@pytest.mark.parametrize("name", ["LEAVE_ONE_OUT", "FAR", "GRAIN", "TESTS"])
+@pytest.mark.parametrize("name", ["FAR", "TESTS"])
 def test_an_ablation_reaches_every_module_and_is_undone(name: str) -> None:
     """A module that imported the constant would go on with the old one."""
     holders = [m for m in MODULES if hasattr(m, name)]

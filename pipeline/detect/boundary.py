@@ -20,7 +20,6 @@ from pipeline.detect.cleaning import KINDS, Cleaned, Cleaner
 from pipeline.detect.evidence import BLOCKS, TESTS
 from pipeline.detect.features import STRIDE
 from pipeline.detect.fields import LOOK_BACK, Fields, sizes
-from pipeline.detect.grain import Grain
 from pipeline.detect.piece import Piece, View
 from pipeline.detect.ring import Ring
 from pipeline.detect.search import Crossing, Search, Track
@@ -32,8 +31,6 @@ from pipeline.records import Batch, Boundary, IntArray, SensorEvent
 
 __all__ = ["BLOCK", "LOOK_BACK", "STRIDE", "BoundaryDetector"]
 
-#: Where the level is not looked at.
-NO_GRAIN = Grain(np.zeros((1, 1, 0)), np.zeros(1, dtype=np.int64), STRIDE)
 #: Rank in the poll of the detecting reading, and the boundary.
 Found = tuple[int, Boundary]
 
@@ -229,8 +226,7 @@ class BoundaryDetector:
             moved, offset = centre.follow(self.fields, piece)
         new = {signal: features.means(self.fields, signal, piece, offset) for signal in which}
         alarms = self.watch.feed(self.fields, piece, new)
-        least = features.learn_grain(self.fields, piece) if "level" in which else NO_GRAIN
-        view = View(piece, self.rings, new, alarms, moved, least)
+        view = View(piece, self.rings, new, alarms, moved)
         found = list(self._search(view, names))
         for signal, means in new.items():
             features.refresh(self.fields, signal, piece, means, self.rings[signal])

@@ -22,8 +22,6 @@ Mask = NDArray[np.bool_]
 BLOCKS = {"level": 1, "residual": 4}
 #: The statistic is the root mean square of so many largest z.
 LARGEST = 3
-#: Without a feature's largest mean the statistic must keep this share of the threshold.
-LEAVE_ONE_OUT = 0.6
 #: The joint statistic is of this size where a rms of the largest z is 1.
 JOINT = 1.15
 
@@ -171,17 +169,6 @@ def hotelling(test: Test, stretch: Stretch, i: int, t: int, g: int, sigma: Array
     d = after.mean(axis=0) - before.mean(axis=0)
     total = float(d @ np.linalg.solve(covariance, d)) / (1 / test.m + 1 / (g * test.unit))
     return float(cube_root(np.array(total / p), p))
-
-
-def without_largest(test: Test, stretch: Stretch, i: int, t: int, g: int, z: Array) -> Array:
-    """z (F,) of series i if each feature's largest of the last means had not come."""
-    q = test.q
-    difference = stretch.means(i, t - q, t) - stretch.means(i, t - q - g, t - q).mean(axis=0)
-    total = difference.sum(axis=0)
-    sign = np.sign(total)
-    rest = np.maximum(total * sign - (difference * sign).max(axis=0), 0.0) / (q - 1)
-    share = rest / np.maximum(np.abs(total) / q, 1e-300) * np.sqrt((q - 1) / q)
-    return np.asarray(z * share)
 
 
 def split(x: Array) -> int:

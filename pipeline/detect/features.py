@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect import grain, signals
+from pipeline.detect import signals
 from pipeline.detect.blocks import Blocks
 from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.fields import Fields
-from pipeline.detect.grain import Grain
 from pipeline.detect.piece import Means, Piece
 from pipeline.detect.reference import Forecaster
 from pipeline.detect.ring import UNIT, WHOLE, Ring, Whole, whole
@@ -103,27 +102,3 @@ def refresh(fields: Fields, signal: str, piece: Piece, new: Means, ring: Ring) -
             ring.at(slots, number),
         )
         fields[f"{signal}_fill"][slots] = last.sum(axis=1, dtype=np.int64) * UNIT / FILL
-
-
-def learn_grain(fields: Fields, piece: Piece) -> Grain:
-    """Each sensor's smallest step, and the least sigma that it makes from STRIDE to STRIDE."""
-    slots, blocks = piece.slots, piece.blocks
-    step = grain.smallest(blocks.readings, blocks.before)
-    first, edges = piece.now // STRIDE, piece.end // STRIDE - piece.now // STRIDE
-    most = int(edges.max())
-    values = fields["grain"][slots][:, None]
-    if not most:
-        least = np.minimum.reduceat(step, piece.row, axis=0)
-        fields["step"][slots] = np.minimum(fields["step"][slots], least)
-        return Grain(values, first, STRIDE)
-    span = (piece.now[piece.of] + piece.rank) // STRIDE - first[piece.of]
-    begins = ((piece.rank == 0) | (np.diff(span, prepend=-1) != 0)).nonzero()[0]
-    path = np.full((len(slots), most + 1, step.shape[1]), np.inf)
-    path[piece.of[begins], span[begins]] = np.minimum.reduceat(step, begins, axis=0)
-    np.minimum(path[:, 0], fields["step"][slots], out=path[:, 0])
-    np.minimum.accumulate(path, axis=1, out=path)
-    fields["step"][slots] = path[:, -1]
-    later = grain.least_sigma(path[:, :-1], fields["scale"][slots][:, None])
-    values = np.concatenate([values, later], axis=1)
-    fields["grain"][slots] = values[np.arange(len(slots)), edges]
-    return Grain(values, first, STRIDE)

@@ -72,9 +72,6 @@ class Fields:
             "centre": np.zeros((slots, d)),
             "moved": np.zeros(slots, dtype=np.int64),
             "centre_part": np.zeros((slots, d), dtype=np.int64),
-            # smallest step of each sensor in its unit, and the least sigma that follows, in scales
-            "step": np.full((slots, d), np.inf),
-            "grain": np.zeros((slots, d)),
             # offset and time of the last blocks' first readings
             "places": np.zeros((slots, LOOK_BACK // BLOCK + 1, 2), dtype=np.int64),
         }

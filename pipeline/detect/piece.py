@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.detect.blocks import Blocks
-from pipeline.detect.grain import Grain
 from pipeline.detect.ring import Ring, Stretch, Whole
 from pipeline.records import IntArray
 
@@ -109,8 +108,6 @@ class View:
     moved
         (S, T) block at which the forecaster's centre moved last, as of each block; T is 1 if it
         does not move.
-    grain
-        The least sigma of each level.
     which
         (S,) the series, of those of the piece that all these are of; None: all.
     """
@@ -122,14 +119,13 @@ class View:
         means: Mapping[str, Means],
         alarms: IntArray,
         moved: IntArray,
-        grain: Grain,
         which: IntArray | None = None,
     ) -> None:
         every: Any = slice(None) if which is None else which
         self.piece, self.rings, self.which = piece, rings, which
         self.slots, self.now = piece.slots[every], piece.now[every]
         self.end, self.row = piece.end[every], piece.row[every]
-        self.means, self.alarms, self.moved, self.grain = means, alarms, moved, grain
+        self.means, self.alarms, self.moved = means, alarms, moved
         self._stretch: dict[str, Stretch] = {}
 
     def __len__(self) -> int:
@@ -145,7 +141,6 @@ class View:
             {signal: means.of(which) for signal, means in self.means.items()},
             self.alarms[which],
             self.moved[which],
-            self.grain.of(which),
             which if self.which is None else self.which[which],
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.detect.detectors import DriftDetector
-from pipeline.detect.evidence import LEAVE_ONE_OUT, TESTS, split, without_largest
+from pipeline.detect.evidence import TESTS, split
 from pipeline.detect.reference import inflation, lag_one, robust
 from pipeline.detect.ring import Ring, Stretch, whole
 from pipeline.detect.scale import Scale
@@ -108,11 +108,6 @@ class HistoryScaled(DriftDetector):
         if z[0] <= self.threshold:
             return
         g = min(int(length[0, 0]), test.most)
-        if (
-            without_largest(test, stretch, 0, self._blocks, g, z)[0]
-            < LEAVE_ONE_OUT * self.threshold
-        ):
-            return
         low = self._blocks - test.q - g
         begin = low + split(stretch.means(0, low, self._blocks) / sigma[0, 0])
         self._since = np.array([[max(begin, self._blocks - test.q - 2)]])

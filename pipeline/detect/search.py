@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from pipeline.config import Detect
 from pipeline.detect.evidence import (
     BLOCKS,
-    LEAVE_ONE_OUT,
     TESTS,
     Test,
     hotelling,
     joint,
     statistic,
-    without_largest,
 )
 from pipeline.detect.fields import Fields, sizes
 from pipeline.detect.piece import View
@@ -48,6 +46,7 @@ class Crossing:
     z: Array
     sigma: Array
     statistic: float
+    threshold: float
     #: What the levels (d,) did, and whether that is a boundary or a transition that goes on.
     move: Array = field(default_factory=lambda: np.zeros(0))
     new: bool = True
@@ -146,8 +145,7 @@ class Search:
             row = int(np.searchsorted(tracks[LEVEL].rows, i))
             if row < len(tracks[LEVEL].rows) and tracks[LEVEL].rows[row] == i:
                 sigma = tracks[LEVEL].path.of(np.array([row])).at(np.array([[block]]))[0, 0]
-        one = view.grain.of(np.array([i]))
-        return np.asarray(np.maximum(sigma, one.at(np.array([[block]]))[0, 0]))
+        return np.asarray(sigma)
 
     # Tests ------------------------------------------------------------------------------------
 
@@ -171,13 +169,11 @@ class Search:
         at = np.ix_(rows, columns)
         t, length, due = t[at], length[at], due[at]
         stretch, sigma = view.stretch(test.signal), track.path.of(rows).at(t)
-        if test.signal == "level":
-            sigma = np.maximum(sigma, view.grain.of(rows).at(t))
         if len(rows) < len(view):
             stretch = stretch.of(rows)
         z = test.z(stretch, t, length, due, sigma)
-        value = self._statistic(test, z)
-        for i, k in zip(*(due & (value > self.thresholds[test.signal])).nonzero(), strict=True):
+        value, threshold = self._statistic(test, z), self.thresholds[test.signal]
+        for i, k in zip(*(due & (value > threshold)).nonzero(), strict=True):
             yield (
                 int(track.rows[rows[i]]),
                 Crossing(
@@ -188,6 +184,7 @@ class Search:
                     z=z[i, k],
                     sigma=sigma[i, k],
                     statistic=float(value[i, k]),
+                    threshold=threshold,
                 ),
             )
 
@@ -208,14 +205,9 @@ class Search:
         return np.maximum(statistic(z[..., :-d]), joint(z[..., -d:]))
 
     def stands(self, view: View, i: int, crossing: Crossing) -> bool:
-        """Whether the joint statistic holds by the segment's own covariance, if it alone crossed;
-        and whether the change is still there without each feature's largest mean."""
+        """Whether the joint statistic, if it alone crossed, does so by the segment's covariance."""
         test, d = TESTS[crossing.test], self.channels
-        stretch, threshold = view.stretch(test.signal), self.thresholds[test.signal]
-        t, g, z = crossing.t, crossing.g, crossing.z
-        if test.signal == "residual" and float(statistic(z[:-d])) <= threshold:
-            again = hotelling(test, stretch, i, t, g, crossing.sigma[-d:])
-            if again < threshold:
-                return False
-        rest = without_largest(test, stretch, i, t, g, z)
-        return bool(self._statistic(test, rest) >= LEAVE_ONE_OUT * threshold)
+        if test.signal == "level" or float(statistic(crossing.z[:-d])) > crossing.threshold:
+            return True
+        stretch, sigma = view.stretch(test.signal), crossing.sigma[-d:]
+        return hotelling(test, stretch, i, crossing.t, crossing.g, sigma) >= crossing.threshold

@@ -20,8 +20,6 @@ Single = NDArray[np.float32]
 
 #: Readings in a block: everything after the signals works on means of blocks.
 BLOCK = 5
-#: A level is itself up to here, in scales, and grows with the logarithm beyond.
-LINEAR = 1e9
 #: Products of two partial residuals are clipped here.
 CLIP_PRODUCT = 4.0
 #: The joint residual says nothing if more than this share of the sensors is missing.
@@ -52,16 +50,8 @@ def hold(values: NDArray[np.floating[Any]], starts: IntArray, last: Array) -> Ar
 
 
 def level(readings: Array, location: Array, scale: Array) -> Array:
-    """Robustly standardised readings; beyond LINEAR scales compressed, so that one outlier counts
-    for little and a sensor that leaves a frozen value is still seen.
-
-    All (..., d).
-    """
-    y: Array = (readings - location) / scale
-    far = np.abs(y) > LINEAR
-    if far.any():
-        y[far] = np.sign(y[far]) * LINEAR * (1 + np.log(np.abs(y[far]) / LINEAR))
-    return y
+    """Robustly standardised readings, all (..., d)."""
+    return np.asarray((readings - location) / scale)
 
 
 def size(channels: int, pairs: int) -> int:

@@ -36,16 +36,12 @@ class Transitions:
     fields
         What is known of each series.
     settings
-        Thresholds, names of the detectors, and how long a transition may go on.
+        Names of the detectors, and how long a transition may go on.
     """
 
     def __init__(self, fields: Fields, settings: Detect) -> None:
         self.fields = fields
         self.settings = settings
-        self.thresholds = {
-            "level": settings.level_threshold,
-            "residual": settings.residual_threshold,
-        }
 
     def judge(self, view: View, crossing: Crossing, sigma: Array) -> bool:
         """Whether a crossing of the one series counts: as a boundary, or as the running
@@ -54,9 +50,8 @@ class Transitions:
         slot, block = int(view.slots[0]), crossing.block
         crossing.move = _move(view, crossing, sigma)
         running = min(self.settings.settle_after, SETTLE_SHARE * block * BLOCK)
-        threshold = self.thresholds[TESTS[crossing.test].signal]
         since = (block - int(self.fields["crossed"][slot])) * BLOCK
-        crossing.new = since > running or crossing.statistic >= STRONG * threshold
+        crossing.new = since > running or crossing.statistic >= STRONG * crossing.threshold
         if crossing.new:
             return True
         before = self.fields["direction"][slot].astype(np.float64)
@@ -88,7 +83,7 @@ class Transitions:
             detected_time=int(last[1]),
             signal=test.signal,
             statistic=crossing.statistic,
-            threshold=self.thresholds[test.signal],
+            threshold=crossing.threshold,
             detectors=self._fired(view, block),
             sensors=_moved(view, where, block),
         )

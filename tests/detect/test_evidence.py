@@ -20,7 +20,6 @@ from pipeline.detect.evidence import (
     joint,
     split,
     statistic,
-    without_largest,
 )
 from pipeline.detect.evidence import Test as Comparison
 from pipeline.detect.ring import UNIT, Stretch
@@ -183,40 +182,7 @@ def test_hotelling_on_noise_is_about_normal(test: Comparison) -> None:
     assert abs(np.std(j) - 1) < 5 / math.sqrt(600)
 
 
-# Leave one out, and where ---------------------------------------------------------------------
-
-
-@each_test
-@pytest.mark.parametrize("seed", range(3))
-def test_without_its_largest_mean_a_change_is_what_the_others_make(
-    test: Comparison, seed: int
-) -> None:
-    """Each of the last q is left out in turn: the least change that is left, of the same sign.
-
-    In the deviation that q - 1 means have.
-    """
-    x = wandering(test, seed=seed)
-    x[1, -2, 0] += 40.0  # one mean makes the whole change
-    n, g, q = x.shape[1], test.least + 5, test.q
-    stretch = stretch_of(x, held=n, first=n)
-    z = np.random.default_rng(seed).uniform(1, 9, size=4)
-    found = without_largest(test, stretch, 1, n, g, z)
-    after, before = x[1, -q:], x[1, -q - g : -q].mean(axis=0)
-    for f in range(4):
-        d = after[:, f].mean() - before[f]
-        left = [
-            math.copysign(1, d) * (np.delete(after[:, f], j).mean() - before[f]) for j in range(q)
-        ]
-        share = max(min(left), 0.0) / abs(d) * math.sqrt((q - 1) / q)
-        assert found[f] == pytest.approx(z[f] * share, rel=1e-6, abs=1e-9)
-    assert found[0] < 0.6 * z[0]
-
-
-def test_no_change_at_all_is_left_without_a_warning() -> None:
-    """Constant means: nothing by nothing is nothing."""
-    test = TESTS[0]
-    stretch = stretch_of(np.full((1, 60, 2), 3.0), held=60, first=60)
-    assert without_largest(test, stretch, 0, 60, 20, np.zeros(2)).tolist() == [0.0, 0.0]
+# Where ---------------------------------------------------------------------------------------
 
 
 @given(
