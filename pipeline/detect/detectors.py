@@ -1,17 +1,18 @@
 """river detectors by name, which propose; with kswin.py all that knows river.
 
-Their state travels as plain data (msgpack), never as a pickle: numbers, text, lists, and objects of
-river's detectors and statistics. What comes back must have the shape of a new detector.
+Their state travels as plain data (msgpack), never as a pickle, and names no class: it is what the
+attributes of new detectors, in their order, have become since.
 """
 
 from __future__ import annotations
 
 import random
-import sys
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from numbers import Number
+from operator import call
 from types import MethodType
 from typing import Any
 
@@ -20,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from river import drift
 from river.base import DriftDetector as DriftDetector
-from river.stats.base import Statistic
 
 from pipeline.detect.kswin import KSWIN
 from pipeline.errors import PipelineError, SettingsError
@@ -87,53 +87,91 @@ class Proposers:
     """
 
     def __init__(self, kinds: Sequence[str], channels: int) -> None:
-        watched = [("level", c) for c in range(channels)]
-        watched += [("residual", c) for c in range(channels + 1)]
-        self.detectors: list[tuple[int, str, int, DriftDetector]] = [
-            (k, signal, column, make(kind))
-            for k, kind in enumerate(kinds)
-            for signal, column in (watched if kind in ON_EVERY_SIGNAL else watched[-1:])
-        ]
+        pairs = watched(kinds, channels)
+        #: Number of the kind of each of a signal's detectors, and those themselves.
+        self.kinds = {signal: [kind for kind, _ in each] for signal, each in pairs.items()}
+        self.detectors = {
+            signal: [make(kinds[kind]) for kind in each] for signal, each in self.kinds.items()
+        }
         self._bind()
 
-    def update(self, signal: str, columns: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-        """Feed a signal's new values; (row, kind) of each alarm.
-
-        columns: one list of values a feature, all of one length.
-        """
+    def update(self, signal: str, rows: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+        """Feed a signal's new values, one for each of its detectors; (row, kind) of each alarm."""
         alarms = []
-        for kind, column, detector, update in self._fed[signal]:
-            for row, value in enumerate(columns[column]):
-                update(value)
-                if detector.drift_detected:
-                    alarms.append((row, kind))
+        updates = self._updates[signal]
+        for row, values in enumerate(rows):
+            told = list(map(call, updates, values))
+            if any(told):
+                fired = [k for k, alarm in enumerate(told) if alarm]
+                alarms += [(row, self.kinds[signal][k]) for k in fired]
+                self._begin_anew(signal, fired)
         return alarms
 
+    def _begin_anew(self, signal: str, fired: Sequence[int]) -> None:
+        """An ADWIN that alarmed is made anew by river at its next value; here, at once."""
+        for k in fired:
+            detector = self.detectors[signal][k]
+            if isinstance(detector, drift.ADWIN):
+                self.detectors[signal][k] = make("ADWIN")
+                self._updates[signal][k] = _update(self.detectors[signal][k])
+
     def _bind(self) -> None:
-        self._fed: dict[str, list[tuple[int, int, DriftDetector, Callable[[float], Any]]]]
-        self._fed = {"level": [], "residual": []}
-        for kind, signal, column, detector in self.detectors:
-            self._fed[signal].append((kind, column, detector, detector.update))
+        self._updates = {
+            signal: [_update(detector) for detector in each]
+            for signal, each in self.detectors.items()
+        }
 
     def state(self) -> list[Any]:
         """Plain data that `restore` goes on from."""
-        return [_plain(detector) for *_, detector in self.detectors]
+        return [_plain(detector) for each in self.detectors.values() for detector in each]
 
     def restore(self, state: Sequence[Any]) -> None:
-        """Go on from `state()`; DetectorStateError if it is not of these detectors."""
-        found = [_object(item) for item in state]
-        if not _alike(found, [detector for *_, detector in self.detectors]):
+        """Go on from `state()`, being new; DetectorStateError if it is not of these detectors."""
+        if len(state) != sum(map(len, self.detectors.values())):
             raise DetectorStateError("the stored detectors are others than the settings name")
-        self.detectors = [
-            (*key, detector) for (*key, _), detector in zip(self.detectors, found, strict=True)
-        ]
+        plain = iter(state)
+        self.detectors = {
+            signal: [_become(detector, next(plain)) for detector in each]
+            for signal, each in self.detectors.items()
+        }
         self._bind()
 
 
+def watched(kinds: Sequence[str], channels: int) -> dict[str, list[tuple[int, int]]]:
+    """Number of the kind, and of the feature, of each detector of a signal.
+
+    Features: d levels; d partial residuals and, behind them, the joint residual.
+    """
+    features = {"level": range(channels), "residual": range(channels + 1)}
+    return {
+        signal: [
+            (number, feature)
+            for number, kind in enumerate(kinds)
+            for feature in every
+            if kind in ON_EVERY_SIGNAL or feature == channels
+        ]
+        for signal, every in features.items()
+    }
+
+
+def _update(detector: DriftDetector) -> Callable[[float], bool]:
+    """Takes a value and says whether that is an alarm; of an ADWIN, river's bare Rust method."""
+    if isinstance(detector, drift.ADWIN):
+        rust: Callable[[float], bool] = vars(detector)["_helper"].update
+        return rust
+
+    def update(value: float) -> bool:
+        detector.update(value)
+        return bool(detector.drift_detected)
+
+    return update
+
+
 def dump(proposers: Sequence[Proposers | None]) -> NDArray[np.uint8]:
-    """The state of many series as bytes; equal states, equal bytes."""
+    """The state of many series as bytes, compressed; equal states, equal bytes."""
     plain = [None if p is None else p.state() for p in proposers]
-    return np.frombuffer(msgspec.msgpack.encode(plain), dtype=np.uint8)
+    content = zlib.compress(msgspec.msgpack.encode(plain), level=1)  # half of it is zeros
+    return np.frombuffer(content, dtype=np.uint8)
 
 
 def load(
@@ -141,8 +179,9 @@ def load(
 ) -> Iterator[Proposers | None]:
     """What `dump` was given; DetectorStateError for anything that is not river's."""
     try:
-        plain = msgspec.msgpack.decode(content.tobytes(), type=list[list[Any] | None])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        packed = zlib.decompress(content.tobytes())
+        plain = msgspec.msgpack.decode(packed, type=list[list[Any] | None])
+    except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise DetectorStateError(f"not detector state: {exc}") from None
     for state in plain:
         if state is None:
@@ -153,129 +192,75 @@ def load(
         yield proposers
 
 
-# Objects as plain data: a list [kind, ...] for what msgpack does not have ----------------------
+# Objects as plain data: what each attribute is, in the order in which a new object has them -----
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and text as they are; everything else tagged."""
+    """Numbers and text as they are, objects as lists."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, bool | int | float | str | bytes):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
-    for cls, kind, take in _CONTAINERS:
-        if isinstance(value, cls):
-            return [kind, *take(value)]
+    if isinstance(value, deque):
+        return [_plain(v) for v in value]
+    if isinstance(value, random.Random):
+        return value.getstate()
     if isinstance(value, MethodType):
-        return ["method", value.__func__.__name__]
-    if _is_rivers(type(value)):
-        return ["object", f"{type(value).__module__}:{type(value).__qualname__}", *_parts(value)]
+        return None  # a new detector has it, too
+    if hasattr(value, "__getnewargs__"):
+        return value.__getstate__()  # Rust's own bytes
+    if hasattr(value, "__dict__"):
+        return [_plain(v) for v in vars(value).values()]
     raise DetectorStateError(f"cannot keep {type(value).__name__} in a checkpoint")
 
 
-_CONTAINERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
-    (deque, "deque", lambda d: (d.maxlen, [_plain(v) for v in d])),
-    (list, "list", lambda items: ([_plain(v) for v in items],)),
-    (tuple, "tuple", lambda items: ([_plain(v) for v in items],)),
-    (dict, "dict", lambda d: ([[_plain(k), _plain(v)] for k, v in d.items()],)),
-    (random.Random, "random", lambda r: (_plain(r.getstate()),)),
-)
-
-
-def _parts(value: Any) -> tuple[Any, Any]:
-    """(arguments of __new__, state): Rust objects have both, Python objects a __dict__."""
-    if hasattr(value, "__getnewargs__"):
-        return _plain(tuple(value.__getnewargs__())), value.__getstate__()
-    return None, _plain(dict(vars(value)))
-
-
-_TOO_MUCH = (OverflowError, RecursionError)
-
-
-def _object(plain: Any, owner: Any = None) -> Any:
-    """The inverse of `_plain`; `owner` is whose method a method is."""
-    if not isinstance(plain, list):
-        return plain
-    try:
-        kind, *rest = plain
-        if kind == "object":
-            return _rivers_object(*rest)
-        if kind == "method":
-            return getattr(owner, _method_name(owner, rest[0]))
-        if kind == "deque":
-            return deque((_object(v, owner) for v in rest[1]), rest[0])
-        if kind == "dict":
-            return {_object(k, owner): _object(v, owner) for k, v in rest[0]}
-        if kind in ("list", "tuple"):
-            items = [_object(v, owner) for v in rest[0]]
-            return items if kind == "list" else tuple(items)
-        if kind == "random":
-            rng = random.Random()
-            rng.setstate(_object(rest[0]))
-            return rng
-    except (TypeError, ValueError, IndexError, AttributeError, *_TOO_MUCH) as exc:
-        raise DetectorStateError(f"not detector state: {exc}") from None
-    raise DetectorStateError(f"not detector state: {kind!r}")
-
-
-def _rivers_object(path: str, arguments: Any, state: Any) -> Any:
-    cls = _rivers_class(path)
-    if arguments is not None:
-        made = cls.__new__(cls, *_object(arguments))
-        try:
-            made.__setstate__(state)
-        except BaseException as exc:
-            if type(exc).__name__ != "PanicException":  # Rust's, and no Exception
-                raise
-            raise DetectorStateError(f"not the state of {path}: {exc}") from None
-        return made
-    made = cls.__new__(cls)
-    for name, value in _object(state, made).items():
-        setattr(made, name, value)
-    return made
-
-
-def _rivers_class(path: str) -> Any:
-    """A class that river's detectors are made of, and nothing else whatever the path says.
-
-    Looked up in modules that are imported already: a path in stored data imports nothing.
-    """
-    module, _, name = path.partition(":")
-    cls = getattr(sys.modules.get(module), name, None)
-    if not isinstance(cls, type) or not _is_rivers(cls):
-        raise DetectorStateError(f"{path} is not one of river's detectors")
-    return cls
-
-
-def _is_rivers(cls: type) -> bool:
-    """Detectors, statistics and the Rust parts of both: river's data sets can write files."""
-    package = cls.__module__
-    return (
-        cls is KSWIN
-        or package.startswith("river._river_rust.")
-        or (package.startswith("river.") and issubclass(cls, DriftDetector | Statistic))
-    )
-
-
-def _alike(found: Any, new: Any) -> bool:
-    """Whether what was stored can stand where a new detector has `new`."""
+def _become(new: Any, plain: Any) -> Any:
+    """What stands where a new detector has `new`; DetectorStateError if it is of another kind."""
     if isinstance(new, Number):
-        return isinstance(found, Number)
-    if type(found) is not type(new):
-        return False
-    if isinstance(new, list):
-        return len(found) == len(new) and all(map(_alike, found, new))
+        _expect(isinstance(plain, Number), new, plain)
+        return plain
+    if new is None or isinstance(new, str | MethodType):
+        _expect(plain == _plain(new), new, plain)
+        return new
     if isinstance(new, deque):
-        return bool(found.maxlen == new.maxlen) and all(isinstance(v, Number) for v in found)
-    if isinstance(new, MethodType):
-        return found.__func__ is new.__func__
-    if hasattr(new, "__dict__"):
-        return vars(found).keys() == vars(new).keys() and all(
-            _alike(value, getattr(new, name)) for name, value in vars(found).items()
-        )
-    return True
+        _expect(isinstance(plain, list) and all(isinstance(v, Number) for v in plain), new, plain)
+        return deque(plain, new.maxlen)
+    if isinstance(new, random.Random):
+        return _random(plain)
+    if hasattr(new, "__getnewargs__"):
+        return _rust(new, plain)
+    names = vars(new)
+    _expect(isinstance(plain, list) and len(plain) == len(names), new, plain)
+    for (name, value), item in zip(list(names.items()), plain, strict=True):
+        setattr(new, name, _become(value, item))
+    return new
 
 
-def _method_name(owner: Any, name: str) -> str:
-    if not (isinstance(name, str) and callable(getattr(type(owner), name, None))):
-        raise DetectorStateError(f"no method {name!r}")
-    return name
+def _random(plain: Any) -> random.Random:
+    rng = random.Random()
+    try:
+        version, numbers, gauss = plain
+        rng.setstate((version, tuple(numbers), gauss))
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise DetectorStateError(f"not detector state: {exc}") from None
+    return rng
+
+
+def _rust(new: Any, plain: Any) -> Any:
+    """Made with the same arguments; Rust panics on other bytes, and a panic is no Exception."""
+    _expect(isinstance(plain, bytes), new, plain)
+    arguments = new.__getnewargs__()
+    try:
+        new.__setstate__(plain)
+    except BaseException as exc:
+        if type(exc).__name__ != "PanicException":
+            raise
+        raise DetectorStateError(f"not the state of {type(new).__name__}: {exc}") from None
+    _expect(new.__getnewargs__() == arguments, arguments, new.__getnewargs__())
+    return new
+
+
+def _expect(right: bool, new: Any, plain: Any) -> None:
+    if not right:
+        found = type(plain).__name__
+        raise DetectorStateError(f"{found} where a new detector has {type(new).__name__}")

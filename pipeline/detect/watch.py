@@ -36,8 +36,12 @@ class Watch:
         #: (slots,) None before a series' level is known.
         self.proposers: list[detectors.Proposers | None] = []
         d, joint = channels, sizes(channels)["residual"] - channels - 1
-        #: Features of each signal that river watches.
-        self.columns = {"level": np.arange(d), "residual": np.append(np.arange(d, 2 * d), joint)}
+        features = {"level": np.arange(d), "residual": np.append(np.arange(d, 2 * d), joint)}
+        #: The feature of each of a signal's detectors.
+        self.columns = {
+            signal: features[signal][[feature for _, feature in each]]
+            for signal, each in detectors.watched(kinds, channels).items()
+        }
 
     def grow(self, slots: int) -> None:
         """Make room for more series."""
@@ -70,28 +74,26 @@ class Watch:
         self, fields: Fields, signal: str, slots: IntArray, new: Means
     ) -> Iterator[tuple[int, int, int]]:
         """Feed a signal's means: (series, kind, block) of each alarm."""
-        most = new.values.shape[1]
-        if not most:
+        most, unit, width = new.values.shape[1], BLOCKS[signal], len(self.columns[signal])
+        if not (most and width):
             return
         # one flat list: thousands of small ones would keep the garbage collector busy
-        values = self._values(fields, signal, slots, new).transpose(0, 2, 1)
-        flat, width, unit = values.ravel().tolist(), values.shape[1], BLOCKS[signal]
+        flat = self._values(fields, signal, slots, new).ravel().tolist()
         for i, (slot, count) in enumerate(zip(slots.tolist(), new.counts.tolist(), strict=True)):
             proposers = self.proposers[slot]
-            if proposers is None or not count:
+            if proposers is None:
                 continue
-            begins = range(i * width * most, (i + 1) * width * most, most)
-            columns = [flat[begin : begin + count] for begin in begins]
-            for row, kind in proposers.update(signal, columns):
+            begins = range(i * most * width, (i * most + count) * width, width)
+            rows = [flat[begin : begin + width] for begin in begins]
+            for row, kind in proposers.update(signal, rows):
                 yield i, kind, (int(new.first[i]) + row + 1) * unit
 
     def _values(
         self, fields: Fields, signal: str, slots: IntArray, new: Means
     ) -> NDArray[np.floating[Any]]:
-        """What river sees of new means: (S, K, features that it watches)."""
+        """What river sees of new means: (S, K, detectors)."""
         columns = self.columns[signal]
-        means = new.values if signal == "level" else new.values.take(columns, axis=2)
-        values = means * UNIT
+        values = new.values.take(columns, axis=2) * UNIT
         values -= fields[f"{signal}_centre"][slots].take(columns, axis=1)[:, None]
         values /= fields[f"{signal}_deviation"][slots].take(columns, axis=1)[:, None]
         np.minimum(values, CUT, out=values)

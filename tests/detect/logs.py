@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +104,7 @@ def find(
 def of_series(detector: BoundaryDetector, slots: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
     """Every array of `state()` as bytes, taken apart by series: slot numbers fall away."""
     state = detector.state()
-    river = msgspec.msgpack.decode(state.pop("river").tobytes())
+    river = msgspec.msgpack.decode(zlib.decompress(state.pop("river").tobytes()))
     held, counts = state.pop("warm_slots"), state.pop("warm_counts")
     ends = np.cumsum(counts)
     warm = {name: state.pop(name) for name in ("warm_values", "warm_places")}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from river import datasets, drift
+from river import drift
 
 from pipeline.config import Detect
 from pipeline.detect.boundary import BoundaryDetector
-from pipeline.detect.detectors import DetectorStateError, Proposers, dump, load, make, names
+from pipeline.detect.detectors import (
+    DetectorStateError,
+    Proposers,
+    dump,
+    load,
+    make,
+    names,
+    watched,
+)
 from pipeline.errors import SettingsError
 
 
@@ -38,8 +48,17 @@ def alarms_of(detector: Any, values: list[float]) -> list[int]:
     return rows
 
 
+def feed(
+    proposers: Proposers, kinds: Sequence[str], signal: str, columns: Sequence[Sequence[float]]
+) -> list[tuple[int, int]]:
+    """Alarms of a signal of so many features, each given to the detectors that watch it."""
+    channels = len(columns) - (signal == "residual")
+    features = [feature for _, feature in watched(kinds, channels)[signal]]
+    return proposers.update(signal, list(zip(*(columns[f] for f in features), strict=True)))
+
+
 def stored(plain: Any) -> NDArray[np.uint8]:
-    return np.frombuffer(msgspec.msgpack.encode(plain), dtype=np.uint8)
+    return np.frombuffer(zlib.compress(msgspec.msgpack.encode(plain)), dtype=np.uint8)
 
 
 def read(content: NDArray[np.uint8], kinds: tuple[str, ...] = ("ADWIN",)) -> list[Any]:
@@ -48,18 +67,18 @@ def read(content: NDArray[np.uint8], kinds: tuple[str, ...] = ("ADWIN",)) -> lis
 
 #: The plain state of one ADWIN, and of one PageHinkley: what the forgeries below start from.
 ADWIN = Proposers(["ADWIN"], 1)
-ADWIN.update("level", [shifting(0, 100)])
-ADWIN.update("residual", [shifting(1, 100), shifting(2, 100)])
+feed(ADWIN, ["ADWIN"], "level", [shifting(0, 100)])
+feed(ADWIN, ["ADWIN"], "residual", [shifting(1, 100), shifting(2, 100)])
 PAGE_HINKLEY = Proposers(["PageHinkley"], 1)
-PAGE_HINKLEY.update("residual", [shifting(1, 100), shifting(0, 100)])
+feed(PAGE_HINKLEY, ["PageHinkley"], "residual", [shifting(1, 100), shifting(0, 100)])
 
 
 def forged(of: Proposers, **attributes: Any) -> list[Any]:
     """A series' state with some attributes of its first detector replaced, or added."""
     plain = copy.deepcopy(of.state())
-    pairs = plain[0][3][1]
-    kept = [pair for pair in pairs if pair[0] not in attributes]
-    plain[0][3][1] = kept + [[name, value] for name, value in attributes.items()]
+    (first, *_), *_ = (each for each in of.detectors.values() if each)
+    kept = dict(zip(vars(first), plain[0], strict=True)) | attributes
+    plain[0] = list(kept.values())
     return [plain]
 
 
@@ -75,8 +94,8 @@ def test_adwin_alarms_at_the_rows_of_a_bare_river_adwin() -> None:
     """
     proposers = Proposers(["ADWIN"], 2)
     for signal, columns in (("level", LEVELS), ("residual", RESIDUALS)):
-        found = proposers.update(signal, [c[:250] for c in columns])
-        rest = proposers.update(signal, [c[250:] for c in columns])
+        found = feed(proposers, ["ADWIN"], signal, [c[:250] for c in columns])
+        rest = feed(proposers, ["ADWIN"], signal, [c[250:] for c in columns])
         found += [(row + 250, kind) for row, kind in rest]
         expected = [row for c in columns for row in alarms_of(make("ADWIN"), c)]
         assert len(expected) >= len(columns)
@@ -95,9 +114,9 @@ def test_other_detectors_see_the_joint_residual_only(name: str) -> None:
     """They are dear, or alarm often: one a series, and none for the levels."""
     options = {"seed": 0} if name == "KSWIN" else {}
     proposers = Proposers([name], 2)
-    assert len(proposers.detectors) == 1
-    assert proposers.update("level", LEVELS) == []
-    found = proposers.update("residual", RESIDUALS)
+    assert [len(each) for each in proposers.detectors.values()] == [0, 1]
+    assert feed(proposers, [name], "level", LEVELS) == []
+    found = feed(proposers, [name], "residual", RESIDUALS)
     expected = alarms_of(getattr(drift, name)(**options), RESIDUALS[-1])
     assert expected
     assert found == [(row, 0) for row in expected]
@@ -106,34 +125,38 @@ def test_other_detectors_see_the_joint_residual_only(name: str) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 7])
 def test_each_level_and_each_residual_has_its_adwin(channels: int) -> None:
     """d levels, d partial residuals, the joint one; of other kinds one in all."""
-    assert len(Proposers(["ADWIN"], channels).detectors) == 2 * channels + 1
-    assert len(Proposers(["ADWIN", "PageHinkley"], channels).detectors) == 2 * channels + 2
+    assert watched(["ADWIN"], channels) == {
+        "level": [(0, c) for c in range(channels)],
+        "residual": [(0, c) for c in range(channels + 1)],
+    }
+    both = watched(["PageHinkley", "ADWIN"], channels)["residual"]
+    assert both == [(0, channels), *((1, c) for c in range(channels + 1))]
 
 
 def test_an_alarm_names_its_kind() -> None:
     """The numbers are places in the settings' list: `detectors` of a boundary comes from them."""
-    found = Proposers(["PageHinkley", "ADWIN"], 2).update("residual", RESIDUALS)
+    kinds = ["PageHinkley", "ADWIN"]
+    found = feed(Proposers(kinds, 2), kinds, "residual", RESIDUALS)
     rows = {kind: [row for row, k in found if k == kind] for kind in (0, 1)}
     assert rows[0] == alarms_of(make("PageHinkley"), RESIDUALS[-1])
-    assert rows[1] == [row for c in RESIDUALS for row in alarms_of(make("ADWIN"), c)]
+    assert rows[1] == sorted(row for c in RESIDUALS for row in alarms_of(make("ADWIN"), c))
 
 
 def test_a_signal_without_values_is_left_alone() -> None:
     """Before the forecaster is fitted there is no residual: its detectors do not age."""
-    proposers = Proposers(["PageHinkley", "ADWIN"], 2)
+    kinds = ["PageHinkley", "ADWIN"]
+    proposers = Proposers(kinds, 2)
     before = copy.deepcopy(proposers.state())
-    assert proposers.update("level", LEVELS)
+    assert feed(proposers, kinds, "level", LEVELS)
     same = [a == b for a, b in zip(proposers.state(), before, strict=True)]
-    signals = [signal for _, signal, _, _ in proposers.detectors]
-    assert same == [signal == "residual" for signal in signals]
-    assert signals.count("level") == 2
+    assert same == [False] * 2 + [True] * 4
 
 
 def test_no_values_at_all_are_no_alarm() -> None:
     """A poll in which no mean of a signal became whole."""
     proposers = Proposers(["PageHinkley", "ADWIN"], 2)
     before = copy.deepcopy(proposers.state())
-    assert proposers.update("residual", [[], [], []]) == []
+    assert proposers.update("residual", []) == []
     assert proposers.state() == before
 
 
@@ -143,10 +166,10 @@ def test_every_detector_goes_on_from_its_dump_as_if_nothing_had_been(name: str, 
     """At any row: the alarms to come and the next dump are those of the one that never stopped."""
     values = [shifting(stop, 300), shifting(stop + 1, 300)]
     whole, first = Proposers([name], 1), Proposers([name], 1)
-    alarms = whole.update("residual", values)
-    found = first.update("residual", [v[:stop] for v in values])
+    alarms = feed(whole, [name], "residual", values)
+    found = feed(first, [name], "residual", [v[:stop] for v in values])
     (second,) = read(dump([first]), (name,))
-    rest = second.update("residual", [v[stop:] for v in values])
+    rest = feed(second, [name], "residual", [v[stop:] for v in values])
     found += [(row + stop, kind) for row, kind in rest]
     assert sorted(found) == sorted(alarms)
     assert dump([second]).tobytes() == dump([whole]).tobytes()
@@ -182,85 +205,19 @@ def test_the_forgeries_start_from_states_that_load() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "arguments"),
-    [
-        ("os:system", ["tuple", ["touch {flag}"]]),
-        ("posix:system", ["tuple", ["touch {flag}"]]),
-        ("subprocess:Popen", ["tuple", [["list", ["touch", "{flag}"]]]]),
-        ("builtins:open", ["tuple", ["{flag}", "w"]]),
-        ("builtins:eval", ["tuple", ["open('{flag}', 'w')"]]),
-        ("pathlib:Path", ["tuple", ["{flag}"]]),
-        ("river.datasets.base:request", None),
-        ("river.datasets.base:pathlib", None),
-        ("river.stream:Cache", ["tuple", ["{flag}"]]),
-        ("river.stream.cache:Cache", ["tuple", ["{flag}"]]),
-        ("river.utils.rolling:Rolling", ["tuple", []]),
-        ("river.drift:ADWIN.__init__", None),
-        ("river.not_there:Thing", None),
-        ("river", None),
-        (":", None),
-        ("", None),
-    ],
-)
-def test_nothing_but_a_detector_is_made(tmp_path: Path, path: str, arguments: Any) -> None:
-    """Stored data is not a program: whatever it names, nothing runs and no file appears."""
-    flag = tmp_path / "flag"
-    text = msgspec.json.encode(arguments).decode().replace("{flag}", str(flag))
-    with pytest.raises(DetectorStateError):
-        read(stored([[["object", path, msgspec.json.decode(text), ["dict", []]]]]))
-    assert not flag.exists()
-
-
-def test_no_other_class_of_river_takes_the_helpers_place() -> None:
-    """river can download and unpack archives: `update` must not come to mean `download`."""
-    assert callable(datasets.Insects.download)
-    trojan = [
-        "object",
-        "river.datasets.insects:Insects",
-        None,
-        ["dict", [["url", "http://127.0.0.1:9/"], ["update", ["method", "download"]]]],
-    ]
-    with pytest.raises(DetectorStateError, match="not one of river's"):
-        read(stored(forged(ADWIN, _helper=trojan)))
-    with pytest.raises(DetectorStateError):
-        read(stored([[trojan]]))
-
-
-def test_a_module_that_is_not_imported_stays_so(tmp_path: Path, monkeypatch: Any) -> None:
-    """Importing runs a module's code, so a path in stored data imports nothing."""
-    flag = tmp_path / "flag"
-    (tmp_path / "tidemark_trojan.py").write_text(f"open({str(flag)!r}, 'w')\nclass A: pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DetectorStateError):
-        read(stored([[["object", "tidemark_trojan:A", None, ["dict", []]]]]))
-    assert not flag.exists()
-
-
-HELPER = ["object", "river._river_rust.drift:AdaptiveWindowing", ["tuple", [0.002, 4, 5, 5, 10]]]
-
-
-@pytest.mark.parametrize(
     "attributes",
     [
         {"delta": "0.002"},
         {"delta": None},
+        {"clock": [4]},
+        {"clock": {}},
+        {"_drift_detected": b"x"},
         {"_helper": 3},
-        {"_helper": [*HELPER, "text"]},
-        {"_helper": [*HELPER, None]},
-        {"_helper": ["object", "river.drift.adwin:ADWIN", None, ["dict", []]]},
-        {"_helper": ["object", HELPER[1], ["tuple", ["x"]], b""]},
-        {"update": ["method", "clone"]},
+        {"_helper": "text"},
+        {"_helper": None},
+        {"_helper": []},
+        {"_helper": ["river._river_rust.drift:AdaptiveWindowing", []]},
         {"more": 1},
-        {"__class__": 1},
-        {"_drift_detected": ["method", "update"]},
-        {"_drift_detected": ["method", "no_such_method"]},
-        {"clock": ["deque", -1, []]},
-        {"clock": ["deque", 2**63, []]},
-        {"clock": ["random", ["tuple", [3, ["tuple", [-1] * 625], None]]]},
-        {"clock": ["random", 5]},
-        {"clock": ["what", 5]},
-        {"clock": []},
-        {"clock": ["dict", [[["list", []], 1]]]},
     ],
     ids=str,
 )
@@ -270,20 +227,48 @@ def test_a_detector_of_another_shape_is_refused(attributes: dict[str, Any]) -> N
         read(stored(forged(ADWIN, **attributes)))
 
 
-@pytest.mark.parametrize("method", ["__init__", "_reset", "update"])
-def test_a_method_is_the_one_that_a_new_detector_has(method: str) -> None:
-    """PageHinkley keeps the test of its mode as a method; no other may stand in."""
-    state = forged(PAGE_HINKLEY, _test_drift=["method", method])
+def test_a_detector_with_an_attribute_less_is_refused() -> None:
+    """Each would stand where another belongs."""
+    (state,) = forged(ADWIN)
     with pytest.raises(DetectorStateError):
-        read(stored(state), ("PageHinkley",))
+        read(stored([[state[0][:-1], *state[1:]]]))
 
 
-@pytest.mark.parametrize("values", [["1.0"], [None], [["list", []]]])
+def test_an_adwin_of_other_options_is_refused() -> None:
+    """Its window is of another test: it would go on with river's clock of 32."""
+    foreign = vars(drift.ADWIN())["_helper"].__getstate__()
+    with pytest.raises(DetectorStateError, match="where a new detector has"):
+        read(stored(forged(ADWIN, _helper=foreign)))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"mode": "up"}, {"mode": 1}, {"_test_drift": "_reset"}, {"_x_mean": 3}, {"_x_mean": [1.0]}],
+    ids=str,
+)
+def test_a_page_hinkley_of_another_shape_is_refused(attributes: dict[str, Any]) -> None:
+    """It keeps the test of its mode as a method, and a mean as an object: neither is stored."""
+    with pytest.raises(DetectorStateError):
+        read(stored(forged(PAGE_HINKLEY, **attributes)), ("PageHinkley",))
+
+
+@pytest.mark.parametrize(
+    "rng",
+    [5, None, [], [3, [-1] * 625, None], [3, [1, 2], None], [3, ["x"] * 625, None], [3, 5, 7]],
+    ids=lambda rng: str(rng)[:20],
+)
+def test_chance_of_another_shape_is_refused(rng: Any) -> None:
+    """KSWIN draws from its window."""
+    with pytest.raises(DetectorStateError):
+        read(stored(forged(Proposers(["KSWIN"], 1), _rng=rng)), ("KSWIN",))
+
+
+@pytest.mark.parametrize("values", [["1.0"], [None], [[]], 3, "text"])
 def test_a_window_holds_numbers_only(values: list[Any]) -> None:
     """KSWIN sorts its window: text in it would fail a hundred rows later."""
     kswin = Proposers(["KSWIN"], 1)
     with pytest.raises(DetectorStateError):
-        read(stored(forged(kswin, window=["deque", 100, values])), ("KSWIN",))
+        read(stored(forged(kswin, window=values)), ("KSWIN",))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +298,6 @@ def test_state_of_other_settings_is_refused(kinds: tuple[str, ...], channels: in
         msgspec.msgpack.encode([[msgspec.msgpack.Ext(5, b"x")]]),
         b"\x91\x91\xa1\xff",  # text that is not UTF-8
         b"\x91" * 200_000 + b"\xc0",  # deeper than any stack
-        b"\x91\x91" + b"\x92\xa4list\x91" * 100_000 + b"\x90",
         msgspec.json.encode([None]),
         pickle.dumps([drift.ADWIN()]),
         pickle.dumps([None]),
@@ -321,9 +305,13 @@ def test_state_of_other_settings_is_refused(kinds: tuple[str, ...], channels: in
     ids=lambda content: content[:12].hex() or "empty",
 )
 def test_bytes_of_another_kind_are_refused(content: bytes) -> None:
-    """Each with the one error that a restart knows, never with whatever the decoder trips over."""
-    with pytest.raises(DetectorStateError):
-        read(np.frombuffer(content, dtype=np.uint8))
+    """Each with the one error that a restart knows, never with whatever the decoder trips over.
+
+    Compressed as a dump is, and as it is.
+    """
+    for given_ in (zlib.compress(content), content):
+        with pytest.raises(DetectorStateError):
+            read(np.frombuffer(given_, dtype=np.uint8))
 
 
 def test_no_pickle_is_opened(tmp_path: Path) -> None:
@@ -334,8 +322,10 @@ def test_no_pickle_is_opened(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (flag,)
 
-    with pytest.raises(DetectorStateError):
-        read(np.frombuffer(pickle.dumps([Trojan()]), dtype=np.uint8))
+    content = pickle.dumps([Trojan()])
+    for given_ in (zlib.compress(content), content):
+        with pytest.raises(DetectorStateError):
+            read(np.frombuffer(given_, dtype=np.uint8))
     assert not flag.exists()
 
 
@@ -350,7 +340,7 @@ def test_truncated_state_is_refused_at_any_length() -> None:
 @pytest.mark.parametrize("keep", [0, 1, 20, -1])
 def test_truncated_state_of_a_rust_part_is_refused(keep: int) -> None:
     """river's Rust panics on it, and a panic is no Exception: it would pass every handler."""
-    content = ADWIN.state()[0][3][1][-1][1][3]
+    content = ADWIN.state()[0][-1]
     assert isinstance(content, bytes)
     with pytest.raises(DetectorStateError):
-        read(stored(forged(ADWIN, _helper=[*HELPER, content[:keep]])))
+        read(stored(forged(ADWIN, _helper=content[:keep])))
