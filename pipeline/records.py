@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import atanh, log
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,35 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What changed of a sensor, or between two, at a boundary."""
+
+    #: level | spread | correlation | dynamics
+    kind: str
+    #: Index of the sensor; of a correlation's second one.
+    channel: int
+    other: int | None = None
+    #: Of a level, in robust standard deviations of the series' first readings; of a spread, the
+    #: factor; of a correlation and, for dynamics, of an autocorrelation, the difference.
+    change: float
+    #: What it was and what it is: level and standard deviation (of what the sensor's past does not
+    #: explain) in the sensor's unit, correlation, autocorrelation.
+    before: float
+    after: float
+
+    @property
+    def effect(self) -> float:
+        """Its size in one currency: deviations of a level, the logarithm of a spread's factor, or
+        the difference of Fisher's z, which is that of the spread of two sensors' sum to that of
+        their difference."""
+        if self.kind == "level":
+            return abs(self.change)
+        if self.kind == "spread":
+            return abs(log(self.change))
+        return abs(atanh(self.after) - atanh(self.before))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
     """Where one segment of a series ends and the next begins."""
 
@@ -96,8 +126,8 @@ class Boundary:
     threshold: float
     #: river detectors whose alarms had opened the watch, sorted by name.
     detectors: tuple[str, ...]
-    #: Sensors that moved most, most first: (channel index, change in robust standard deviations).
-    sensors: tuple[tuple[int, float], ...] = ()
+    #: What changed of which sensors, the largest change first.
+    sensors: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.config import Detect
 from pipeline.detect import centre, detectors, features, fitting, signals
 from pipeline.detect.blocks import Blocker, Blocks, Rows
+from pipeline.detect.changes import AROUND
 from pipeline.detect.cleaning import KINDS, Cleaned, Cleaner
 from pipeline.detect.evidence import BLOCKS, TESTS
 from pipeline.detect.features import STRIDE
@@ -24,7 +25,7 @@ from pipeline.detect.piece import Piece, View
 from pipeline.detect.ring import Ring
 from pipeline.detect.search import Crossing, Search, Track
 from pipeline.detect.signals import BLOCK
-from pipeline.detect.transitions import AROUND, Transitions
+from pipeline.detect.transitions import Transitions
 from pipeline.detect.warmup import WarmUp
 from pipeline.detect.watch import Watch
 from pipeline.records import Batch, Boundary, IntArray, SensorEvent

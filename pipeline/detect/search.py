@@ -47,7 +47,9 @@ class Crossing:
     sigma: Array
     statistic: float
     threshold: float
-    #: What the levels (d,) did, and whether that is a boundary or a transition that goes on.
+    #: What the levels (d,) are measured by, what they did in that, and whether it is a boundary or
+    #: a transition that goes on.
+    level_sigma: Array = field(default_factory=lambda: np.zeros(0))
     move: Array = field(default_factory=lambda: np.zeros(0))
     new: bool = True
 

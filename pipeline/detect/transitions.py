@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Detect
+from pipeline.detect.changes import Scene, changes
 from pipeline.detect.evidence import BLOCKS, TESTS, split
 from pipeline.detect.fields import LOOK_BACK, Fields
 from pipeline.detect.piece import Piece, View
@@ -17,8 +18,6 @@ Array = NDArray[np.float64]
 
 #: Features that locate a boundary, those with the largest z.
 LOCATORS = 8
-#: Blocks on either side of a boundary that say which sensors moved.
-AROUND = 12
 #: A transition may go on for so long, but no longer than this share of the series so far.
 SETTLE_SHARE = 0.15
 #: Within it, a crossing of so many thresholds is a boundary of its own; a weaker one moves the
@@ -48,6 +47,7 @@ class Transitions:
         transition's going on. Says so in the crossing; sigma: what the levels (d,) are measured by.
         """
         slot, block = int(view.slots[0]), crossing.block
+        crossing.level_sigma = sigma
         crossing.move = _move(view, crossing, sigma)
         running = min(self.settings.settle_after, SETTLE_SHARE * block * BLOCK)
         since = (block - int(self.fields["crossed"][slot])) * BLOCK
@@ -85,7 +85,7 @@ class Transitions:
             statistic=crossing.statistic,
             threshold=crossing.threshold,
             detectors=self._fired(view, block),
-            sensors=_moved(view, where, block),
+            sensors=changes(Scene(fields, view, crossing, before, where, crossing.level_sigma)),
         )
 
     def _locate(self, view: View, crossing: Crossing) -> int:
@@ -116,16 +116,6 @@ class Transitions:
         last = piece.rank >= piece.size[piece.of] - places.shape[1]
         number = (piece.now[piece.of] + piece.rank)[last] % places.shape[1]
         places[piece.each[last], number] = piece.blocks.first[last]
-
-
-def _moved(view: View, where: int, block: int) -> tuple[tuple[int, float], ...]:
-    """The three sensors whose level moved most, in robust standard deviations."""
-    level = view.stretch("level")
-    after = level.means(0, max(where, block - AROUND), block).mean(axis=0)
-    before = level.means(0, max(where - AROUND, 0), where).mean(axis=0)
-    change = after - before
-    top = np.argsort(-np.abs(change), kind="stable")[:3]
-    return tuple((int(c), round(float(change[c]), 3)) for c in top)
 
 
 def _move(view: View, crossing: Crossing, sigma: Array) -> Array:

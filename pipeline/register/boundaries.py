@@ -31,7 +31,7 @@ def record(
         "statistic": boundary.statistic,
         "threshold": boundary.threshold,
         "detectors": ledger.canonical(list(boundary.detectors)),
-        "sensors": ledger.canonical([list(sensor) for sensor in boundary.sensors]),
+        "sensors": ledger.canonical([asdict(change) for change in boundary.sensors]),
     }
     conn.execute(insert(t.boundaries).values(recorded=at, **row))
     ledger.append(conn, "boundary", row, at=at, stream_id=stream_id)

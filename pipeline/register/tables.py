@@ -74,7 +74,7 @@ boundaries = Table(
     Column("statistic", Float, nullable=False),
     Column("threshold", Float, nullable=False),
     Column("detectors", Text, nullable=False),  # JSON list of names
-    Column("sensors", Text, nullable=False),  # JSON list of [channel, change]
+    Column("sensors", Text, nullable=False),  # JSON list of records.Change
     Column("recorded", BigInteger, nullable=False),
     UniqueConstraint("stream_id", "partition", "series", "segment"),
 )

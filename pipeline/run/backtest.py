@@ -24,7 +24,7 @@ from msgspec.structs import replace
 import pipeline
 from pipeline.config import LARGEST, Database, Settings
 from pipeline.detect.detectors import check
-from pipeline.detect.explain import KIND, explain, sensor_event
+from pipeline.detect.explain import explain, sensor_event
 from pipeline.errors import SettingsError, SourceError
 from pipeline.ingest.memory import MemorySink, MemorySource
 from pipeline.ingest.recording import SECOND, Chunk, Columns, Recording
@@ -343,10 +343,17 @@ def _told_boundary(
         signal=boundary.signal,
         statistic=boundary.statistic,
         threshold=boundary.threshold,
-        effect=max((abs(change) for _, change in boundary.sensors), default=0.0),
+        effect=round(max((change.effect for change in boundary.sensors), default=0.0), 4),
         sensors=tuple(
-            Moved(name=sensors[channel], kind=KIND, change=change)
-            for channel, change in boundary.sensors
+            Moved(
+                name=sensors[change.channel],
+                other=None if change.other is None else sensors[change.other],
+                kind=change.kind,
+                change=change.change,
+                before=change.before,
+                after=change.after,
+            )
+            for change in boundary.sensors
         ),
         text=explain(boundary, sensors, f"{began[:19].replace('T', ' ')} UTC" if began else None),
     )

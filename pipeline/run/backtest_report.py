@@ -24,13 +24,27 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Moved(Part, frozen=True, kw_only=True):
-    """A sensor that changed at a boundary."""
+    """What changed of a sensor at a boundary, or between two."""
 
     name: str
-    kind: Annotated[str, Meta(description="What changed of it; `level` so far")]
+    other: Annotated[str | None, Meta(description="The other one, of a correlation; else null")]
+    kind: Annotated[str, Meta(description="What changed: level, spread, correlation or dynamics")]
     change: Annotated[
-        float, Meta(description="In robust standard deviations of the series' first readings")
+        float,
+        Meta(
+            description="Of a level, in robust standard deviations of the series' first readings; "
+            "of a spread, the factor; of a correlation or, for dynamics, of the autocorrelation, "
+            "the difference"
+        ),
     ]
+    before: Annotated[
+        float,
+        Meta(
+            description="Level in the sensor's unit; standard deviation of what its past does not "
+            "explain, in its unit; correlation; autocorrelation"
+        ),
+    ]
+    after: float
 
 
 class Found(Part, frozen=True, kw_only=True):
@@ -57,9 +71,14 @@ class Found(Part, frozen=True, kw_only=True):
     statistic: float
     threshold: float
     effect: Annotated[
-        float, Meta(description="Largest change of a sensor, without sign; 0 if none is named")
+        float,
+        Meta(
+            description="Largest change in one currency: standard deviations of a level, natural "
+            "logarithm of a spread's factor, difference of Fisher's z (atanh) of a correlation or "
+            "an autocorrelation"
+        ),
     ]
-    sensors: Annotated[tuple[Moved, ...], Meta(description="Those that moved most, most first")]
+    sensors: Annotated[tuple[Moved, ...], Meta(description="What changed, most first")]
     text: Annotated[str, Meta(description="The same in one sentence")]
 
 

@@ -110,7 +110,7 @@ def _settings(directory: Path, address: str) -> Settings:
             session_timeout_ms=6000,
             compression="none",
         ),
-        stream=Stream(topic=TOPIC, channels=tuple(f"f{i}" for i in range(1, 10))),
+        stream=Stream(topic=TOPIC, channels=shuttle.CHANNELS),
         database=Database(url=f"sqlite:///{(directory / 'tidemark.db').absolute()}"),
         detect=Detect(settle_after=120),
         learn=Learn(adapt_after=128, refine_after=0),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from pipeline.records import Batch, Boundary, FloatArray, IntArray, SensorEvent
+from pipeline.records import Batch, Boundary, Change, FloatArray, IntArray, SensorEvent
 
 #: Readings in one message of scores, at most: below a broker's usual limit of 1 MB.
 LONGEST = 10_000
@@ -77,11 +79,17 @@ def boundary_message(
         "partition": partition,
         "boundary_at": iso(boundary.boundary_time),
         "detected_at": iso(boundary.detected_time),
-        "sensors": [
-            {"name": channels[channel], "change": change} for channel, change in boundary.sensors
-        ],
+        "sensors": [_change(change, channels) for change in boundary.sensors],
     }
     return f"{topic}/{partition}/{boundary.series}/{boundary.segment}".encode(), _encode(value)
+
+
+def _change(change: Change, channels: Sequence[str]) -> dict[str, Any]:
+    """What changed, with the sensors by name."""
+    told = asdict(change)
+    told["name"] = channels[told.pop("channel")]
+    told["other"] = None if change.other is None else channels[change.other]
+    return told
 
 
 def event_message(

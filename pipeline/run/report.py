@@ -14,11 +14,13 @@ from rich.text import Text
 
 from pipeline.config import Settings
 from pipeline.consolidate.transfer import transfer
+from pipeline.detect.explain import told
 from pipeline.detect.matching import match
+from pipeline.records import Change
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import baselines
 from pipeline.run.backtest_report import Detection, Report
-from pipeline.run.shuttle import SEGMENTS, SERIES, Recording
+from pipeline.run.shuttle import CHANNELS, SEGMENTS, SERIES, Recording
 from pipeline.run.times import parse_time
 from pipeline.serve.lineage import Lineage
 from pipeline.telemetry import printable
@@ -253,7 +255,7 @@ def _print_boundaries(console: Console, answer: Mapping[str, Any]) -> None:
                 f"{b['detected_row'] - near[0]} readings" if near else "",
                 f"{b['signal']} {b['statistic']:.1f} > {b['threshold']:g}",
                 ", ".join(b["detectors"]),
-                ", ".join(f"f{c + 1} {change:+.1f}" for c, change in b["sensors"]),
+                "; ".join(told(Change(**change), CHANNELS) for change in b["sensors"]),
             )
     console.print(table)
     console.print(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+CHANNELS = tuple(f"f{i}" for i in range(1, 10))
 SERIES = ("orbiter-1", "orbiter-2", "orbiter-3", "orbiter-4")
 #: Readings in each segment of a series: even ones normal, odd ones anomalous.
 SEGMENTS = (1000, 290, 600, 290, 600, 290, 600)
@@ -36,7 +37,7 @@ def write(path: Path) -> Recording:
     columns = [list(rows) for rows in _arranged()]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("series", "time", *_channels()))
+        writer.writerow(("series", "time", *CHANNELS))
         for row, readings in enumerate(zip(*columns, strict=True)):
             time = (START + timedelta(seconds=row)).isoformat()
             writer.writerows((name, time, *x) for name, x in zip(SERIES, readings, strict=True))
@@ -44,13 +45,9 @@ def write(path: Path) -> Recording:
     return Recording(
         path=path,
         rows=len(SERIES) * sum(SEGMENTS),
-        channels=_channels(),
+        channels=CHANNELS,
         boundaries=tuple(firsts),
     )
-
-
-def _channels() -> tuple[str, ...]:
-    return tuple(f"f{i}" for i in range(1, 10))
 
 
 def _arranged() -> Iterator[Iterator[tuple[int, ...]]]:
@@ -59,7 +56,7 @@ def _arranged() -> Iterator[Iterator[tuple[int, ...]]]:
 
     kinds: tuple[list[tuple[int, ...]], ...] = ([], [])
     for x, anomalous in Shuttle():
-        kinds[int(anomalous)].append(tuple(x[name] for name in _channels()))
+        kinds[int(anomalous)].append(tuple(x[name] for name in CHANNELS))
     used = [0, 0]
     for _ in SERIES:
         rows: list[tuple[int, ...]] = []

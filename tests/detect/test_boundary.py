@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from pipeline.config import Detect
 from pipeline.detect import detectors
 from pipeline.detect.boundary import LOOK_BACK, BoundaryDetector
 from pipeline.detect.signals import BLOCK
-from pipeline.records import Batch, Boundary
+from pipeline.records import Batch, Boundary, Change
 from tests.detect.logs import QUICK, Log, feed, find, interleave
 
 Array = NDArray[np.float64]
@@ -111,8 +111,8 @@ def test_segments_count_on_and_boundaries_do_not_go_back() -> None:
 
 
 @pytest.mark.parametrize("sensor", range(4))
-def test_the_sensor_that_shifts_is_named_first(sensor: int) -> None:
-    """With its change in its own robust deviations, in sign and size; the others follow, smaller.
+def test_the_sensor_that_shifts_is_named(sensor: int) -> None:
+    """With its change in its own robust deviations, in sign and size, and its values; no other is.
 
     Deviation 1, shift -6: means of up to 12 blocks of 5 put the change within .5 of -6.
     """
@@ -120,12 +120,12 @@ def test_the_sensor_that_shifts_is_named_first(sensor: int) -> None:
     values[1000:, sensor] -= 6.0
     values *= [1, 100, 0.01, 7]
     (boundary,) = find(values)
-    channels, changes = zip(*boundary.sensors, strict=True)
-    assert channels[0] == sensor
-    assert changes[0] == pytest.approx(-6, abs=1.0)
-    assert len(set(channels)) == 3
-    assert max(map(abs, changes[1:])) < 1.0
-    assert list(map(abs, changes)) == sorted(map(abs, changes), reverse=True)
+    (change,) = boundary.sensors
+    assert (change.kind, change.channel) == ("level", sensor)
+    assert change.change == pytest.approx(-6, abs=1.0)
+    unit = [1, 100, 0.01, 7][sensor]
+    assert change.before == pytest.approx(0, abs=unit)
+    assert change.after == pytest.approx(-6 * unit, abs=unit)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -404,9 +404,16 @@ def test_a_change_of_unit_leaves_the_boundaries_where_they_are(unit: float) -> N
 
 @pytest.mark.parametrize("power", [-20, 3, 40])
 def test_a_power_of_two_leaves_every_bit(power: int) -> None:
-    """Such a product is exact, so nothing at all may differ."""
+    """Such a product is exact, so nothing may differ but what is told in the sensors' unit."""
     values = stream_with_both()
-    assert find(values * np.float32(2.0**power)) == find(values)
+    plain, scaled = find(values), find(values * np.float32(2.0**power))
+    for one, other in zip(plain, scaled, strict=True):
+        for change, again in zip(one.sensors, other.sensors, strict=True):
+            unit = 2.0**power if change.kind in ("level", "spread") else 1.0
+            assert again.before == pytest.approx(change.before * unit, rel=1e-4)
+            assert again.after == pytest.approx(change.after * unit, rel=1e-4)
+            assert replace(again, before=0, after=0) == replace(change, before=0, after=0)
+        assert replace(other, sensors=()) == replace(one, sensors=())
 
 
 @pytest.mark.parametrize("order", [(1, 2, 0), (2, 1, 0)])
@@ -421,11 +428,20 @@ def test_another_order_of_the_sensors_permutes_the_named_sensors_only(
     plain, permuted = find(values), find(values[:, list(order)])
     assert len(plain) >= 2
     for one, other in zip(plain, permuted, strict=True):
-        named = {order[channel]: change for channel, change in other.sensors}
-        assert named == pytest.approx(dict(one.sensors), abs=2e-3)
+        named = {_whose(c, order): (c.change, c.before, c.after) for c in other.sensors}
+        known = {_whose(c, (0, 1, 2)): (c.change, c.before, c.after) for c in one.sensors}
+        assert named.keys() == known.keys()
+        for whose, values in known.items():
+            assert named[whose] == pytest.approx(values, abs=2e-3, rel=2e-3)
         assert other.statistic == pytest.approx(one.statistic, rel=1e-3)
         rest = {"sensors": (), "statistic": 0.0}
-        assert dataclasses.replace(other, **rest) == dataclasses.replace(one, **rest)
+        assert replace(other, **rest) == replace(one, **rest)
+
+
+def _whose(change: Change, order: tuple[int, ...]) -> tuple[str, frozenset[int]]:
+    """Kind and sensors of a change, in the plain order."""
+    sensors = (s for s in (change.channel, change.other) if s is not None)
+    return change.kind, frozenset(order[s] for s in sensors)
 
 
 def test_another_order_of_the_sensors_finds_the_same_by_the_joint_test() -> None:
@@ -477,7 +493,7 @@ def test_a_faulty_sensor_is_no_boundary_and_hides_none(
     spoil(values)
     (boundary,) = find(values)
     assert abs(boundary.boundary_row - 3500) <= NEAR
-    assert boundary.sensors[0][0] == 0
+    assert boundary.sensors[0].channel == 0
     assert abs(boundary.detected_row - expected.detected_row) <= 2 * BLOCK
 
 
@@ -501,7 +517,7 @@ def test_a_coarse_sensor_is_as_good_as_any(seed: int) -> None:
         moved[4000:, sensor] += step
         (boundary,) = find(moved)
         assert abs(boundary.boundary_row - 4000) <= NEAR
-        assert boundary.sensors[0][0] == sensor
+        assert boundary.sensors[0].channel == sensor
 
 
 @pytest.mark.parametrize("lead", [30, 100])
@@ -513,8 +529,8 @@ def test_a_sensor_that_begins_late_in_the_warm_up_is_not_deaf(lead: int, seed: i
     values[:lead, 2] = np.nan
     (boundary,) = find(values)
     assert abs(boundary.boundary_row - 2000) <= NEAR
-    assert boundary.sensors[0][0] == 2
-    assert boundary.sensors[0][1] == pytest.approx(4, abs=1.0)
+    assert boundary.sensors[0].channel == 2
+    assert boundary.sensors[0].change == pytest.approx(4, abs=1.0)
 
 
 def begins_at(row: int) -> Array:
@@ -548,7 +564,7 @@ def test_a_sensor_that_never_speaks_changes_nothing_for_the_others() -> None:
     silent = np.column_stack([values, np.full(1500, np.nan)])
     (with_silent,), (without,) = find(silent), find(values)
     assert with_silent.boundary_row == without.boundary_row
-    assert 3 not in [channel for channel, change in with_silent.sensors if change]
+    assert with_silent.sensors == without.sensors
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0, 5.0, -1e30, 1e-42, np.inf])
@@ -563,8 +579,8 @@ def test_a_sensor_that_leaves_a_constant_value_is_found() -> None:
     values[1000:, 1] += 1 + 0.1 * noise(500, 1)[:, 0]
     boundary = find(values)[0]
     assert abs(boundary.boundary_row - 1000) <= NEAR
-    assert boundary.sensors[0][0] == 1
-    assert [change for _, change in boundary.sensors[1:]] == [0.0, 0.0]
+    assert boundary.sensors[0].channel == 1
+    assert len(boundary.sensors) == 1
 
 
 def test_one_sensor_is_enough() -> None:
@@ -580,7 +596,7 @@ def test_two_hundred_sensors_are_not_too_many() -> None:
     values[2500:, 137] += 6.0
     (boundary,) = find(values)
     assert abs(boundary.boundary_row - 2500) <= NEAR
-    assert boundary.sensors[0][0] == 137
+    assert boundary.sensors[0].channel == 137
 
 
 def test_ten_thousand_series_of_ten_readings_each() -> None:
@@ -644,7 +660,7 @@ def test_extreme_values_have_a_defined_answer(wild: float) -> None:
     if abs(wild) > 1:
         assert abs(found[0].boundary_row - 1500) <= NEAR
     assert all(np.isfinite(b.statistic) for b in found)
-    assert all(np.isfinite(change) for b in found for _, change in b.sensors)
+    assert all(np.isfinite(c.effect) for b in found for c in b.sensors)
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e-25])

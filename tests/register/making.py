@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, select, text
 
 from pipeline.config import Database
 from pipeline.errors import RegistryError
-from pipeline.records import Boundary, Candidate, Claim, Decision, Request, Version
+from pipeline.records import Boundary, Candidate, Change, Claim, Decision, Request, Version
 from pipeline.register import tables
 from pipeline.register.sql import SqlRegistry, Stream
 
@@ -110,7 +110,10 @@ def boundary(segment: int = 1, series: str = "pump", at: int = 500 * SECOND) -> 
         statistic=7.5,
         threshold=5.25,
         detectors=("ADWIN", "PageHinkley"),
-        sensors=((1, 4.5), (0, -2.0)),
+        sensors=(
+            Change(kind="level", channel=1, change=4.5, before=10.0, after=19.0),
+            Change(kind="correlation", channel=0, other=1, change=-0.5, before=0.7, after=0.2),
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from pipeline.records import Batch, Boundary, DeadLetter, SensorEvent
+from pipeline.records import Batch, Boundary, Change, DeadLetter, SensorEvent
 from pipeline.run.dead_letters import LONGEST, DeadLetters
 from pipeline.run.messages import boundary_message, event_message, iso, score_messages
 from pipeline.telemetry import Metrics
@@ -142,12 +142,20 @@ def test_a_boundary_names_its_sensors_and_its_times() -> None:
         statistic=6.0,
         threshold=5.0,
         detectors=("ADWIN",),
-        sensors=((1, -2.5),),
+        sensors=(
+            Change(kind="level", channel=1, change=-2.5, before=9.0, after=4.0),
+            Change(kind="correlation", channel=1, other=0, change=-0.8, before=0.9, after=0.1),
+        ),
     )
     key, value = boundary_message("t", 0, boundary, ("speed", "heat"))
     body = json.loads(value)
     assert key == b"t/0/a/1"
-    assert body["sensors"] == [{"name": "heat", "change": -2.5}]
+    level, correlation = body["sensors"]
+    assert level == {
+        "name": "heat", "other": None, "kind": "level",
+        "change": -2.5, "before": 9.0, "after": 4.0,
+    }  # fmt: skip
+    assert (correlation["name"], correlation["other"]) == ("heat", "speed")
     assert body["detected_at"] == iso(1_500_000) == "1970-01-01T00:00:01.500000+00:00"
 
 

@@ -241,7 +241,7 @@ def save(registry: SqlRegistry, stream: Stream, segments: int) -> None:
     )
 
 
-BOUNDARY = {
+BOUNDARY: dict[str, Any] = {
     "partition": 0,
     "series": "pump",
     "segment": 1,
@@ -255,7 +255,24 @@ BOUNDARY = {
     "statistic": 7.5,
     "threshold": 5.25,
     "detectors": ["ADWIN", "PageHinkley"],
-    "sensors": [[1, 4.5], [0, -2.0]],
+    "sensors": [
+        {
+            "kind": "level",
+            "channel": 1,
+            "other": None,
+            "change": 4.5,
+            "before": 10.0,
+            "after": 19.0,
+        },
+        {
+            "kind": "correlation",
+            "channel": 0,
+            "other": 1,
+            "change": -0.5,
+            "before": 0.7,
+            "after": 0.2,
+        },
+    ],
 }
 
 
