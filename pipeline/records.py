@@ -131,6 +131,20 @@ class Boundary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """The transition that began at a boundary is over."""
+
+    series: str
+    #: Number of the segment that began with it.
+    segment: int
+    #: First reading at which the series had arrived: row, offset and event time. That of the
+    #: boundary if it changed at once.
+    end_row: int
+    end_offset: int
+    end_time: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SensorEvent:
     """A sensor that stopped saying anything, or says something again. It is not a drift."""
 

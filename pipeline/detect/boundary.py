@@ -28,12 +28,12 @@ from pipeline.detect.signals import BLOCK
 from pipeline.detect.transitions import Transitions
 from pipeline.detect.warmup import WarmUp
 from pipeline.detect.watch import Watch
-from pipeline.records import Batch, Boundary, IntArray, SensorEvent
+from pipeline.records import Batch, Boundary, IntArray, SensorEvent, Settled
 
 __all__ = ["BLOCK", "LOOK_BACK", "STRIDE", "BoundaryDetector"]
 
-#: Rank in the poll of the detecting reading, and the boundary.
-Found = tuple[int, Boundary]
+#: Rank in the poll of the reading at which it was known, and what happened.
+Found = tuple[int, Boundary | Settled]
 
 
 class BoundaryDetector:
@@ -67,8 +67,10 @@ class BoundaryDetector:
         self.watch = Watch(settings.detectors, channels)
         self.search = Search(self.fields, settings)
         self.transitions = Transitions(self.fields, settings)
-        #: What happened to sensors in the last update, in the log's order.
+        #: What happened to sensors in the last update, and which transitions were over, in the
+        #: log's order.
         self.events: list[SensorEvent] = []
+        self.settled: list[Settled] = []
 
     # One poll ---------------------------------------------------------------------------------
 
@@ -88,7 +90,9 @@ class BoundaryDetector:
             events += self._events(here, starts, cleaned, rows, names)
             found += self._advance(here, starts, rows, names)
         self.events = [event for _, event in sorted(events, key=lambda pair: pair[0])]
-        return [boundary for _, boundary in sorted(found, key=lambda pair: pair[0])]
+        known = [happened for _, happened in sorted(found, key=lambda pair: pair[0])]
+        self.settled = [happened for happened in known if isinstance(happened, Settled)]
+        return [happened for happened in known if isinstance(happened, Boundary)]
 
     def _events(
         self,
@@ -238,7 +242,7 @@ class BoundaryDetector:
         return found
 
     def _search(self, view: View, names: Mapping[int, str]) -> Iterator[Found]:
-        """Boundaries of a view, each with its detecting reading's rank in the poll.
+        """Boundaries and ends of transitions in a view, each with its reading's rank in the poll.
 
         A series' scales are followed up to its first crossing that counts; that moves its
         reference, and what comes after is searched again.
@@ -255,12 +259,13 @@ class BoundaryDetector:
                 at, until = pending[[k]], np.array([crossing.block])
                 self.search.keep(np.array([True]), self.search.follow(one, now[at], until))
                 now[at] = until
-                boundary = self.transitions.mark(one, crossing, names[int(one.slots[0])])
-                if boundary is not None:
-                    row = one.row_of(0, crossing.block - 1)
-                    yield int(view.piece.blocks.last[row, 2]), boundary
+                name = names[int(one.slots[0])]
+                for block, happened in self.transitions.mark(one, crossing, name):
+                    yield view.rank_of(int(at[0]), block), happened
             pending = pending[~settled]
             pending = pending[now[pending] < view.end[pending]]
+        for i, (block, happened) in self.transitions.settle(view, names):
+            yield view.rank_of(i, block), happened
 
     def _first(
         self, view: View, now: IntArray, tracks: Mapping[int, Track]

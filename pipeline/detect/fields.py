@@ -13,6 +13,8 @@ from pipeline.detect.signals import BLOCK
 
 #: A boundary lies at most so many readings before its detection.
 LOOK_BACK = 500
+#: Sums that the levels since a boundary are kept in.
+CELLS = 64
 #: The block of what has not happened.
 NEVER = -(1 << 40)
 
@@ -61,6 +63,18 @@ class Fields:
             # block of the last crossing, and what the levels did then, in sigmas
             "crossed": np.full(slots, NEVER, dtype=np.int64),
             "direction": np.zeros((slots, d), dtype=np.float32),
+            # block at which a transition that is not over began, at which it may be, up to which
+            # it is kept, whether its levels tell; blocks in a sum; sums, offset and time of their
+            # first readings; level before; what the levels are measured by
+            "opened": np.full(slots, NEVER, dtype=np.int64),
+            "due": np.zeros(slots, dtype=np.int64),
+            "told": np.zeros(slots, dtype=np.int64),
+            "by_level": np.zeros(slots, dtype=np.bool_),
+            "cell_width": np.ones(slots, dtype=np.int64),
+            "cells": np.zeros((slots, CELLS, d)),
+            "cell_places": np.zeros((slots, CELLS, 2), dtype=np.int64),
+            "cell_before": np.zeros((slots, d)),
+            "cell_sigma": np.ones((slots, d)),
             # block of each kind's last alarm
             "alarms": np.full((slots, self.kinds), NEVER, dtype=np.int64),
             # of the level, in the sensors' units

@@ -166,6 +166,10 @@ class View:
         np.maximum(column, 0, out=column)
         return np.asarray(values[np.arange(len(self))[:, None], column])
 
+    def rank_of(self, i: int, block: int) -> int:
+        """Rank in the poll of the last reading before a block number of series i."""
+        return int(self.piece.blocks.last[self.row_of(i, block - 1), 2])
+
     def row_of(self, i: int, block: int) -> int:
         """Row in the piece's blocks of a block number of series i."""
         return int(self.row[i]) + block - int(self.now[i])
