@@ -17,8 +17,16 @@ Time = Annotated[str, typer.Argument(help="ISO 8601 with zone, or `now`.")]
 Number = Annotated[int, typer.Argument(help="Number of the version in its stream.", min=1)]
 
 
-def _ask(question: Callable[[Any, str], Any], stream_name: str | None, as_json: bool) -> None:
-    """Put one question to the history; an answer is a mapping or a list of them."""
+def _ask(
+    question: Callable[[Any, str], Any],
+    stream_name: str | None,
+    as_json: bool,
+    show: Callable[[Any], None] | None = None,
+) -> None:
+    """Put one question to the history; an answer is a mapping or a list of them.
+
+    show: prints it for people; None: as one answer, or as versions.
+    """
     from pipeline.register.migrate import check_schema
     from pipeline.run.report import print_answer
     from pipeline.serve.lineage import Lineage
@@ -33,7 +41,7 @@ def _ask(question: Callable[[Any, str], Any], stream_name: str | None, as_json: 
     if as_json:
         print_json(answer)
     else:
-        print_answer(answer)
+        (show or print_answer)(answer)
 
 
 @app.command("live-at")
@@ -70,3 +78,11 @@ def history(stream_name: StreamName = None, as_json: Json = False) -> None:
 def lineage(number: Number, stream_name: StreamName = None, as_json: Json = False) -> None:
     """A version's parents, back to the bootstrap."""
     _ask(lambda lineage, name: lineage.lineage(name, number), stream_name, as_json)
+
+
+@app.command()
+def events(stream_name: StreamName = None, as_json: Json = False) -> None:
+    """Every sensor that fell silent, repeats one value or is back."""
+    from pipeline.run.report import print_events
+
+    _ask(lambda lineage, name: lineage.events(name), stream_name, as_json, print_events)

@@ -1,13 +1,13 @@
-"""Boundaries and sensor events as they were found, inside the caller's transaction."""
+"""Boundaries, their ends and sensor events as they were found, inside the caller's transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
-from pipeline.records import Boundary, SensorEvent
+from pipeline.records import Boundary, SensorEvent, Settled
 from pipeline.register import ledger
 from pipeline.register import tables as t
 
@@ -35,6 +35,28 @@ def record(
     }
     conn.execute(insert(t.boundaries).values(recorded=at, **row))
     ledger.append(conn, "boundary", row, at=at, stream_id=stream_id)
+
+
+def settle(conn: Connection, stream_id: int, partition: int, settled: Settled, *, at: int) -> None:
+    """Keep where the transition ended that began at a boundary."""
+    end = {
+        "end_row": settled.end_row,
+        "end_offset": settled.end_offset,
+        "end_time": settled.end_time,
+    }
+    whose = {"series": settled.series, "segment": settled.segment}
+    conn.execute(
+        update(t.boundaries)
+        .where(
+            t.boundaries.c.stream_id == stream_id,
+            t.boundaries.c.partition == partition,
+            t.boundaries.c.series == settled.series,
+            t.boundaries.c.segment == settled.segment,
+        )
+        .values(**end)
+    )
+    entry = {"stream_id": stream_id, "partition": partition} | whose | end
+    ledger.append(conn, "transition_over", entry, at=at, stream_id=stream_id)
 
 
 def record_events(

@@ -17,6 +17,7 @@ from pipeline.records import (
     Decision,
     Request,
     SensorEvent,
+    Settled,
     Version,
 )
 from pipeline.register import artifacts as blobs
@@ -94,6 +95,7 @@ class SqlRegistry:
         state: bytes,
         boundaries: Sequence[Boundary] = (),
         events: Sequence[SensorEvent] = (),
+        settled: Sequence[Settled] = (),
         requests: Sequence[Request] = (),
         artifacts: Mapping[str, tuple[str, bytes]] | None = None,
         scored: Sequence[tuple[int, int, int]] = (),
@@ -112,6 +114,8 @@ class SqlRegistry:
                 blobs.put(conn, kind, content, at=at)
             for boundary in boundaries:
                 changes.record(conn, stream_id, partition, boundary, at=at)
+            for end in settled:
+                changes.settle(conn, stream_id, partition, end, at=at)
             changes.record_events(conn, stream_id, partition, events, at=at)
             for request in requests:
                 queue.submit(conn, request, at=at)

@@ -70,6 +70,9 @@ boundaries = Table(
     Column("detected_offset", BigInteger, nullable=False),
     Column("boundary_time", BigInteger, nullable=False),
     Column("detected_time", BigInteger, nullable=False),
+    Column("end_row", BigInteger),  # NULL while the transition goes on
+    Column("end_offset", BigInteger),
+    Column("end_time", BigInteger),
     Column("signal", String(16), nullable=False),
     Column("statistic", Float, nullable=False),
     Column("threshold", Float, nullable=False),

@@ -28,7 +28,7 @@ from pipeline.detect.explain import explain, sensor_event
 from pipeline.errors import SettingsError, SourceError
 from pipeline.ingest.memory import MemorySink, MemorySource
 from pipeline.ingest.recording import SECOND, Chunk, Columns, Recording
-from pipeline.records import Boundary, FloatArray, IntArray, SensorEvent
+from pipeline.records import Boundary, FloatArray, IntArray, SensorEvent, Settled
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import report as reports
@@ -141,6 +141,7 @@ class _Run:
         self.done = 0
         self.boundaries: list[Boundary] = []
         self.events: list[SensorEvent] = []
+        self.ends: dict[tuple[str, int], Settled] = {}
         self.tapes: dict[str, Tape] = {}
         self.training_s = 0.0
         self.stream_s = 0.0
@@ -187,10 +188,12 @@ class _Run:
         step = self.streamer.take(batch)
         self.boundaries += step.boundaries
         self.events += step.events
+        self.ends |= {(end.series, end.segment): end for end in step.settled}
         self.done = batch.next_offset
         if not self.options.train:  # nobody would read what a checkpoint keeps
             owned = self.streamer.owned[0]
-            owned.boundaries, owned.events, owned.requests, owned.artifacts = [], [], [], {}
+            owned.boundaries, owned.events, owned.settled = [], [], []
+            owned.requests, owned.artifacts = [], {}
         elif step.boundaries or step.requests:
             self.streamer.checkpoint()
             self._train()
@@ -261,8 +264,10 @@ class _Run:
         tasks = {(entry["series"], entry["segment"]): entry for entry in named}
         timed = self.recording.columns.time is not None
         return tuple(
-            _told_boundary(b, self.recording.sensors, tasks.get((b.series, b.segment)), timed)
-            for b in self.boundaries
+            _told_boundary(
+                b, self.recording.sensors, tasks.get(which), self.ends.get(which), timed=timed
+            )
+            for which, b in (((b.series, b.segment), b) for b in self.boundaries)
         )
 
     def _segments(self) -> dict[tuple[str, int], tuple[int, int]]:
@@ -327,6 +332,8 @@ def _told_boundary(
     boundary: Boundary,
     sensors: Sequence[str],
     named: Mapping[str, Any] | None,
+    end: Settled | None,
+    *,
     timed: bool,
 ) -> Found:
     began = iso(boundary.boundary_time) if timed else None
@@ -337,6 +344,8 @@ def _told_boundary(
         detected_row=boundary.detected_row,
         boundary_at=began,
         detected_at=iso(boundary.detected_time) if timed else None,
+        end_row=end.end_row if end else None,
+        end_at=iso(end.end_time) if end and timed else None,
         task=named["task"] if named else None,
         recurrence=named["recurrence"] if named else None,
         detectors=boundary.detectors,

@@ -60,6 +60,11 @@ class Found(Part, frozen=True, kw_only=True):
         str | None, Meta(description="Its time, ISO 8601; null without a column of times")
     ]
     detected_at: str | None
+    end_row: Annotated[
+        Row | None,
+        Meta(description="Reading at which the change was complete; null while it goes on"),
+    ]
+    end_at: Annotated[str | None, Meta(description="Its time; null without one")]
     task: Annotated[int | None, Meta(description="Regime that begins here; null if none was named")]
     recurrence: Annotated[
         bool | None, Meta(description="Whether that regime was known already; null without a task")

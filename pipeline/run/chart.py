@@ -87,6 +87,8 @@ def figure(name: str, result: Result, points: int) -> dict[str, Any]:
         plan.line(row, top, "#1a7f37", "dot")
     for boundary in mine:
         plan.line(boundary.boundary_row, top, "#111827", "solid")
+        if boundary.end_row is not None and boundary.end_row > boundary.boundary_row:
+            plan.transition(boundary.boundary_row, boundary.end_row, top)
     return plan.figure(kind)
 
 
@@ -212,6 +214,11 @@ class _Plan:
                 "line": {"color": colour, "width": 1.5, "dash": dash},
             }
         )  # fmt: skip
+
+    def transition(self, first: int, end: int, top: float) -> None:
+        """How long a boundary's change took: a veil over every sensor, a line at its end."""
+        self._rectangle(first, end, 0.0, top, "#111827", 0.16)
+        self.line(end, top, "#6b7280", "dash")
 
     def figure(self, kind: str) -> dict[str, Any]:
         """What plotly draws."""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipeline.records import Batch, Boundary, Change, FloatArray, IntArray, SensorEvent
+from pipeline.records import Batch, Boundary, Change, FloatArray, IntArray, SensorEvent, Settled
 
 #: Readings in one message of scores, at most: below a broker's usual limit of 1 MB.
 LONGEST = 10_000
@@ -82,6 +82,21 @@ def boundary_message(
         "sensors": [_change(change, channels) for change in boundary.sensors],
     }
     return f"{topic}/{partition}/{boundary.series}/{boundary.segment}".encode(), _encode(value)
+
+
+def settled_message(topic: str, partition: int, settled: Settled) -> tuple[bytes, bytes]:
+    """(key, value) of a transition's end: `event` tells it apart from the boundary it began at."""
+    value = {
+        "event": "transition_over",
+        "topic": topic,
+        "partition": partition,
+        "series": settled.series,
+        "segment": settled.segment,
+        "end_row": settled.end_row,
+        "end_offset": settled.end_offset,
+        "end_at": iso(settled.end_time),
+    }
+    return f"{topic}/{partition}/{settled.series}/{settled.segment}/end".encode(), _encode(value)
 
 
 def _change(change: Change, channels: Sequence[str]) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def _chooser(names: Sequence[str], report: Report) -> str:
 
 def _legend(result: Result) -> str:
     parts = ["<i class='line'></i> boundary found"]
+    if any(b.end_row is not None and b.end_row > b.boundary_row for b in result.report.boundaries):
+        parts.append("<i class='veil'></i> until the change was complete")
     if result.truth is not None:
         parts.append("<i class='line true'></i> true boundary")
     parts += [
@@ -101,12 +103,13 @@ def _legend(result: Result) -> str:
 def _tables(report: Report) -> str:
     boundaries = [
         (
-            b.series, f"{b.boundary_row:,}", f"{b.detected_row:,}", _task(b),
+            b.series, f"{b.boundary_row:,}", f"{b.detected_row:,}",
+            "still going on" if b.end_row is None else f"{b.end_row:,}", _task(b),
             f"{b.signal} {b.statistic:.1f} > {b.threshold:g}", ", ".join(b.detectors), b.text,
         )
         for b in report.boundaries
     ]  # fmt: skip
-    found = ("series", "row", "noticed", "task", "signal", "detectors", "what happened")
+    found = ("series", "row", "noticed", "complete", "task", "signal", "detectors", "what happened")
     parts = [_table("Boundaries", found, boundaries)]
     events = [(e.series, f"{e.row:,}", e.sensor, e.kind, e.text) for e in report.events]
     parts.append(_table("Events", ("series", "row", "sensor", "kind", "what happened"), events))
@@ -185,6 +188,7 @@ h1{font-size:20px;margin:0 0 4px}p{margin:4px 0;color:#4b5563}
 .legend{font-size:12px}.legend i{display:inline-block;width:14px;height:12px;border-radius:2px;
 vertical-align:-2px}.legend i.line{width:0;margin:0 4px;
 border-left:2px solid #111827;border-radius:0}
+.legend i.veil{background:#111827;opacity:.25;border-right:2px dashed #6b7280}
 .legend i.true{border-left:2px dotted #1a7f37}
 details{margin:14px 0}summary{font-weight:600;cursor:pointer}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:13px;margin-top:6px}

@@ -23,7 +23,7 @@ from pipeline.consolidate.staging import Closed, Due, Staging
 from pipeline.detect.boundary import BoundaryDetector
 from pipeline.errors import RegistryError
 from pipeline.ingest.windows import History
-from pipeline.records import Batch, Boundary, FloatArray, IntArray, Request, SensorEvent
+from pipeline.records import Batch, Boundary, FloatArray, IntArray, Request, SensorEvent, Settled
 from pipeline.register.checkpoints import pack, unpack
 
 
@@ -36,6 +36,7 @@ class Step:
     ready: NDArray[np.bool_]
     boundaries: list[Boundary]
     events: list[SensorEvent] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     #: sha256 -> (kind, content) of the requests' inputs.
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -79,7 +80,11 @@ class Partition:
         boundaries = self.detector.update(batch, slots)
         self.detect_s += time.perf_counter() - started
         step = Step(
-            contexts=contexts, ready=ready, boundaries=boundaries, events=self.detector.events
+            contexts=contexts,
+            ready=ready,
+            boundaries=boundaries,
+            events=self.detector.events,
+            settled=self.detector.settled,
         )
         for event in self.staging.advance(batch, slots, boundaries):
             if isinstance(event, Closed):

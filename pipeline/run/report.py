@@ -231,6 +231,17 @@ def print_answer(answer: Any) -> None:
         _print_versions(console, answer)
 
 
+def print_events(events: Sequence[Mapping[str, Any]]) -> None:
+    """What happened to sensors, as a table."""
+    table = Table(title="Sensor events", title_justify="left")
+    columns = ("at", "partition", "series", "sensor", "event", "row", "offset")
+    for column in columns:
+        table.add_column(column)
+    for event in events:
+        table.add_row(*(Text(printable(str(event[column]))) for column in columns))
+    _console().print(table)
+
+
 def _console() -> Console:
     """As wide as the terminal; wide enough for the tables where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=140)

@@ -21,11 +21,12 @@ from pipeline.records import (
     Records,
     Request,
     SensorEvent,
+    Settled,
 )
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.run.dead_letters import DeadLetters
 from pipeline.run.live import LiveChampion
-from pipeline.run.messages import boundary_message, event_message, score_messages
+from pipeline.run.messages import boundary_message, event_message, score_messages, settled_message
 from pipeline.run.partition import Partition, Step
 from pipeline.telemetry import Metrics
 
@@ -47,6 +48,7 @@ class Owned:
     dirty: bool = False
     boundaries: list[Boundary] = field(default_factory=list)
     events: list[SensorEvent] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     #: (version id, first offset, end offset), half-open, in order.
@@ -151,16 +153,17 @@ class Streamer:
         3. Make windows and score all of them in one pass of the champion.
         4. Detect: signals, river, confirm, locate.
         5. Stage the open segments' readings; a closed segment is offered to the reservoir.
-        6. Publish scores, boundaries, dead letters.
-        7. One SQL transaction a partition: boundaries, requests, artifacts, scored ranges, state
-           and next offset, fenced by the epoch. A crash before this replays from the last one.
+        6. Publish scores, boundaries, ends of transitions, dead letters.
+        7. One SQL transaction a partition: boundaries, their ends, requests, artifacts, scored
+           ranges, state and next offset, fenced by the epoch. A crash before this replays from the
+           last one.
         8. Commit the offsets, for lag tools.
         """
         polled = self.source.poll(self.settings.run.poll_timeout_s)  # 1
         self.live.refresh()
         batches = self._decode(polled)  # 2
         steps = self._take(batches)  # 3 to 6
-        marked = any(step.boundaries or step.events or step.requests for step in steps)
+        marked = any(s.boundaries or s.settled or s.events or s.requests for s in steps)
         if marked or self.clock() >= self._checkpoint_due:
             self.checkpoint()  # 7, 8
         self._take_lag()
@@ -216,12 +219,13 @@ class Streamer:
             state=state,
             boundaries=owned.boundaries,
             events=owned.events,
+            settled=owned.settled,
             requests=owned.requests,
             artifacts=owned.artifacts,
             scored=owned.scored,
         )
-        owned.boundaries, owned.events, owned.requests = [], [], []
-        owned.artifacts, owned.scored = {}, []
+        owned.boundaries, owned.events, owned.settled = [], [], []
+        owned.requests, owned.artifacts, owned.scored = [], {}, []
         owned.dirty = False
 
     # The steps --------------------------------------------------------------------------------
@@ -281,6 +285,7 @@ class Streamer:
         step = self._state(batch.partition).advance(batch)
         owned.boundaries += step.boundaries
         owned.events += step.events
+        owned.settled += step.settled
         owned.requests += step.requests
         owned.artifacts |= step.artifacts
         for boundary in step.boundaries:
@@ -293,6 +298,14 @@ class Streamer:
                 detected_offset=boundary.detected_offset,
                 statistic=round(boundary.statistic, 2),
                 detectors=boundary.detectors,
+            )
+        for settled in step.settled:
+            log.info(
+                "transition_over",
+                partition=batch.partition,
+                series=settled.series,
+                segment=settled.segment,
+                end_offset=settled.end_offset,
             )
         for event in step.events:
             log.warning(
@@ -335,6 +348,9 @@ class Streamer:
                 key, value = boundary_message(
                     self.topic, batch.partition, boundary, self.stream.channels
                 )
+                self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
+            for settled in step.settled:
+                key, value = settled_message(self.topic, batch.partition, settled)
                 self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
             for event in step.events:
                 key, value = event_message(self.topic, batch.partition, event, self.stream.channels)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect.boundary import BoundaryDetector
-from pipeline.records import Batch, Boundary
+from pipeline.records import Batch, Boundary, Settled
 
 #: References are fitted early, so that a short stream reaches every part.
 QUICK = Detect(warm_up=60, fit_after=200)
@@ -83,22 +83,37 @@ def feed(
     detector: BoundaryDetector, polls: Iterable[Batch], slots: Mapping[str, int]
 ) -> list[Boundary]:
     """Boundaries of these polls, in the order in which they came out."""
-    return [
-        boundary
-        for batch in polls
-        for boundary in detector.update(batch, np.array([slots[name] for name in batch.series]))
-    ]
+    return hear(detector, polls, slots)[0]
+
+
+def hear(
+    detector: BoundaryDetector, polls: Iterable[Batch], slots: Mapping[str, int]
+) -> tuple[list[Boundary], list[Settled]]:
+    """The same, and the transitions that were over."""
+    found: list[Boundary] = []
+    settled: list[Settled] = []
+    for batch in polls:
+        found += detector.update(batch, np.array([slots[name] for name in batch.series]))
+        settled += detector.settled
+    return found, settled
 
 
 def find(
     values: NDArray[Any], settings: Detect | None = None, *, poll: int = 500
 ) -> list[Boundary]:
     """Boundaries of one series, whose reading i has offset 10 i and time 1000 i."""
+    return find_all(values, settings, poll=poll)[0]
+
+
+def find_all(
+    values: NDArray[Any], settings: Detect | None = None, *, poll: int = 500
+) -> tuple[list[Boundary], list[Settled]]:
+    """The same, and the transitions that were over."""
     settings = settings or Detect()
     rows = np.arange(len(values))
     log = Log(np.array(["a"] * len(rows)), rows * 10, rows * 1000, np.asarray(values, np.float32))
     detector = BoundaryDetector(log.values.shape[1], settings)
-    return feed(detector, log.polls([poll] * (len(rows) // poll)), {"a": 0})
+    return hear(detector, log.polls([poll] * (len(rows) // poll)), {"a": 0})
 
 
 def of_series(detector: BoundaryDetector, slots: Mapping[str, int]) -> dict[str, dict[str, bytes]]:

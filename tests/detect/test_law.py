@@ -13,8 +13,18 @@ from numpy.typing import NDArray
 from pipeline.config import Detect
 from pipeline.detect.boundary import LOOK_BACK, BoundaryDetector
 from pipeline.detect.signals import BLOCK
-from pipeline.records import Boundary
-from tests.detect.logs import QUICK, Log, by_series, feed, find, interleave, of_series
+from pipeline.records import Boundary, Settled
+from tests.detect.logs import (
+    QUICK,
+    Log,
+    by_series,
+    feed,
+    find,
+    find_all,
+    hear,
+    interleave,
+    of_series,
+)
 
 CHANNELS = 2
 #: Blocks between the edges at which any poll is cut.
@@ -49,6 +59,7 @@ def at_once(log: Log) -> tuple[list[Boundary], dict[str, dict[str, bytes]]]:
 
 
 FOUND, STATE = at_once(LOG)
+SETTLED = hear(BoundaryDetector(CHANNELS, QUICK), LOG.polls([]), SLOTS)[1]
 
 
 def test_the_log_of_the_law_has_boundaries_of_two_series() -> None:
@@ -57,6 +68,7 @@ def test_the_log_of_the_law_has_boundaries_of_two_series() -> None:
     assert rows.keys() == {"press", "oven"}
     assert np.allclose(rows["press"], [330, 730], atol=3 * BLOCK)
     assert np.allclose(rows["oven"], [410], atol=3 * BLOCK)
+    assert {(e.series, e.segment) for e in SETTLED} >= {("press", 1), ("oven", 1)}
 
 
 @given(sizes)
@@ -99,7 +111,8 @@ def test_a_series_is_the_same_in_any_company_and_at_any_slot(
             assert mine.detected_time == log.times[of[mine.detected_row]]
     assert found.keys() == by_series(FOUND).keys()
     state = of_series(detector, slots)
-    placed = {"field.places", "carry.rest_places", "warm_places"}  # these are the log's
+    # these are the log's
+    placed = {"field.places", "field.cell_places", "carry.rest_places", "warm_places"}
     for name, part in STATE.items():
         assert {k: v for k, v in state[name].items() if k not in placed} == {
             k: v for k, v in part.items() if k not in placed
@@ -182,6 +195,35 @@ def test_whether_a_transition_goes_on_does_not_depend_on_the_cut(seed: int) -> N
     """
     whole, parts = find(restless(seed), poll=7000), find(restless(seed), poll=370)
     assert [b.detected_row for b in parts] == [b.detected_row for b in whole] != []
+
+
+@given(
+    cut=sizes,
+    stops=st.lists(st.integers(1, len(LOG) - 1), max_size=3, unique=True).map(sorted),
+)
+@settings(max_examples=30, deadline=None)
+def test_any_cut_and_any_restart_ends_transitions_where_they_end(
+    cut: list[int], stops: list[int]
+) -> None:
+    """One at a time, all at once, with a crash in between: the same ends, to the bit."""
+    detector = BoundaryDetector(CHANNELS, QUICK)
+    settled: list[Settled] = []
+    for low, high in pairwise([0, *stops, len(LOG)]):
+        part = Log(LOG.series[:high], LOG.offsets[:high], LOG.times[:high], LOG.values[:high])
+        settled += hear(detector, part.polls(cut, start=low), SLOTS)[1]
+        detector = BoundaryDetector.restore(detector.state(), CHANNELS, QUICK)
+    assert settled == SETTLED
+
+
+@pytest.mark.parametrize("seed", [1007, 1072, 1078])
+def test_long_transitions_end_where_they_end_in_any_cut(seed: int) -> None:
+    """Longer than the rings, with crossings on the way, and an exponential that is waited for."""
+    values = restless(seed)
+    values[:, 1] -= 9 * np.exp(-np.maximum(np.arange(7000) - 2000, 0) / 400)
+    expected = find_all(values, poll=7000)
+    assert expected[1]
+    for poll in (13, 370, 1111):
+        assert find_all(values, poll=poll) == expected
 
 
 def test_a_long_warm_up_obeys_the_law() -> None:

@@ -89,7 +89,10 @@ def test_clear_changes_are_found_where_they_are(untrained: Report) -> None:
         assert abs(boundary.boundary_row - change) <= 20
         assert change <= boundary.detected_row < change + 100
         assert {s.name for s in boundary.sensors[:2]} == {"s0", "s1"}
-        assert abs(boundary.sensors[0].change) == boundary.effect == pytest.approx(6, abs=1)
+        assert abs(boundary.sensors[0].change) == pytest.approx(boundary.effect, abs=1e-3)
+        assert boundary.effect == pytest.approx(6, abs=1)
+        assert boundary.end_row is not None
+        assert abs(boundary.end_row - change) <= 20
     assert "rose by" in untrained.boundaries[0].text
     assert "fell by" in untrained.boundaries[1].text
 

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
+from pipeline.config import Database
 from pipeline.errors import PipelineError
+from pipeline.records import SensorEvent
+from pipeline.register.sql import SqlRegistry
 from tests.brokers import free_ports
 
 COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
     "retrain", "config",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
+    "audit events",
 )  # fmt: skip
 
 
@@ -177,6 +181,39 @@ def test_migrate_then_ask(tidemark) -> None:
     done = tidemark("audit", "history")
     assert done.returncode == 1
     assert "no stream readings; known: none yet" in done.stderr
+
+
+def test_what_happened_to_sensors_is_told_as_a_table_and_as_json(tidemark, tmp_path: Path) -> None:
+    """Under the sensor's name; a name that a stranger chose reaches no terminal as it is."""
+    tidemark("migrate")
+    registry = SqlRegistry(Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"))
+    stream = registry.open_stream("readings", ["flow", "he\x1bat"])
+    frozen = SensorEvent(
+        series="press",
+        channel=1,
+        kind="sensor_frozen",
+        row=40,
+        offset=44,
+        time=1_700_000_000_000_000,
+    )
+    epoch = registry.acquire(stream.id, 3, "a").epoch
+    registry.save(stream.id, 3, epoch, next_offset=45, state=b"s", events=[frozen])
+    registry.close()
+    assert json.loads(tidemark("audit", "events", "--json").stdout) == [
+        {
+            "event": "sensor_frozen",
+            "sensor": "he\x1bat",
+            "partition": 3,
+            "series": "press",
+            "row": 40,
+            "offset": 44,
+            "at": "2023-11-14T22:13:20.000000+00:00",
+        }
+    ]
+    shown = tidemark("audit", "events").stdout
+    for text in ("press", "sensor_frozen", "2023-11-14T22:13:20"):
+        assert text in shown
+    assert "\x1b" not in shown
 
 
 def test_the_printed_settings_are_the_ones_that_are_read(tidemark, tmp_path: Path) -> None:

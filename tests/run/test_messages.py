@@ -6,9 +6,15 @@ import zlib
 
 import numpy as np
 
-from pipeline.records import Batch, Boundary, Change, DeadLetter, SensorEvent
+from pipeline.records import Batch, Boundary, Change, DeadLetter, SensorEvent, Settled
 from pipeline.run.dead_letters import LONGEST, DeadLetters
-from pipeline.run.messages import boundary_message, event_message, iso, score_messages
+from pipeline.run.messages import (
+    boundary_message,
+    event_message,
+    iso,
+    score_messages,
+    settled_message,
+)
 from pipeline.telemetry import Metrics
 
 
@@ -181,6 +187,23 @@ def test_every_dead_letter_is_counted_by_kind() -> None:
     letters.send([letter(), letter(kind="empty"), letter()])
     assert letters.counts == {"not_json": 2, "empty": 1}
     assert letters.metrics.dead_letters.labels("not_json")._value.get() == 2
+
+
+def test_the_end_of_a_transition_is_a_message_of_its_own() -> None:
+    """Its key is not the boundary's: a compacted topic keeps both."""
+    end = Settled(series="a", segment=1, end_row=9, end_offset=90, end_time=1_500_000)
+    key, value = settled_message("t", 0, end)
+    assert key == b"t/0/a/1/end"
+    assert json.loads(value) == {
+        "event": "transition_over",
+        "topic": "t",
+        "partition": 0,
+        "series": "a",
+        "segment": 1,
+        "end_row": 9,
+        "end_offset": 90,
+        "end_at": "1970-01-01T00:00:01.500000+00:00",
+    }
 
 
 def test_what_happened_to_a_sensor_is_told_by_name() -> None:

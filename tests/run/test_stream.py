@@ -357,6 +357,24 @@ def records_of(log, low: int, high: int) -> Records:
     )
 
 
+def test_the_end_of_a_transition_is_kept_and_published(registry, settings, log) -> None:
+    """With the checkpoint, and once, however often the stream starts again.
+
+    The level moves at once at row 300; 60 readings without a crossing, and it is over.
+    """
+    sink = MemorySink()
+    streamer(settings, registry, log, sink, polls=9).poll_once()
+    drain(streamer(settings, registry, log, sink))
+    sent = [json.loads(value) for topic, _, value, _ in sink.sent if topic.endswith(".boundaries")]
+    (told,) = [value for value in sent if value.get("event") == "transition_over"]
+    assert abs(told["end_row"] - SHIFT) <= 15
+    lineage = Lineage(settings.database)
+    (kept,) = lineage.boundaries("readings")
+    lineage.close()
+    for name in ("segment", "end_row", "end_offset", "end_at"):
+        assert kept[name] == told[name]
+
+
 def test_a_sensor_that_falls_silent_is_kept_and_published(registry, settings, log) -> None:
     """With the checkpoint, under its name, and once, however often the stream starts again."""
     gone = [message(ROWS + k, [None, 0.5 + k % 7]) for k in range(40)]
@@ -365,7 +383,7 @@ def test_a_sensor_that_falls_silent_is_kept_and_published(registry, settings, lo
     made.poll_once()
     drain(streamer(settings, registry, [*log, *gone], sink))
     sent = [json.loads(value) for topic, _, value, _ in sink.sent if topic.endswith(".boundaries")]
-    (told,) = [value for value in sent if "event" in value]
+    (told,) = [value for value in sent if value.get("event") == "sensor_silent"]
     assert (told["event"], told["sensor"], told["row"]) == ("sensor_silent", "c0", ROWS + 29)
     lineage = Lineage(settings.database)
     (kept,) = lineage.events("readings")

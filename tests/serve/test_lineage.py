@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from pipeline.config import Database
 from pipeline.errors import PipelineError, StaleEpoch
-from pipeline.records import Request, SensorEvent, Version
+from pipeline.records import Request, SensorEvent, Settled, Version
 from pipeline.register.engine import writing
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.serve.answers import iso
@@ -251,6 +251,9 @@ BOUNDARY: dict[str, Any] = {
     "detected_offset": 1127,
     "boundary_at": "1970-01-01T00:08:21.000000+00:00",  # 501 s
     "detected_at": "1970-01-01T00:08:52.000000+00:00",
+    "end_row": None,
+    "end_offset": None,
+    "end_at": None,
     "signal": "level",
     "statistic": 7.5,
     "threshold": 5.25,
@@ -585,6 +588,39 @@ def test_asking_neither_writes_nor_waits(registry: SqlRegistry, three: list[Vers
         conn.rollback()
     assert everything(registry.engine) == before
     lineage.close()
+
+
+def test_the_end_of_a_transition_is_kept_with_its_boundary(
+    registry: SqlRegistry, stream: Stream, lineage: Lineage
+) -> None:
+    """Found in one checkpoint, over in the next; the one of the same segment elsewhere is not."""
+    save(registry, stream, 2)
+    other = registry.acquire(stream.id, 1, "worker").epoch
+    registry.save(stream.id, 1, other, next_offset=9, state=b"", boundaries=[boundary(2)])
+    end = Settled(
+        series="pump", segment=2, end_row=150, end_offset=1150, end_time=1_700_000_000_000_000
+    )
+    epoch = registry.acquire(stream.id, 0, "worker").epoch
+    with pytest.raises(StaleEpoch):
+        registry.save(stream.id, 0, epoch - 1, next_offset=9, state=b"", settled=[end])
+    assert [b["end_row"] for b in lineage.boundaries("readings")] == [None, None, None]
+    registry.save(stream.id, 0, epoch, next_offset=3000, state=b"", settled=[end])
+    first, second, elsewhere = lineage.boundaries("readings")
+    assert (first["end_row"], elsewhere["end_row"]) == (None, None)
+    assert (second["end_row"], second["end_offset"]) == (150, 1150)
+    assert second["end_at"] == "2023-11-14T22:13:20.000000+00:00"
+
+
+def test_a_boundary_and_its_end_may_come_in_one_checkpoint(
+    registry: SqlRegistry, stream: Stream, lineage: Lineage
+) -> None:
+    """A long poll holds both."""
+    end = Settled(series="pump", segment=1, end_row=96, end_offset=1096, end_time=0)
+    epoch = registry.acquire(stream.id, 0, "worker").epoch
+    registry.save(
+        stream.id, 0, epoch, next_offset=9, state=b"", boundaries=[boundary()], settled=[end]
+    )
+    assert [b["end_row"] for b in lineage.boundaries("readings")] == [96]
 
 
 def test_what_happened_to_a_sensor_is_told_by_name(registry: SqlRegistry, lineage: Lineage) -> None:
