@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Detect
-from pipeline.detect import centre, detectors, features, fitting, signals
+from pipeline.detect import centre, detectors, features, fitting, season, signals
 from pipeline.detect.blocks import Blocker, Blocks, Rows
 from pipeline.detect.changes import AROUND
 from pipeline.detect.cleaning import KINDS, Cleaned, Cleaner
@@ -226,10 +226,12 @@ class BoundaryDetector:
 
     def _piece(self, piece: Piece, which: tuple[str, ...], names: Mapping[int, str]) -> list[Found]:
         """Some blocks; with holes, none beyond the next multiple of STRIDE."""
-        moved, offset = centre.unmoved(self.fields, piece), None
+        moved, offset, calm = centre.unmoved(self.fields, piece), None, piece
         if "residual" in which:
-            moved, offset = centre.follow(self.fields, piece)
-        new = {signal: features.means(self.fields, signal, piece, offset) for signal in which}
+            levels = centre.levels(self.fields, piece)
+            moved, offset = centre.follow(self.fields, piece, levels)
+            calm = season.remove(self.fields, piece, levels, offset)
+        new = {signal: features.means(self.fields, signal, calm, offset) for signal in which}
         alarms = self.watch.feed(self.fields, piece, new)
         view = View(piece, self.rings, new, alarms, moved)
         found = list(self._search(view, names))

@@ -19,11 +19,14 @@ CENTRE, FAR = 24, 3.0
 MOST = 1e6
 
 
-def follow(fields: Fields, piece: Piece) -> tuple[IntArray, Array]:
+def follow(fields: Fields, piece: Piece, levels: IntArray) -> tuple[IntArray, Array]:
     """(S, T) the block at which it moved last, as of each block, T = 1 if it does not move;
-    and where it is (NB, d), or (1, d)."""
+    and where it is (NB, d), or (1, d).
+
+    levels: (NB, d), of `levels`.
+    """
     part, slots = fields["centre_part"], piece.slots
-    total, count, part[slots] = piece.sums(_levels(fields, piece), CENTRE, part[slots])
+    total, count, part[slots] = piece.sums(levels, CENTRE, part[slots])
     mean = total[:, : int(count.max())] * (UNIT / CENTRE)
     centre = fields["centre"][slots]
     far = np.abs(mean - centre[:, None]) > FAR
@@ -54,7 +57,7 @@ def _move(fields: Fields, piece: Piece, mean: Array, count: IntArray) -> tuple[I
     return moved, np.stack(path, axis=1)[piece.of, group]
 
 
-def _levels(fields: Fields, piece: Piece) -> IntArray:
+def levels(fields: Fields, piece: Piece) -> IntArray:
     """Block means (NB, d) in the forecaster's scales, as whole numbers of UNITs."""
     at = piece.slots if len(piece.slots) == 1 else piece.each
     z = signals.block_means(piece.blocks.readings)
