@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect.signals import BLOCK
+from pipeline.detect.signals import BLOCK, touched
 from pipeline.records import IntArray
 
 Array = NDArray[np.float64]
@@ -35,7 +36,7 @@ class Rows:
         return len(self.readings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Blocks:
     """Whole blocks of several series, one series after the other."""
 
@@ -52,10 +53,18 @@ class Blocks:
     #: (NB, 3) offset, time and rank in the poll of each block's last reading.
     last: IntArray
 
-    @property
+    @cached_property
     def holes(self) -> bool:
         """Whether anything is missing."""
         return bool(self.missing.any() or self.before_missing.any())
+
+    @cached_property
+    def blanks(self) -> bool:
+        """Whether something is missing throughout a block."""
+        if not self.holes:
+            return False
+        some = np.any(touched(self.missing, self.before_missing), axis=2)
+        return bool(np.all(some, axis=1).any())
 
     def part(self, rows: IntArray, counts: IntArray) -> Blocks:
         """`counts` (S,) blocks from row `rows` (S,) on, of each series."""

@@ -123,6 +123,9 @@ class BoundaryDetector:
     ) -> Iterator[tuple[Any, IntArray, IntArray]]:
         """Cut a batch where a series' reference is fitted: (rows, starts, slots) of each part."""
         seen = self.fields["rows"][slots]
+        if (seen >= self.fit_after).all():
+            yield slice(None), starts, slots
+            return
         counts = np.diff(starts)
         edges = [0, self.warm_up, self.fit_after, np.iinfo(np.int64).max]
         for low, high in pairwise(edges):
@@ -216,7 +219,7 @@ class BoundaryDetector:
         while (left := np.flatnonzero(done < counts)).size:
             now = self.fields[f"{which[0]}_blocks"][slots[left]]
             size = (counts - done)[left]
-            if blocks.holes:  # what stands in for them is refreshed
+            if blocks.blanks:  # what stands in for them is refreshed
                 size = np.minimum(STRIDE - now % STRIDE, size)
             all_ = len(left) == len(slots) and (size == counts).all()
             part = blocks if all_ else blocks.part(first[left] + done[left], size)
@@ -225,7 +228,7 @@ class BoundaryDetector:
         return found
 
     def _piece(self, piece: Piece, which: tuple[str, ...], names: Mapping[int, str]) -> list[Found]:
-        """Some blocks; with holes, none beyond the next multiple of STRIDE."""
+        """Some blocks; with blanks, none beyond the next multiple of STRIDE."""
         moved, offset, calm = centre.unmoved(self.fields, piece), None, piece
         if "residual" in which:
             levels = centre.levels(self.fields, piece)
@@ -254,18 +257,15 @@ class BoundaryDetector:
             part = view.of(pending)
             tracks = self.search.follow(part, now[pending], part.end)
             crossings = self._first(part, now[pending], tracks) if names else {}
-            settled = np.ones(len(part), dtype=np.bool_)
-            settled[list(crossings)] = False
-            self.search.keep(settled, tracks)
+            until = part.end.copy()
+            until[list(crossings)] = [crossing.block for _, crossing in crossings.values()]
+            self.search.keep(tracks, until)
+            now[pending] = until
             for k, (one, crossing) in crossings.items():
-                at, until = pending[[k]], np.array([crossing.block])
-                self.search.keep(np.array([True]), self.search.follow(one, now[at], until))
-                now[at] = until
                 name = names[int(one.slots[0])]
                 for block, happened in self.transitions.mark(one, crossing, name):
-                    yield view.rank_of(int(at[0]), block), happened
-            pending = pending[~settled]
-            pending = pending[now[pending] < view.end[pending]]
+                    yield view.rank_of(int(pending[k]), block), happened
+            pending = pending[until < part.end]
         for i, (block, happened) in self.transitions.settle(view, names):
             yield view.rank_of(i, block), happened
 

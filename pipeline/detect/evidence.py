@@ -7,6 +7,7 @@ a stream that wanders teaches its own threshold.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,6 @@ from pipeline.detect.signals import BLOCK
 from pipeline.records import IntArray
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 #: Blocks in a mean of each signal.
 BLOCKS = {"level": 1, "residual": 4}
@@ -26,7 +26,7 @@ LARGEST = 3
 JOINT = 1.15
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Test:
     """One comparison: the mean of the last m readings against the segment before them."""
 
@@ -43,84 +43,76 @@ class Test:
     #: the least that it is divided by.
     welch: float
 
-    @property
+    @cached_property
     def unit(self) -> int:
         """Readings in a mean."""
         return BLOCK * BLOCKS[self.signal]
 
-    @property
+    @cached_property
     def q(self) -> int:
         """Means in m readings."""
         return self.m // self.unit
 
-    @property
+    @cached_property
     def least(self) -> int:
         """Means in g_min readings."""
         return self.g_min // self.unit
 
-    @property
+    @cached_property
     def most(self) -> int:
         """Means in g_max readings."""
         return self.g_max // self.unit
 
-    @property
+    @cached_property
     def stride(self) -> int:
         """Means between two samples of its scale."""
         return self.every // self.unit
 
-    def local(self, stretch: Stretch, t: IntArray, due: Mask) -> Array:
-        """|mean of the last m - mean of the 2m before| at t (S, K), for one reading: (S, K, F).
+    def samples(self, stretch: Stretch, t: IntArray, length: IntArray) -> Array:
+        """What its scale is made of at t (S, K), for one reading: (S, K, 2, F).
 
-        Boundaries are ignored. Where it is not due, anything.
+        *local*, |mean of the last m - mean of the 2m before|, boundaries ignored; and *as used*,
+        |mean of the last m - mean of the segment before|. Where one is not due, anything.
         """
-        q = self.q
-        if not due.all():
-            t = np.where(due, t, stretch.base[:, None] + 3 * q)
-        before, after = stretch.halves(t - 3 * q, t - q, t)
-        before /= 2 * q
+        q, g = self.q, np.minimum(np.maximum(length, 1), self.most)
+        edges = stretch.edges(t - q - g, t - 3 * q, t - q, t)
+        used, local, after = stretch.sums(edges, ((0, 2), (1, 2), (2, 3)))
         after /= q
-        return np.asarray(np.abs(after - before) / np.sqrt(1.5 / self.m))
+        local /= 2 * q
+        used /= g[..., None]
+        out = np.empty((*t.shape, 2, after.shape[2]))
+        np.subtract(after, local, out=out[:, :, 0])
+        np.subtract(after, used, out=out[:, :, 1])
+        np.abs(out, out=out)
+        out[:, :, 0] /= np.sqrt(1.5 / self.m)
+        out[:, :, 1] /= np.sqrt(1 / self.m + 1 / (g * self.unit))[..., None]
+        return out
 
-    def as_used(self, stretch: Stretch, t: IntArray, length: IntArray, due: Mask) -> Array:
-        """|mean of the last m - mean of the segment before| at t (S, K), for one reading."""
-        q = self.q
-        t, g = self._span(stretch, t, length, due)
-        before, after = stretch.halves(t - q - g, t - q, t)
-        before /= g[..., None]
-        after /= q
-        per_reading = np.sqrt(1 / self.m + 1 / (g * self.unit))
-        return np.asarray(np.abs(after - before) / per_reading[..., None])
-
-    def z(self, stretch: Stretch, t: IntArray, length: IntArray, due: Mask, sigma: Array) -> Array:
+    def z(self, stretch: Stretch, t: IntArray, length: IntArray, sigma: Array) -> Array:
         """The change in sigmas (S, K, F): at t (S, K), against `length` means before.
 
         z = |d| / sqrt(max(sigma^2, w v_post) / m + max(sigma^2, w v_pre) / g), v the variance of
         the means, w = `welch` times the readings in one (Welch's denominator, sigma its floor).
+        Where it is not due, anything.
         """
-        q = self.q
-        t, g = self._span(stretch, t, length, due)
-        n = g[..., None]
-        floor = sigma**2
-        pre, post = stretch.halves(t - q - g, t - q, t)
-        post /= q
-        pre /= n
-        pre2, post2 = stretch.halves(t - q - g, t - q, t, squares=True)
-        post2 /= q
-        pre2 /= n
-        w = self.welch * self.unit
-        v_post = np.maximum((post2 - post * post) * w, floor)
-        v_pre = np.maximum((pre2 - pre * pre) * w, floor)
-        return np.asarray(np.abs(post - pre) / np.sqrt(v_post / self.m + v_pre / (n * self.unit)))
-
-    def _span(
-        self, stretch: Stretch, t: IntArray, length: IntArray, due: Mask
-    ) -> tuple[IntArray, IntArray]:
-        """(t, g): where it is due, at t against the g means before; elsewhere, something legal."""
-        g = np.minimum(length, self.most)
-        if due.all():
-            return t, g
-        g = np.where(due, g, 1)
-        return np.where(due, t, stretch.base[:, None] + self.q + 1), g
+        q, g = self.q, np.minimum(np.maximum(length, 1), self.most)
+        n, floor, w = g[..., None], sigma * sigma, self.welch * self.unit
+        edges = stretch.edges(t - q - g, t - q, t)
+        pre, post = stretch.sums(edges, ((0, 1), (1, 2)))
+        v_pre, v_post = stretch.sums(edges, ((0, 1), (1, 2)), squares=True)
+        for mean, variance, count in ((pre, v_pre, n), (post, v_post, q)):
+            mean /= count
+            variance /= count
+            variance -= mean * mean
+            variance *= w
+            np.maximum(variance, floor, out=variance)
+        v_post /= self.m
+        v_pre /= n * self.unit
+        v_post += v_pre
+        post -= pre
+        np.abs(post, out=post)
+        post /= np.sqrt(v_post, out=v_post)
+        return post
 
 
 TESTS = (
@@ -134,10 +126,7 @@ def statistic(z: Array) -> Array:
     """Root mean square of the LARGEST largest z: (..., F) -> (...)."""
     k = min(LARGEST, z.shape[-1])
     top = np.sort(z, axis=-1)[..., -k:]
-    total = top[..., 0] ** 2
-    for j in range(1, k):
-        total = total + top[..., j] ** 2
-    return np.asarray(np.sqrt(total / k))
+    return np.asarray(np.sqrt((top * top).sum(axis=-1) / k))
 
 
 def joint(z: Array) -> Array:

@@ -149,7 +149,7 @@ class View:
         if signal not in self._stretch:
             new = self.means[signal]
             held = self.rings[signal].last(self.slots, new.first)
-            self._stretch[signal] = Stretch(held, new.first, new.values)
+            self._stretch[signal] = Stretch.joined(held, new.first, new.values)
         return self._stretch[signal]
 
     @cached_property

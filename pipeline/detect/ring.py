@@ -6,6 +6,7 @@ do not depend on how a stream was cut into polls.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,85 +80,82 @@ class Ring:
 
 
 class Stretch:
-    """Sums over any part of what a ring held and of the means that came then.
+    """Sums over any part of some means, kept as whole numbers in steps of UNIT.
 
-    Sums of whole numbers are exact, whichever way they are made: a few by weights of 0 and 1, many
-    from running sums.
+    Their sums are exact, whichever way they are made: a few by weights of 0 and 1, many from sums
+    that run on.
 
     Parameters
     ----------
-    held
-        (S, R, F) means before number `first` (S,).
-    new
-        (S, T, F) means from there on.
+    base
+        (S,) number of each series' first mean.
+    values
+        (S, N, F) the means from there on, in UNITs.
     """
 
-    def __init__(self, held: Whole, first: IntArray, new: Whole) -> None:
-        self.base: IntArray = first - held.shape[1]
-        #: (S, R + T, F); their squares and the running sums of both are made when asked for.
-        self.values: Array = np.concatenate([held, new], axis=1, dtype=np.float64)
-        self.squares: Array | None = None
-        self.running: dict[bool, Array] = {}
+    def __init__(self, base: IntArray, values: Array) -> None:
+        self.base = base
+        self.values = values
+        self._powers = {False: values}
+        self._running: dict[bool, Array] = {}
+
+    @classmethod
+    def joined(cls, held: Whole, first: IntArray, new: Whole) -> Stretch:
+        """What a ring held (S, R, F) before number `first` (S,), and what came then (S, T, F)."""
+        return cls(first - held.shape[1], np.concatenate([held, new], axis=1, dtype=np.float64))
 
     def of(self, which: IntArray) -> Stretch:
         """The same for some of the series."""
-        part = Stretch.__new__(Stretch)
-        part.base, part.values = self.base[which], self.values[which]
-        part.squares, part.running = None, {}
-        return part
+        return Stretch(self.base[which], self.values[which])
 
-    def total(self, low: IntArray, high: IntArray) -> Array:
-        """Sums of the means low <= k < high (S, K): (S, K, F)."""
-        low, high = low - self.base[:, None], high - self.base[:, None]
-        return np.asarray(self._sum(low, high, squares=False) * UNIT)
+    def edges(self, *numbers: IntArray) -> IntArray:
+        """(S, J, K) places of J numbers of means (S, K) each; of what is not there, others."""
+        places = np.empty((len(self.base), len(numbers), numbers[-1].shape[1]), dtype=np.int64)
+        for j, number in enumerate(numbers):
+            places[:, j] = number
+        places -= self.base[:, None, None]
+        np.maximum(places, 0, out=places)
+        return np.minimum(places, self.values.shape[1], out=places)
 
-    def halves(
-        self, low: IntArray, middle: IntArray, high: IntArray, *, squares: bool = False
-    ) -> tuple[Array, Array]:
-        """Sums of the means, or of their squares, low <= k < middle and middle <= k < high.
+    def sums(
+        self, edges: IntArray, ranges: Sequence[tuple[int, int]], *, squares: bool = False
+    ) -> list[Array]:
+        """Sums (S, K, F) of the means, or of their squares, of each of the `ranges`.
 
-        low, middle, high: (S, K). The sums: (S, K, F) each.
+        edges: (S, J, K). A range (a, b) is from edge a up to edge b.
         """
-        count = low.shape[1]
-        edges = np.concatenate([low, middle, high], axis=1)
-        edges -= self.base[:, None]
-        total = self._sum(edges[:, :-count], edges[:, count:], squares=squares)
-        total *= UNIT * UNIT if squares else UNIT
-        return total[:, :count], total[:, count:]
+        if squares and squares not in self._powers:
+            self._powers[squares] = self.values * self.values
+        values, count = self._powers[squares], edges.shape[2]
+        unit = UNIT * UNIT if squares else UNIT
+        if squares not in self._running and count * len(ranges) <= FEW:
+            k = np.arange(values.shape[1])
+            low, high = edges[:, [a for a, _ in ranges]], edges[:, [b for _, b in ranges]]
+            weights = (k >= low[..., None]) & (k < high[..., None])
+            flat = weights.reshape(len(edges), -1, len(k)) * unit
+            total = np.matmul(flat, values)
+            return [total[:, r * count : (r + 1) * count] for r in range(len(ranges))]
+        if squares not in self._running:
+            self._running[squares] = _run(values, unit)
+        running = self._running[squares]
+        s, n, f = running.shape
+        if s > 1:
+            edges = edges + np.arange(0, s * n, n)[:, None, None]
+        at = running.reshape(-1, f).take(edges, axis=0)
+        return [at[:, b] - at[:, a] for a, b in ranges]
 
     def means(self, i: int, low: int, high: int) -> Array:
         """Means low <= k < high of series i: (high - low, F)."""
         low, high = low - int(self.base[i]), high - int(self.base[i])
         return np.asarray(self.values[i, low:high] * UNIT)
 
-    def _sum(self, low: IntArray, high: IntArray, *, squares: bool) -> Array:
-        """low, high: (S, K), the first mean being number 0."""
-        running = self.running.get(squares)
-        if running is None and low.shape[1] <= FEW:
-            k = np.arange(self.values.shape[1])
-            weights = (k >= low[..., None]) & (k < high[..., None])
-            return np.asarray(np.matmul(weights.astype(np.float64), self._of(squares)))
-        if running is None:
-            running = self.running[squares] = self._run(squares)
-        s, n, f = running.shape
-        if s > 1:
-            lead = np.arange(0, s * n, n)[:, None]
-            low, high = low + lead, high + lead
-        flat = running.reshape(-1, f)
-        total: Array = flat.take(high, axis=0)
-        total -= flat.take(low, axis=0)
-        return total
 
-    def _of(self, squares: bool) -> Array:
-        if not squares:
-            return self.values
-        if self.squares is None:
-            self.squares = self.values * self.values
-        return self.squares
+def _run(values: Array, unit: float) -> Array:
+    """(S, n + 1, F) sums of all of (S, n, F) before each, times `unit`.
 
-    def _run(self, squares: bool) -> Array:
-        """(S, R + T + 1, F) sums of all means before each."""
-        s, n, f = self.values.shape
-        running = np.zeros((s, n + 1, f))
-        np.add.accumulate(self._of(squares), axis=1, out=running[:, 1:])
-        return running
+    Along rows of memory, which is faster.
+    """
+    s, n, f = values.shape
+    running = np.zeros((s, f, n + 1))
+    np.add.accumulate(values.transpose(0, 2, 1), axis=2, out=running[..., 1:])
+    return np.multiply(running.transpose(0, 2, 1), unit, order="C")

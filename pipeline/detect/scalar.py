@@ -91,12 +91,12 @@ class HistoryScaled(DriftDetector):
         mean = np.array([[[(values.sum() / BLOCK - self._location) / self._spread]]])
         now = np.array([self._blocks])
         new = whole(mean, "level")
-        stretch = Stretch(self._ring.last(self._slot, now), now, new)
+        stretch = Stretch.joined(self._ring.last(self._slot, now), now, new)
         self._blocks += 1
         path = self._scale.follow(stretch, self._slot, now, now + 1, lambda t: self._since + 0 * t)
         if tested:
             self._decide(stretch, path.sigma[:, :1])
-        self._scale.keep(self._slot, [0], path)
+        self._scale.keep(self._slot, path, now + 1)
         self._ring.add(self._slot, now, np.array([1]), new)
 
     def _decide(self, stretch: Stretch, sigma: np.ndarray) -> None:
@@ -104,7 +104,7 @@ class HistoryScaled(DriftDetector):
         length = t - test.q - self._since
         if length[0, 0] < test.least:
             return
-        z = test.z(stretch, t, length, np.array([[True]]), sigma)[0, 0]
+        z = test.z(stretch, t, length, sigma)[0, 0]
         if z[0] <= self.threshold:
             return
         g = min(int(length[0, 0]), test.most)

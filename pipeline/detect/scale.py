@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +40,15 @@ class Path:
     sigma: Array
     first: IntArray
     edge: int
-    #: The new samples (S, K, 2, F), and which of them there are (S, K, 2).
+    #: The new samples (S, K, 2, F) at means (S, K), and which of them there are (S, K, 2).
     codes: Codes
+    t: IntArray
     due: Mask
 
     def at(self, t: IntArray) -> Array:
-        """(S, K, F) at means t (S, K): that of the last edge before."""
+        """(S, K, F) at means t (S, K), or (S, 1, F): that of the last edge before."""
         if self.sigma.shape[1] == 1:
-            return np.broadcast_to(self.sigma, (*t.shape, self.sigma.shape[2]))
+            return self.sigma
         index = (t - 1) // self.edge - self.first[:, None]
         np.minimum(index, self.sigma.shape[1] - 1, out=index)
         np.maximum(index, 0, out=index)
@@ -58,7 +59,7 @@ class Path:
         if len(which) == len(self.first):
             return self
         part = (self.sigma[which], self.first[which], self.edge)
-        return Path(*part, self.codes[which], self.due[which])
+        return Path(*part, self.codes[which], self.t[which], self.due[which])
 
 
 class Scale:
@@ -107,48 +108,53 @@ class Scale:
         since: the first mean that the reference may begin with, as of means t (S, K).
         """
         test, edge = self.test, self.edge
-        first, last = low // edge, high // edge
-        begin = low // test.stride
+        first, begin = low // edge, low // test.stride
         most = int((high // test.stride - begin).max(initial=0))
         t = (begin[:, None] + np.arange(1, most + 1)) * test.stride
-        due = np.empty((*t.shape, 2), dtype=np.bool_)
         length = t - test.q - since(t)
-        here = t <= high[:, None]
-        np.logical_and(here, t >= 3 * test.q, out=due[..., 0])
-        np.logical_and(here, length >= test.least, out=due[..., 1])
+        due = np.empty((*t.shape, 2), dtype=np.bool_)
+        np.greater_equal(t, 3 * test.q, out=due[..., 0])
+        np.greater_equal(length, test.least, out=due[..., 1])
+        due &= (t <= high[:, None])[..., None]
         codes = self._codes(stretch, t, length, due)
-        path = [self.sigma[slots].astype(np.float64)]
-        moving = (last > first).nonzero()[0]
-        if moving.size:
-            at = np.arange(len(moving))
-            group = (t[moving] - 1) // edge - first[moving, None]
-            samples, counts = self.samples[slots[moving]], self.counts[slots[moving]]
-            prior = self.prior[slots[moving]]
-            for e in range(int((last - first).max())):
-                _push(samples, counts, at, codes[moving], due[moving] & (group == e)[..., None])
-                reached = (first + e < last)[moving]
-                latest = path[-1].copy()
-                latest[moving[reached]] = self._estimate(
-                    samples[reached], counts[reached], prior[reached]
-                )
-                path.append(latest)
-        return Path(np.stack(path, axis=1), first, edge, codes, due)
+        sigma = self._path(
+            slots, high // edge - first, (t - 1) // edge - first[:, None], codes, due
+        )
+        return Path(sigma, first, edge, codes, t, due)
 
-    def keep(self, slots: IntArray, which: Sequence[int] | IntArray, path: Path) -> None:
-        """The series `which` of a path, in these slots, have gone it."""
-        rows = np.asarray(which)
-        due = path.due[rows]
+    def _path(
+        self, slots: IntArray, edges: IntArray, group: IntArray, codes: Codes, due: Mask
+    ) -> Array:
+        """sigma (S, E, F) after each of `edges` (S,); group (S, K): the edges before a sample."""
+        path = [self.sigma[slots].astype(np.float64)]
+        moving = edges.nonzero()[0]
+        if not moving.size:
+            return path[0][:, None]
+        at = np.arange(len(moving))
+        samples, counts = self.samples[slots[moving]], self.counts[slots[moving]]
+        prior = self.prior[slots[moving]]
+        for e in range(int(edges.max())):
+            _push(samples, counts, at, codes[moving], due[moving] & (group[moving] == e)[..., None])
+            path.append(path[-1].copy())
+            reached = e < edges[moving]
+            path[-1][moving[reached]] = self._estimate(
+                samples[reached], counts[reached], prior[reached]
+            )
+        return np.stack(path, axis=1)
+
+    def keep(self, slots: IntArray, path: Path, until: IntArray) -> None:
+        """The series of a path, in these slots, have gone it up to means `until` (S,)."""
+        due = path.due & (path.t <= until[:, None])[..., None]
         if due.any():
-            _push(self.samples, self.counts, slots, path.codes[rows], due)
-        self.sigma[slots] = path.sigma[rows, -1]
+            _push(self.samples, self.counts, slots, path.codes, due)
+        edge = until // self.edge - path.first
+        self.sigma[slots] = path.sigma[np.arange(len(slots)), edge]
 
     def _codes(self, stretch: Stretch, t: IntArray, length: IntArray, due: Mask) -> Codes:
         """The samples at t (S, K), as they are kept: (S, K, 2, F)."""
-        values = np.empty((*t.shape, 2, self.prior.shape[1]))
         if not due.any():
-            return np.zeros(values.shape, dtype=np.uint8)
-        values[:, :, 0] = self.test.local(stretch, t, due[..., 0])
-        values[:, :, 1] = self.test.as_used(stretch, t, length, due[..., 1])
+            return np.zeros((*t.shape, 2, self.prior.shape[1]), dtype=np.uint8)
+        values = self.test.samples(stretch, t, length)
         values += TINY
         np.log2(values, out=values)
         values *= STEPS
@@ -174,11 +180,9 @@ class Scale:
         ordered.sort(axis=-1)
         still = (ordered == 0).sum(axis=-1)
         moving = held[..., None] - still
-        local = np.maximum(
-            _at(ordered[:, 0], still[:, 0], moving[:, 0], 0.5) / MEDIAN,
-            _at(ordered[:, 0], still[:, 0], moving[:, 0], 0.75) / UPPER,
-        )
-        used = _at(ordered[:, 1], still[:, 1], moving[:, 1], 0.5) / MEDIAN
+        half, most = _at(ordered, still, moving, 0.5), _at(ordered, still, moving, 0.75)
+        local = np.maximum(half[:, 0] / MEDIAN, most[:, 0] / UPPER)
+        used = half[:, 1] / MEDIAN
         w = moving / (moving + PRIOR)
         square = prior.astype(np.float64) ** 2
         local = np.sqrt(w[:, 0] * local**2 + (1 - w[:, 0]) * square)
@@ -200,6 +204,11 @@ class Scale:
 def _push(samples: Codes, counts: IntArray, at: IntArray, codes: Codes, due: Mask) -> None:
     """Put what is due of codes (S, K, 2, F) in rows `at` (S,) of the samples (slots, 2, F, size),
     behind those of which there have been `counts` (slots, 2)."""
+    if due.all():
+        number = (counts[at][:, None] + np.arange(due.shape[1])[:, None]) % samples.shape[-1]
+        samples[at[:, None, None], np.arange(2), :, number] = codes
+        counts[at] += due.shape[1]
+        return
     s, k, kind = due.nonzero()
     if s.size:
         rank = due.cumsum(axis=1)
@@ -210,8 +219,8 @@ def _push(samples: Codes, counts: IntArray, at: IntArray, codes: Codes, due: Mas
 
 
 def _at(ordered: NDArray[np.int32], first: IntArray, held: IntArray, share: float) -> Array:
-    """The sample at `share` of the `held` ones (S, F) from number `first` on; 0 without any."""
+    """The sample at `share` of the `held` ones (S, 2, F) from number `first` on; 0 without any."""
     index = first + np.minimum((held * share).astype(np.int64), np.maximum(held - 1, 0))
-    index = np.minimum(index, ordered.shape[-1] - 1)
-    code = np.take_along_axis(ordered, index[..., None], axis=2)[..., 0]
-    return np.where(held > 0, VALUES[code], 0.0)
+    np.minimum(index, ordered.shape[-1] - 1, out=index)
+    index += np.arange(0, ordered.size, ordered.shape[-1]).reshape(index.shape)
+    return np.where(held > 0, VALUES.take(ordered.take(index)), 0.0)

@@ -125,12 +125,12 @@ class Search:
             busy |= last // scale.test.stride > first // scale.test.stride
         return busy.nonzero()[0]
 
-    def keep(self, which: Mask, tracks: Mapping[int, Track]) -> None:
-        """The scales of the series `which` (S,) are now as followed."""
+    def keep(self, tracks: Mapping[int, Track], until: IntArray) -> None:
+        """The scales are now as followed up to blocks `until` (S,)."""
         for number, track in tracks.items():
-            kept = which[track.rows].nonzero()[0]
-            if kept.size:
-                self.scales[number].keep(track.view.slots[kept], kept, track.path)
+            scale = self.scales[number]
+            means = until[track.rows] // BLOCKS[scale.test.signal]
+            scale.keep(track.view.slots, track.path, means)
 
     def _since(self, view: View, test: Test, t: IntArray) -> IntArray:
         """First mean that a test's reference may begin with, as of means t (S, K)."""
@@ -168,12 +168,12 @@ class Search:
         rows, columns = np.flatnonzero(due.any(axis=1)), np.flatnonzero(due.any(axis=0))
         if not rows.size:
             return
-        at = np.ix_(rows, columns)
+        at = (rows[:, None], columns)
         t, length, due = t[at], length[at], due[at]
         stretch, sigma = view.stretch(test.signal), track.path.of(rows).at(t)
         if len(rows) < len(view):
             stretch = stretch.of(rows)
-        z = test.z(stretch, t, length, due, sigma)
+        z = test.z(stretch, t, length, sigma)
         value, threshold = self._statistic(test, z), self.thresholds[test.signal]
         for i, k in zip(*(due & (value > threshold)).nonzero(), strict=True):
             yield (
@@ -184,7 +184,7 @@ class Search:
                     block=int(t[i, k]) * unit,
                     g=min(int(length[i, k]), test.most),
                     z=z[i, k],
-                    sigma=sigma[i, k],
+                    sigma=sigma[i, min(k, sigma.shape[1] - 1)],
                     statistic=float(value[i, k]),
                     threshold=threshold,
                 ),

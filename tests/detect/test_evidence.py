@@ -35,7 +35,7 @@ each_residual_test = pytest.mark.parametrize(
 def stretch_of(x: Array, held: int, first: int) -> Stretch:
     """Of series (S, n, F), `held` means of which came before number `first`."""
     steps = np.rint(x / UNIT).astype(np.int64)
-    return Stretch(steps[:, :held], np.full(len(x), first), steps[:, held:])
+    return Stretch.joined(steps[:, :held], np.full(len(x), first), steps[:, held:])
 
 
 def wandering(test: Comparison, series: int = 2, features: int = 4, seed: int = 0) -> Array:
@@ -59,9 +59,8 @@ def test_z_is_the_change_by_its_deviation(test: Comparison) -> None:
     stretch = stretch_of(x, held=n - 40, first=first)
     number = first + 40 - np.array([[0, 7, 1, 3], [25, 5, 0, 2]])  # means seen, of `first + 40`
     length = np.array([[test.least, test.most, test.most + 50, 1], [test.least + 3, 90, 10**6, 0]])
-    due = np.array([[True, True, True, False], [True, True, True, False]])
     sigma = np.random.default_rng(1).uniform(0.3, 3, size=(2, 4, 4))
-    found = test.z(stretch, number, length, due, sigma)
+    found = test.z(stretch, number, length, sigma)
     for i in range(2):
         for k in range(3):
             end = n - (first + 40 - number[i, k])
@@ -83,8 +82,7 @@ def test_the_samples_of_a_scale_are_changes_for_one_reading(test: Comparison) ->
     stretch = stretch_of(x, held=n - 10, first=n - 10)
     t, q = np.array([[n, n - 4], [n - 1, n - 2]]), test.q
     length = np.array([[test.least, test.most + 9], [test.most, 77]])
-    due = np.ones((2, 2), dtype=bool)
-    local, used = test.local(stretch, t, due), test.as_used(stretch, t, length, due)
+    local, used = np.moveaxis(test.samples(stretch, t, length), 2, 0)
     for i in range(2):
         for k in range(2):
             end, g = t[i, k], min(length[i, k], test.most)
@@ -105,15 +103,15 @@ def test_the_floor_of_welch_keeps_a_restless_change_small(test: Comparison) -> N
     x = wandering(test, series=1)
     n, g = x.shape[1], test.most
     stretch = stretch_of(x, held=n, first=n)
-    t, length, due = np.array([[n]]), np.array([[g]]), np.array([[True]])
+    t, length = np.array([[n]]), np.array([[g]])
     after, before = x[0, -test.q :], x[0, -test.q - g : -test.q]
     d = np.abs(after.mean(axis=0) - before.mean(axis=0))
     spread = np.sqrt(after.var(axis=0) / test.q + before.var(axis=0) / g)
     welch = d / (math.sqrt(test.welch) * spread)
     tiny, large = np.full((1, 1, 4), 1e-9), np.full((1, 1, 4), 1e3)
-    assert test.z(stretch, t, length, due, tiny)[0, 0] == pytest.approx(welch, rel=1e-7)
+    assert test.z(stretch, t, length, tiny)[0, 0] == pytest.approx(welch, rel=1e-7)
     by_sigma = d / (1e3 * math.sqrt(1 / test.m + 1 / (g * test.unit)))
-    assert test.z(stretch, t, length, due, large)[0, 0] == pytest.approx(by_sigma, rel=1e-7)
+    assert test.z(stretch, t, length, large)[0, 0] == pytest.approx(by_sigma, rel=1e-7)
 
 
 # From many z to one figure --------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.detect.ring import UNIT, WHOLE, Ring, Stretch, whole
+from pipeline.detect.ring import FEW, UNIT, WHOLE, Ring, Stretch, whole
 
 SIGNALS = ("level", "residual")
 
@@ -59,7 +59,7 @@ def test_sums_over_what_was_held_and_what_is_new_are_those_of_the_means(
         for i, n in enumerate(counts):
             new[i, :n] = means[i][done[i] : done[i] + n]
         held = ring.last(slots, done)
-        stretch = Stretch(held, done, new)
+        stretch = Stretch.joined(held, done, new)
         low = np.array([data.draw(st.integers(max(d - reach, 0), d)) for d in done])
         high = np.array(
             [
@@ -67,13 +67,17 @@ def test_sums_over_what_was_held_and_what_is_new_are_those_of_the_means(
                 for a, d, n in zip(low.tolist(), done.tolist(), counts.tolist(), strict=True)
             ]
         )
-        total, _ = stretch.halves(low[:, None], high[:, None], high[:, None])
-        squares, _ = stretch.halves(low[:, None], high[:, None], high[:, None], squares=True)
-        only = stretch.total(low[:, None], high[:, None])
+        one, many = ([np.repeat(e[:, None], n, axis=1) for e in (low, high)] for n in (1, FEW + 1))
+        (few,) = stretch.sums(stretch.edges(*one), [(0, 1)])
+        (total,) = stretch.sums(stretch.edges(*many), [(0, 1)])
+        (squares,) = stretch.sums(stretch.edges(*one), [(0, 1)], squares=True)
+        (more,) = stretch.sums(stretch.edges(*many), [(0, 1)], squares=True)
         for i, own in enumerate(means):
             part = own[low[i] : high[i]] * UNIT
-            assert total[i, 0].tolist() == only[i, 0].tolist() == part.sum(axis=0).tolist()
-            assert squares[i, 0].tolist() == (part * part).sum(axis=0).tolist()
+            for found in (few[i], total[i]):
+                assert found.tolist() == [part.sum(axis=0).tolist()] * len(found)
+            for found in (squares[i], more[i]):
+                assert found.tolist() == [(part * part).sum(axis=0).tolist()] * len(found)
             assert stretch.means(i, int(low[i]), int(high[i])).tolist() == part.tolist()
         ring.add(slots, done, counts, new)
         done = done + counts
@@ -95,11 +99,27 @@ def test_a_part_of_a_stretch_is_of_those_series() -> None:
     rng = np.random.default_rng(1)
     held, new = rng.integers(-99, 99, (3, 5, 2)), rng.integers(-99, 99, (3, 4, 2))
     first = np.array([10, 20, 30])
-    both = Stretch(held, first, new)
+    both = Stretch.joined(held, first, new)
     part = both.of(np.array([2, 0]))
     for i, of in enumerate((2, 0)):
         low, high = int(first[of]) - 3, int(first[of]) + 4
         assert part.means(i, low, high).tolist() == both.means(of, low, high).tolist()
     low, high = first[[2, 0]][:, None] - 3, first[[2, 0]][:, None] + 4
     expected = [np.concatenate([held[i, 2:], new[i]]).sum(axis=0) * UNIT for i in (2, 0)]
-    assert part.total(low, high)[:, 0].tolist() == np.array(expected).tolist()
+    (total,) = part.sums(part.edges(low, high), [(0, 1)])
+    assert total[:, 0].tolist() == np.array(expected).tolist()
+
+
+def test_each_range_is_between_two_of_the_edges() -> None:
+    """Three edges, and a reader that wants overlapping ranges of them at once."""
+    means = np.arange(1, 11)[None, :, None]
+    stretch = Stretch.joined(means[:, :6], np.array([6]), means[:, 6:])
+    edges = stretch.edges(np.array([[1]]), np.array([[4]]), np.array([[9]]))
+    found = stretch.sums(edges, [(0, 1), (1, 2), (0, 2)])
+    assert [float(s[0, 0, 0]) / UNIT for s in found] == [2 + 3 + 4, 5 + 6 + 7 + 8 + 9, 44]
+
+
+def test_an_edge_beyond_what_is_there_is_at_its_end() -> None:
+    """What is not due is computed all the same, and not used: it must not fail."""
+    stretch = Stretch.joined(np.ones((1, 3, 1), int), np.array([10]), np.ones((1, 2, 1), int))
+    assert stretch.edges(np.array([[-5, 8, 99]])).tolist() == [[[0, 1, 5]]]

@@ -51,11 +51,11 @@ class Series:
         paths = []
         for low, high in pairwise([0, *ends]):
             first, new = np.array([low]), means[None, low:high]
-            stretch = Stretch(self.ring.last(self.slots, first), first, new)
+            stretch = Stretch.joined(self.ring.last(self.slots, first), first, new)
             path = self.scale.follow(
                 stretch, self.slots, first, np.array([high]), lambda t: np.full_like(t, since)
             )
-            self.scale.keep(self.slots, [0], path)
+            self.scale.keep(self.slots, path, np.array([high]))
             self.ring.add(self.slots, first, np.array([high - low]), new)
             paths.append(path)
         return paths
@@ -139,7 +139,8 @@ def path_over(paths: list[Path], ends: list[int]) -> list[list[float]]:
     found = []
     for path, (low, high) in zip(paths, pairwise([0, *ends]), strict=True):
         t = np.arange(low + 1, high + 1)[None]
-        found += path.at(t)[0].tolist()
+        sigma = path.at(t)[0]
+        found += np.broadcast_to(sigma, (t.size, sigma.shape[1])).tolist()
     return found
 
 
@@ -185,6 +186,22 @@ def test_any_cut_follows_the_same_sigma_bit_for_bit() -> None:
 
 
 @each_test
+@pytest.mark.parametrize("until", [301, 360, 420, 599])
+def test_a_path_is_kept_as_far_as_it_was_gone(test: Comparison, until: int) -> None:
+    """A crossing ends it: what was followed beyond is of a reference that does not hold."""
+    means = noise(test, 600, 3)
+    one, other = (Series(test, np.ones(3)) for _ in range(2))
+    one.go(means, [300, until])
+    other.go(means, [300])
+    first, high = np.array([300]), np.array([600])
+    stretch = Stretch.joined(other.ring.last(other.slots, first), first, means[None, 300:])
+    path = other.scale.follow(stretch, other.slots, first, high, np.zeros_like)
+    other.scale.keep(other.slots, path, np.array([until]))
+    for name, array in one.scale.state(3).items():
+        assert array.tobytes() == other.scale.state(3)[name].tobytes(), name
+
+
+@each_test
 def test_two_series_together_are_each_as_if_alone(test: Comparison) -> None:
     """At different places of their lives, so that one crosses edges that the other does not."""
     means = [noise(test, 400, 2, seed=i, wide=1.0 + i) for i in range(2)]
@@ -199,9 +216,9 @@ def test_two_series_together_are_each_as_if_alone(test: Comparison) -> None:
     slots, low, high = np.array([0, 1]), np.array(starts), np.array([250, 400])
     new = np.zeros((2, 120, 2), dtype=np.int64)
     new[0], new[1, :90] = means[0][130:250], means[1][310:400]
-    stretch = Stretch(both.ring.last(slots, low), low, new)
+    stretch = Stretch.joined(both.ring.last(slots, low), low, new)
     path = both.scale.follow(stretch, slots, low, high, np.zeros_like)
-    both.scale.keep(slots, [0, 1], path)
+    both.scale.keep(slots, path, high)
     for i in range(2):
         for name, array in alone[i].scale.state(2).items():
             assert array[i].tobytes() == both.scale.state(2)[name][i].tobytes(), name
