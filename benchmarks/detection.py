@@ -31,6 +31,7 @@ from benchmarks import detection_parts as parts
 from benchmarks import result
 from benchmarks.detection_ablations import ablations
 from benchmarks.detection_cost import FLEET, cost, state
+from benchmarks.detection_light import light
 from benchmarks.detection_noise import WITHIN, delays, stationary
 from benchmarks.detection_page import page, plain
 
@@ -101,6 +102,7 @@ PARTS: dict[str, Callable[[bool, Sequence[int]], parts.Rows]] = {
     "units": lambda quick, seeds: parts.units(track, seeds[: 1 if quick else 3]),
     "cost": lambda quick, seeds: cost(track, 1 if quick else 3, 100 if quick else FLEET),
     "state": lambda quick, seeds: state(),
+    "light": lambda quick, seeds: light(track, seeds),
 }
 
 NOTES = {
@@ -144,6 +146,10 @@ NOTES = {
         " polls of 5."
     ),
     "state": "Bytes of `BoundaryDetector.state()` of one mature series, divided by 1,000.",
+    "light": (
+        "`detect.profile`: light sees the levels and, of the residual, log |U|^2 only. The same"
+        " streams, state and cost as above."
+    ),
     "ablations": "Pooled F1 and false alarms on seeds 0-9 (those that settings were chosen on).",
 }
 

@@ -55,16 +55,26 @@ def _lines(case: str, ours: list[float], theirs: list[float]) -> Rows:
 
 def state() -> Rows:
     """What a checkpoint holds of a mature series of 8 sensors."""
+    return [row("state", "8 sensors", STATE, state_of(Detect()))]
+
+
+def state_of(settings: Detect) -> float:
+    """Kilobytes of a mature series of 8 sensors."""
     readings = data.stream("synthetic", data.REPORTED[0]).readings
-    detector = BoundaryDetector(readings.shape[1], Detect())
+    detector = BoundaryDetector(readings.shape[1], settings)
     feed(detector, readings)
-    size = sum(array.nbytes for array in detector.state().values())
-    return [row("state", "8 sensors", STATE, size / 1000)]
+    return sum(array.nbytes for array in detector.state().values()) / 1000
 
 
-def _one(readings: Single, size: int) -> float:
+def cost_of(settings: Detect) -> float:
+    """Microseconds a reading of one mature series of 8 sensors in polls of 500; median of 3."""
+    readings = data.stream("synthetic", data.REPORTED[0]).readings.astype(np.float32)
+    return median(_one(readings, SIZES[0], settings) for _ in range(3))
+
+
+def _one(readings: Single, size: int, settings: Detect | None = None) -> float:
     """Microseconds a reading of one mature series in polls of `size`."""
-    detector = BoundaryDetector(readings.shape[1], Detect())
+    detector = BoundaryDetector(readings.shape[1], settings or Detect())
     feed(detector, readings[:MATURE])
     slot = np.zeros(1, dtype=np.int64)
     ends = range(MATURE, MATURE + TIMED, size)

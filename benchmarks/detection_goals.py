@@ -72,6 +72,7 @@ GOALS = {
     ("cost", "one series, polls of 500", COST): at_most(2.5),
     ("cost", "1,000 series, polls of 5,000", COST): at_most(4),
     ("state", "8 sensors", STATE): at_most(64),
+    ("light", "8 sensors", f"{STATE}, light"): at_most(16),
 }
 
 #: (part, case, figure) -> best peer and prototype in the design notes, as they are written there.

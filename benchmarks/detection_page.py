@@ -17,6 +17,7 @@ TITLES = {
     "units": "Other units",
     "cost": "Cost at 8 sensors",
     "state": "State",
+    "light": "The light profile",
 }
 #: Parts of one figure a cell: figures down, cases across.
 ACROSS = ("stationary", "delay")

@@ -170,6 +170,12 @@ class Detect(Section, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(min_length=1, description="river detectors whose alarms open a watch"),
     ] = ("ADWIN", "PageHinkley")
+    profile: Annotated[
+        Literal["default", "light"],
+        Meta(
+            description="How rich it is; light: levels and joint residual, a quarter of the state"
+        ),
+    ] = "default"
     warm_up: Annotated[
         int, Meta(ge=60, le=LARGEST, description="Readings behind the robust scale of a series")
     ] = 300

@@ -20,7 +20,7 @@ from pipeline.detect.changes import AROUND
 from pipeline.detect.cleaning import KINDS, Cleaned, Cleaner
 from pipeline.detect.evidence import BLOCKS, TESTS
 from pipeline.detect.features import STRIDE
-from pipeline.detect.fields import LOOK_BACK, Fields, sizes
+from pipeline.detect.fields import LOOK_BACK, Fields
 from pipeline.detect.piece import Piece, View
 from pipeline.detect.ring import Ring
 from pipeline.detect.search import Crossing, Search, Track
@@ -62,9 +62,10 @@ class BoundaryDetector:
         self.cleaner = Cleaner(channels)
         self.blocker = Blocker(channels)
         self.warm = WarmUp(channels, self.fit_after)
-        self.fields = Fields(channels, len(settings.detectors))
-        self.rings = {signal: _ring(signal, f) for signal, f in sizes(channels).items()}
-        self.watch = Watch(settings.detectors, channels)
+        light = settings.profile == "light"
+        self.fields = Fields(channels, len(settings.detectors), light=light)
+        self.rings = {signal: _ring(signal, f) for signal, f in self.fields.sizes.items()}
+        self.watch = Watch(settings.detectors, channels, light=light)
         self.search = Search(self.fields, settings)
         self.transitions = Transitions(self.fields, settings)
         #: What happened to sensors in the last update, and which transitions were over, in the

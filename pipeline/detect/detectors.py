@@ -84,10 +84,12 @@ class Proposers:
         Names of river detectors.
     channels
         d, sensors: river watches d levels, d partial residuals and the joint residual.
+    light
+        Without the partial residuals.
     """
 
-    def __init__(self, kinds: Sequence[str], channels: int) -> None:
-        pairs = watched(kinds, channels)
+    def __init__(self, kinds: Sequence[str], channels: int, *, light: bool = False) -> None:
+        pairs = watched(kinds, channels, light=light)
         #: Number of the kind of each of a signal's detectors, and those themselves.
         self.kinds = {signal: [kind for kind, _ in each] for signal, each in pairs.items()}
         self.detectors = {
@@ -137,18 +139,21 @@ class Proposers:
         self._bind()
 
 
-def watched(kinds: Sequence[str], channels: int) -> dict[str, list[tuple[int, int]]]:
+def watched(
+    kinds: Sequence[str], channels: int, *, light: bool = False
+) -> dict[str, list[tuple[int, int]]]:
     """Number of the kind, and of the feature, of each detector of a signal.
 
-    Features: d levels; d partial residuals and, behind them, the joint residual.
+    Features: d levels; d partial residuals (none if `light`) and, behind them, the joint residual.
     """
-    features = {"level": range(channels), "residual": range(channels + 1)}
+    features = {"level": range(channels), "residual": range(1 if light else channels + 1)}
+    joint = ("residual", features["residual"][-1])
     return {
         signal: [
             (number, feature)
             for number, kind in enumerate(kinds)
             for feature in every
-            if kind in ON_EVERY_SIGNAL or feature == channels
+            if kind in ON_EVERY_SIGNAL or (signal, feature) == joint
         ]
         for signal, every in features.items()
     }
@@ -175,7 +180,7 @@ def dump(proposers: Sequence[Proposers | None]) -> NDArray[np.uint8]:
 
 
 def load(
-    content: NDArray[np.uint8], kinds: Sequence[str], channels: int
+    content: NDArray[np.uint8], kinds: Sequence[str], channels: int, *, light: bool = False
 ) -> Iterator[Proposers | None]:
     """What `dump` was given; DetectorStateError for anything that is not river's."""
     try:
@@ -187,7 +192,7 @@ def load(
         if state is None:
             yield None
             continue
-        proposers = Proposers(kinds, channels)
+        proposers = Proposers(kinds, channels, light=light)
         proposers.restore(state)
         yield proposers
 

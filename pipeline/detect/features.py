@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields as names_of
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from pipeline.detect.blocks import Blocks
 from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.fields import Fields
 from pipeline.detect.piece import Means, Piece
-from pipeline.detect.reference import Forecaster
 from pipeline.detect.ring import UNIT, WHOLE, Ring, Whole, whole
 
 Array = NDArray[np.float64]
@@ -22,7 +20,6 @@ Array = NDArray[np.float64]
 STRIDE = 128
 #: Where a sensor is missing, the mean of so many of its last means stands in.
 FILL = 12
-FIT = tuple(f"fit_{part.name}" for part in names_of(Forecaster))
 
 
 def means(fields: Fields, signal: str, piece: Piece, offset: Array | None) -> Means:
@@ -57,8 +54,12 @@ def _block_means(fields: Fields, signal: str, piece: Piece, offset: Array | None
         rows: NDArray[Any] = signals.level(readings, location, scale)
         missing = blocks.missing
     else:
-        fit = {name[4:]: fields[name][piece.slots[0]] if single else fields[name] for name in FIT}
-        rows = signals.residual(readings, before, fit, None if single else piece.each, offset)
+        fit = {
+            name[4:]: fields[name][piece.slots[0]] if single else fields[name]
+            for name in fields.fit
+        }
+        of = None if single else piece.each
+        rows = signals.residual(readings, before, fit, of, offset, light=fields.light)
         missing = _untold(fields, blocks, at) if holes else blocks.missing
     if not holes:
         return whole(signals.block_means(rows), signal)
@@ -80,12 +81,14 @@ def _spoken(fields: Fields, blocks: Blocks, at: Any, holes: bool) -> tuple[Array
 
 def _untold(fields: Fields, blocks: Blocks, at: Any) -> NDArray[np.bool_]:
     """Features (NB, BLOCK, F) of the residual that touch a missing sensor."""
-    pairs, count = fields["fit_pairs"], len(blocks.before)
-    return signals.features_of(
+    count, d = blocks.before.shape
+    pairs = np.zeros((1, 2, 0), dtype=np.int64) if fields.light else fields["fit_pairs"][at]
+    untold = signals.features_of(
         signals.touched(blocks.missing, blocks.before_missing),
         np.broadcast_to(fields["live"][at], blocks.before.shape),
-        np.broadcast_to(pairs[at], (count, *pairs.shape[1:])),
+        np.broadcast_to(pairs, (count, *pairs.shape[-2:])),
     )
+    return untold[..., -d - 1 : -d] if fields.light else untold
 
 
 def refresh(fields: Fields, signal: str, piece: Piece, new: Means, ring: Ring) -> None:

@@ -21,8 +21,10 @@ SEASON_MEANS, SEASON_FROM = 400, 50
 NEVER = -(1 << 40)
 
 
-def sizes(channels: int) -> dict[str, int]:
+def sizes(channels: int, *, light: bool = False) -> dict[str, int]:
     """F, features of each signal of d sensors."""
+    if light:
+        return {"level": channels, "residual": 1}
     pairs = reference.empty(0, channels)["pairs"].shape[-1]
     return {"level": channels, "residual": signals.size(channels, pairs)}
 
@@ -36,11 +38,23 @@ class Fields:
         d, sensors in a reading.
     kinds
         Kinds of river detectors.
+    light
+        Of the residual only the joint one, |U|.
     """
 
-    def __init__(self, channels: int, kinds: int) -> None:
+    def __init__(self, channels: int, kinds: int, *, light: bool = False) -> None:
         self.channels = channels
         self.kinds = kinds
+        self.light = light
+        self.sizes = sizes(channels, light=light)
+        #: Fields of the forecaster: light does without those of the partial residuals.
+        self.fit = [
+            f"fit_{name}"
+            for name in reference.empty(0, channels)
+            if not (light and name in ("partial", "pairs"))
+        ]
+        #: The residual's last features that are tested together, too: the white ones.
+        self.white = 0 if light else channels
         self.arrays = self._empty(0)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -101,7 +115,7 @@ class Fields:
             # offset and time of the last blocks' first readings
             "places": np.zeros((slots, LOOK_BACK // BLOCK + 1, 2), dtype=np.int64),
         }
-        for signal, f in sizes(d).items():
+        for signal, f in self.sizes.items():
             made |= {
                 f"{signal}_blocks": np.zeros(slots, dtype=np.int64),
                 # sum of the blocks since the last whole mean, in UNITs
@@ -112,7 +126,8 @@ class Fields:
                 f"{signal}_centre": np.zeros((slots, f), dtype=np.float32),
                 f"{signal}_deviation": np.ones((slots, f), dtype=np.float32),
             }
-        return made | {f"fit_{n}": array for n, array in reference.empty(slots, d).items()}
+        forecaster = reference.empty(slots, d)
+        return made | {name: forecaster[name.removeprefix("fit_")] for name in self.fit}
 
     def state(self, used: int) -> dict[str, NDArray[Any]]:
         """Arrays of the first `used` series."""

@@ -39,12 +39,12 @@ def fit_residual(
     """The VAR(1) forecaster of readings (n, d); `held` are the same without a hole."""
     fit = Forecaster.fit(readings)
     one = {part.name: getattr(fit, part.name) for part in names_of(Forecaster)}
-    for name, value in one.items():
-        fields[f"fit_{name}"][slot] = value
+    for name in fields.fit:
+        fields[name][slot] = one[name.removeprefix("fit_")]
     fields["live"][slot] = ~np.isnan(readings).all(axis=0)
     blocks = held.reshape(-1, BLOCK, held.shape[1])
     before = np.concatenate([blocks[:1, 0], blocks[:-1, -1]])
-    features = signals.residual(blocks, before, one, None).astype(np.float64)
+    features = signals.residual(blocks, before, one, None, light=fields.light).astype(np.float64)
     means = features.mean(axis=1).reshape(-1, BLOCKS["residual"], features.shape[2]).mean(axis=1)
     rows = features.reshape(-1, features.shape[2])[1:]
     _start(fields, "residual", slot, rows, means)

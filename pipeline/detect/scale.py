@@ -20,7 +20,8 @@ Mask = NDArray[np.bool_]
 #: |x| of a standard normal variable is below these in 50 % and 75 % of the cases.
 MEDIAN, UPPER = 0.6745, 1.1503
 #: Samples of a statistic that are kept, and samples between two estimates of its scale.
-SAMPLES = {"level": 200, "residual": 128}
+SAMPLES = {"level": 200, "residual": 96}
+LIGHT_SAMPLES = {"level": 128, "residual": 96}
 EDGE_SAMPLES = {"level": 20, "residual": 4}
 #: The prior counts as so many samples.
 PRIOR = 5
@@ -71,10 +72,10 @@ class Scale:
 
     _names = ("samples", "counts", "prior", "sigma")
 
-    def __init__(self, test: Test, features: int) -> None:
+    def __init__(self, test: Test, features: int, *, light: bool = False) -> None:
         self.test = test
         self.edge = EDGE_SAMPLES[test.signal] * test.stride
-        self.size = SAMPLES[test.signal]
+        self.size = (LIGHT_SAMPLES if light else SAMPLES)[test.signal]
         #: (slots, 2, F, size) logarithms of the samples, local and as used.
         self.samples: Codes = np.zeros((0, 2, features, self.size), dtype=np.uint8)
         #: (slots, 2) how many there have been.

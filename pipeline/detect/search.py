@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect.evidence import (
+    ALONE,
     BLOCKS,
     TESTS,
     Test,
@@ -18,7 +19,7 @@ from pipeline.detect.evidence import (
     joint,
     statistic,
 )
-from pipeline.detect.fields import Fields, sizes
+from pipeline.detect.fields import Fields
 from pipeline.detect.piece import View
 from pipeline.detect.scale import Path, Scale
 from pipeline.detect.signals import BLOCK
@@ -77,15 +78,13 @@ class Search:
 
     def __init__(self, fields: Fields, settings: Detect) -> None:
         self.fields = fields
-        self.channels = fields.channels
         self.thresholds = {
             "level": settings.level_threshold,
             "residual": settings.residual_threshold,
         }
         #: Blocks after an alarm in which a test may confirm.
         self.watch = settings.watch // BLOCK
-        size = sizes(fields.channels)
-        self.scales = [Scale(test, size[test.signal]) for test in TESTS]
+        self.scales = [Scale(test, fields.sizes[test.signal], light=fields.light) for test in TESTS]
 
     def scales_of(self, signal: str) -> list[Scale]:
         """Those of the tests of one signal."""
@@ -201,15 +200,19 @@ class Search:
 
     def _statistic(self, test: Test, z: Array) -> Array:
         """Of the largest z, or of all white residuals together: (..., F) -> (...)."""
+        white = self.fields.white
         if test.signal == "level":
             return statistic(z)
-        d = self.channels
-        return np.maximum(statistic(z[..., :-d]), joint(z[..., -d:]))
+        if not white:
+            return ALONE * statistic(z)
+        return np.maximum(statistic(z[..., :-white]), joint(z[..., -white:]))
 
     def stands(self, view: View, i: int, crossing: Crossing) -> bool:
         """Whether the joint statistic, if it alone crossed, does so by the segment's covariance."""
-        test, d = TESTS[crossing.test], self.channels
-        if test.signal == "level" or float(statistic(crossing.z[:-d])) > crossing.threshold:
+        test, white = TESTS[crossing.test], self.fields.white
+        if test.signal == "level" or not white:
             return True
-        stretch, sigma = view.stretch(test.signal), crossing.sigma[-d:]
+        if float(statistic(crossing.z[:-white])) > crossing.threshold:
+            return True
+        stretch, sigma = view.stretch(test.signal), crossing.sigma[-white:]
         return hotelling(test, stretch, i, crossing.t, crossing.g, sigma) >= crossing.threshold

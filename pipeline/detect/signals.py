@@ -65,6 +65,8 @@ def residual(
     fit: Mapping[str, NDArray[Any]],
     blocks: IntArray | None,
     offset: Array | None = None,
+    *,
+    light: bool = False,
 ) -> Single:
     """Features (NB, BLOCK, F) of the VAR(1) residuals of blocks of readings (NB, BLOCK, d).
 
@@ -72,6 +74,7 @@ def residual(
     log(.05 d + |U|^2), U. before: (NB, d) the reading before each block. fit: stacked fields of
     Forecaster; `blocks` (NB,) picks each block's series, None means that `fit` is of one series.
     offset: (NB, d) how far each block's level is from the fit's location, in its scales.
+    light: log(.05 d + |U|^2) alone.
     """
 
     def of(name: str) -> NDArray[Any]:
@@ -90,17 +93,21 @@ def residual(
     r = z[:, 1:] - np.matmul(z[:, :-1], of("coefficients")) - of("intercept")
     r /= of("residual")
     _clip(r, CLIP_RESIDUAL)
-    e = _clip(np.matmul(r, of("partial")), CLIP_RESIDUAL).astype(np.float32)
     u = np.matmul(r, of("whitening")).astype(np.float32)
-    d, pairs = readings.shape[2], fit["pairs"].shape[-1]
+    d = readings.shape[2]
+    power = u[..., 0] * u[..., 0]
+    for j in range(1, d):
+        power = power + u[..., j] * u[..., j]
+    joint = np.log(power + np.float32(DIAGONAL * d))
+    if light:
+        return np.asarray(joint[..., None])
+    e = _clip(np.matmul(r, of("partial")), CLIP_RESIDUAL).astype(np.float32)
+    pairs = fit["pairs"].shape[-1]
     out = np.empty((*r.shape[:2], size(d, pairs)), dtype=np.float32)
     out[..., :d] = np.log(np.abs(e) + np.float32(DIAGONAL))
     out[..., d : 2 * d] = e
     out[..., 2 * d : 2 * d + pairs] = _products(e, fit["pairs"], blocks)
-    power = u[..., 0] * u[..., 0]
-    for j in range(1, d):
-        power = power + u[..., j] * u[..., j]
-    out[..., -d - 1] = np.log(power + np.float32(DIAGONAL * d))
+    out[..., -d - 1] = joint
     out[..., -d:] = u
     return out
 

@@ -176,7 +176,8 @@ class Transitions:
     def _locate(self, view: View, crossing: Crossing) -> int:
         """Block at which the segment before is best told from what follows."""
         test, t = TESTS[crossing.test], crossing.t
-        z = crossing.z if test.signal == "level" else crossing.z[: -self.fields.channels]
+        told = len(crossing.z) - (self.fields.white if test.signal == "residual" else 0)
+        z = crossing.z[:told]
         top = np.argsort(-z, kind="stable")[:LOCATORS]
         low = t - test.q - crossing.g
         x = view.stretch(test.signal).means(0, low, t)[:, top]

@@ -28,19 +28,23 @@ class Watch:
         Names of river detectors.
     channels
         d, sensors in a reading.
+    light
+        Of the residual only the joint one.
     """
 
-    def __init__(self, kinds: tuple[str, ...], channels: int) -> None:
+    def __init__(self, kinds: tuple[str, ...], channels: int, *, light: bool = False) -> None:
         self.kinds = kinds
         self.channels = channels
+        self.light = light
         #: (slots,) None before a series' level is known.
         self.proposers: list[detectors.Proposers | None] = []
         d, joint = channels, sizes(channels)["residual"] - channels - 1
-        features = {"level": np.arange(d), "residual": np.append(np.arange(d, 2 * d), joint)}
+        residuals = np.zeros(1, np.int64) if light else np.append(np.arange(d, 2 * d), joint)
+        features = {"level": np.arange(d), "residual": residuals}
         #: The feature of each of a signal's detectors.
         self.columns = {
             signal: features[signal][[feature for _, feature in each]]
-            for signal, each in detectors.watched(kinds, channels).items()
+            for signal, each in detectors.watched(kinds, channels, light=light).items()
         }
 
     def grow(self, slots: int) -> None:
@@ -49,7 +53,7 @@ class Watch:
 
     def start(self, slot: int) -> None:
         """New detectors for a series."""
-        self.proposers[slot] = detectors.Proposers(self.kinds, self.channels)
+        self.proposers[slot] = detectors.Proposers(self.kinds, self.channels, light=self.light)
 
     def feed(self, fields: Fields, piece: Piece, means: Mapping[str, Means]) -> IntArray:
         """(S, T, kinds) block of each kind's last alarm, as of each block; T = 1 if none is new."""
@@ -106,4 +110,5 @@ class Watch:
 
     def restore(self, state: NDArray[np.uint8]) -> None:
         """Go on from `state`; DetectorStateError if it is not river's."""
-        self.proposers = list(detectors.load(state, self.kinds, self.channels))
+        loaded = detectors.load(state, self.kinds, self.channels, light=self.light)
+        self.proposers = list(loaded)

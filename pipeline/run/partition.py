@@ -173,6 +173,7 @@ class Partition:
             "channels": self.channels,
             "score.window": self.settings.score.window,
             "detect.detectors": list(detect.detectors),
+            "detect.profile": detect.profile,
             "detect.warm_up": detect.warm_up,
             "detect.fit_after": detect.fit_after,
             "learn.held_out": learn.held_out,

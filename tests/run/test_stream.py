@@ -334,6 +334,17 @@ def test_a_checkpoint_of_other_settings_is_refused(registry, settings, log) -> N
         drain(streamer(other, registry, log))
 
 
+def test_a_checkpoint_of_another_profile_is_refused(registry, settings, log) -> None:
+    """What is kept of a series is another."""
+    drain(streamer(settings, registry, log[:200]))
+    other = Settings(
+        **{f: getattr(settings, f) for f in settings.__struct_fields__}
+        | {"detect": replace(settings.detect, profile="light")}
+    )
+    with pytest.raises(RegistryError, match=r"detect\.profile was default, is light"):
+        drain(streamer(other, registry, log))
+
+
 def test_a_topic_that_was_made_anew_is_told_and_nothing_is_written(registry, settings, log) -> None:
     """Its offsets begin before the checkpoint's: other readings, which it must not go on with."""
     drain(streamer(settings, registry, log))
