@@ -104,7 +104,7 @@ def _tables(report: Report) -> str:
     boundaries = [
         (
             b.series, f"{b.boundary_row:,}", f"{b.detected_row:,}",
-            "still going on" if b.end_row is None else f"{b.end_row:,}", _task(b),
+            "going on" if b.end_row is None else f"{b.end_row:,}", _task(b),
             f"{b.signal} {b.statistic:.1f} > {b.threshold:g}", ", ".join(b.detectors), b.text,
         )
         for b in report.boundaries

@@ -178,7 +178,8 @@ def print_backtest(report: Report) -> None:
 
 def _print_found(console: Console, report: Report) -> None:
     table = Table(title="Boundaries", title_justify="left")
-    for column in ("series", "row", "noticed", "task", "signal", "detectors", "what happened"):
+    columns = ("series", "row", "noticed", "complete", "task", "signal", "detectors")
+    for column in (*columns, "what happened"):
         table.add_column(column)
     for b in report.boundaries:
         again = "" if not b.recurrence else " again"
@@ -186,6 +187,7 @@ def _print_found(console: Console, report: Report) -> None:
             Text(printable(b.series)),
             f"{b.boundary_row:,}",
             f"{b.detected_row:,}",
+            "going on" if b.end_row is None else f"{b.end_row:,}",
             "" if b.task is None else f"{b.task}{again}",
             f"{b.signal} {b.statistic:.1f} > {b.threshold:g}",
             ", ".join(b.detectors),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace as with_
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.ingest.recording import Columns
 from pipeline.run.backtest import Options, Result, backtest
 from pipeline.run.backtest_report import Event
 from pipeline.run.chart import MOST, thin
+from pipeline.run.chart import figure as figure_of
 from pipeline.run.page import _for_script, page
 
 pytest.importorskip("plotly")
@@ -151,6 +153,20 @@ def test_true_and_found_boundaries_are_lines_where_they_are(
     drawn = {s["line"]["dash"]: s["x0"] for s in lines}
     (found,) = result.report.boundaries
     assert drawn == {"dot": CHANGE, "solid": found.boundary_row}
+
+
+def test_a_change_that_took_time_is_veiled_until_it_was_complete(result: Result) -> None:
+    """From its boundary to a dashed line; one that goes on, or came at once, is not."""
+    (found,) = result.report.boundaries
+    first = found.boundary_row
+    for end, ends in ((first + 500, [first + 500]), (first, []), (None, [])):
+        report = replace(result.report, boundaries=(replace(found, end_row=end),))
+        drawn = figure_of(next(iter(report.series)), with_(result, report=report), MOST)
+        shapes = drawn["layout"]["shapes"]
+        dashed = [s for s in shapes if s["line"].get("dash") == "dash"]
+        veils = [s for s in shapes if s["type"] == "rect" and s["fillcolor"] == "#111827"]
+        assert [s["x0"] for s in dashed] == ends
+        assert [(s["x0"], s["x1"]) for s in veils] == [(first, e) for e in ends]
 
 
 def test_regimes_are_colours_from_end_to_end(result: Result, figure: dict[str, Any]) -> None:
