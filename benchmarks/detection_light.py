@@ -1,4 +1,4 @@
-"""The same streams with `detect.profile = "light"`: what a quarter of the state costs in F1."""
+"""The same streams with `detect.profile = "light"`: what a smaller state costs in F1."""
 
 from __future__ import annotations
 

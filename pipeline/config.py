@@ -173,7 +173,7 @@ class Detect(Section, frozen=True, kw_only=True):
     profile: Annotated[
         Literal["default", "light"],
         Meta(
-            description="How rich it is; light: levels and joint residual, a quarter of the state"
+            description="How rich it is; light: levels and joint residual, in under half the state"
         ),
     ] = "default"
     warm_up: Annotated[

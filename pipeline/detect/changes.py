@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from pipeline.detect import spreads
 from pipeline.detect.evidence import BLOCKS, TESTS
-from pipeline.detect.features import FIT
 from pipeline.detect.fields import Fields
 from pipeline.detect.piece import View
 from pipeline.detect.search import Crossing
@@ -112,7 +111,9 @@ def _left_over(scene: Scene, moved: list[int]) -> list[Likely]:
     block, where, unit = scene.crossing.block, scene.where, BLOCKS["residual"]
     first, last = -(-where // unit), block // unit
     low = max(first - MOST, -(-scene.since // unit))
-    if "residual" not in scene.view.means or min(first - low, last - first) < LEAST:
+    if scene.fields.light or "residual" not in scene.view.means:
+        return []
+    if min(first - low, last - first) < LEAST:
         return []
     d = len(scene.sigma)
     still = np.ones(d, dtype=np.bool_)
@@ -120,7 +121,7 @@ def _left_over(scene: Scene, moved: list[int]) -> list[Likely]:
     around = spreads.Around(
         residual=(scene.means("residual", low, first), scene.means("residual", first, last)),
         level=(scene.means("level", scene.since, where), scene.means("level", where, block)),
-        fit={name[4:]: scene.field(name) for name in FIT},
+        fit={name[4:]: scene.field(name) for name in scene.fields.fit},
         still=still,
     )
     found = list(spreads.likely(around))
@@ -133,6 +134,6 @@ def _left_over(scene: Scene, moved: list[int]) -> list[Likely]:
 def _mean_moved(scene: Scene) -> Array | None:
     """(d,) by how many sigmas the mean of what is left over moved, if that was looked at."""
     d = len(scene.sigma)
-    if TESTS[scene.crossing.test].signal == "level":
+    if scene.fields.light or TESTS[scene.crossing.test].signal == "level":
         return None
     return scene.crossing.z[d : 2 * d]
