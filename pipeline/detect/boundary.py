@@ -234,7 +234,8 @@ class BoundaryDetector:
         if "residual" in which:
             levels = centre.levels(self.fields, piece)
             moved, offset = centre.follow(self.fields, piece, levels)
-            calm = season.remove(self.fields, piece, levels, offset)
+            if not self.fields.light:
+                calm = season.remove(self.fields, piece, levels, offset)
         new = {signal: features.means(self.fields, signal, calm, offset) for signal in which}
         alarms = self.watch.feed(self.fields, piece, new)
         view = View(piece, self.rings, new, alarms, moved)

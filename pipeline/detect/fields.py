@@ -16,7 +16,7 @@ LOOK_BACK = 500
 #: Sums that the levels since a boundary are kept in.
 CELLS = 64
 #: Mean residuals in which a season is sought, and how many there are before it is first.
-SEASON_MEANS, SEASON_FROM = 400, 50
+SEASON_MEANS, SEASON_FROM = 340, 50
 #: The block of what has not happened.
 NEVER = -(1 << 40)
 
@@ -102,19 +102,22 @@ class Fields:
             "centre": np.zeros((slots, d)),
             "moved": np.zeros(slots, dtype=np.int64),
             "centre_part": np.zeros((slots, d), dtype=np.int64),
-            # mean residuals, the sum since the last, and the forecaster's readings at its beginning
-            "season_means": np.zeros((slots, SEASON_MEANS, d), dtype=np.int8),
-            "season_part": np.zeros((slots, d), dtype=np.int64),
-            "season_from": np.zeros((slots, d)),
-            # cycles a reading (0: no season), its harmonic in the residuals, and in the readings
-            # what one of those makes; the number of means at which it is sought next
-            "season_cycle": np.zeros(slots),
-            "season_wave": np.zeros((slots, d), dtype=np.complex128),
-            "season_response": np.zeros((slots, d, d), dtype=np.complex128),
-            "season_due": np.full(slots, SEASON_FROM, dtype=np.int64),
             # offset and time of the last blocks' first readings
             "places": np.zeros((slots, LOOK_BACK // BLOCK + 1, 2), dtype=np.int64),
         }
+        if not self.light:
+            made |= {
+                # mean residuals, the sum since the last, and the readings that it began after
+                "season_means": np.zeros((slots, SEASON_MEANS, d), dtype=np.int8),
+                "season_part": np.zeros((slots, d), dtype=np.int64),
+                "season_from": np.zeros((slots, d)),
+                # cycles a reading (0: no season), its harmonic in the residuals, and what one of
+                # those makes of the readings; the number of means at which it is sought next
+                "season_cycle": np.zeros(slots),
+                "season_wave": np.zeros((slots, d), dtype=np.complex128),
+                "season_response": np.zeros((slots, d, d), dtype=np.complex64),
+                "season_due": np.full(slots, SEASON_FROM, dtype=np.int64),
+            }
         for signal, f in self.sizes.items():
             made |= {
                 f"{signal}_blocks": np.zeros(slots, dtype=np.int64),

@@ -186,7 +186,7 @@ def find(means: Array, numbers: IntArray) -> tuple[float, Complex] | None:
     frequency = np.arange(len(spectrum)) / (PADDING * n)
     meant = (frequency >= CYCLES / n) & (frequency <= 1 / SHORTEST)
     best = int(np.argmax(np.where(meant, spectrum, 0.0)))
-    if not spectrum[best]:  # nothing moves
+    if not meant[best]:  # nothing moves
         return None
     near = meant & (frequency > frequency[best] / NEAR) & (frequency < frequency[best] * NEAR)
     if spectrum[best] < (PEAK + NOISY / means.shape[1]) * np.median(spectrum[near]):

@@ -70,6 +70,11 @@ def test_noise_and_wandering_have_no_season(phi: float, d: int) -> None:
         assert fed(noise(seed, 9000, d, phi)).fields["season_cycle"][0] == 0
 
 
+def test_sensors_that_stand_still_have_no_season() -> None:
+    """All is 0 in their spectrum: nothing stands out, and nothing is divided by."""
+    assert season.find(np.zeros((100, 2)), np.arange(100)) is None
+
+
 def test_a_change_of_level_now_and_then_is_no_season() -> None:
     """Regimes of random length that return: steps of three deviations."""
     rng = np.random.default_rng(1)
