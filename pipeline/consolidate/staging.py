@@ -13,7 +13,8 @@ from pipeline.config import Learn
 from pipeline.consolidate.readings import Readings
 from pipeline.records import Batch, Boundary, IntArray
 
-#: Newest readings that are kept of a long segment: a boundary lies at most so far back.
+#: Newest readings that are kept of a long segment: where a boundary lies further back, the next
+#: segment begins with these.
 TAIL = 512
 
 
@@ -132,10 +133,13 @@ class Staging:
         )
 
     def _close(self, slot: int, boundary: Boundary, order: int) -> Closed:
-        """End the segment before `boundary_row`; later rows begin the next one."""
+        """End the segment before `boundary_row`; later rows begin the next one.
+
+        Rows between a boundary far back and the tail belong to neither.
+        """
         row, first = int(self._rows[slot]), int(self._first[slot])
         begin = max(boundary.boundary_row, first, row - TAIL)
-        readings = self._readings(slot, begin - first)
+        readings = self._readings(slot, max(boundary.boundary_row - first, 0))
         rows = np.arange(begin, row) % TAIL
         values, offsets = self._tail[slot, rows].copy(), self._tail_offsets[slot, rows].copy()
         self._first[slot], self._segment[slot] = begin, boundary.segment

@@ -23,7 +23,7 @@ from pipeline.detect.features import STRIDE
 from pipeline.detect.fields import LOOK_BACK, Fields
 from pipeline.detect.piece import Piece, View
 from pipeline.detect.ring import Ring
-from pipeline.detect.search import Crossing, Search, Track
+from pipeline.detect.search import LEVEL, Crossing, Search, Track
 from pipeline.detect.signals import BLOCK
 from pipeline.detect.transitions import Transitions
 from pipeline.detect.warmup import WarmUp
@@ -64,7 +64,8 @@ class BoundaryDetector:
         self.warm = WarmUp(channels, self.fit_after)
         light = settings.profile == "light"
         self.fields = Fields(channels, len(settings.detectors), light=light)
-        self.rings = {signal: _ring(signal, f) for signal, f in self.fields.sizes.items()}
+        back = self.fields.look_back
+        self.rings = {signal: _ring(signal, f, back) for signal, f in self.fields.sizes.items()}
         self.watch = Watch(settings.detectors, channels, light=light)
         self.search = Search(self.fields, settings)
         self.transitions = Transitions(self.fields, settings)
@@ -268,8 +269,9 @@ class BoundaryDetector:
                 for block, happened in self.transitions.mark(one, crossing, name):
                     yield view.rank_of(int(pending[k]), block), happened
             pending = pending[until < part.end]
-        for i, (block, happened) in self.transitions.settle(view, names):
-            yield view.rank_of(i, block), happened
+        if names:
+            for i, (block, happened) in self.transitions.settle(view, names):
+                yield view.rank_of(i, block), happened
 
     def _first(
         self, view: View, now: IntArray, tracks: Mapping[int, Track]
@@ -277,10 +279,10 @@ class BoundaryDetector:
         """The earliest crossing after block `now` (S,) that counts, of series that have one; and
         the view of that series alone."""
         found = {}
-        for i, crossings in self.search.crossings(now, tracks).items():
+        for i, crossings in self.search.crossings(view, now, tracks).items():
             one = view.of(np.array([i]))
             for crossing in crossings:
-                sigma = self.search.level_sigma(tracks, view, i, crossing.block)
+                sigma = self.search.sigma(LEVEL, tracks, view, i, crossing.block)
                 if self.search.stands(one, 0, crossing) and self.transitions.judge(
                     one, crossing, sigma
                 ):
@@ -334,11 +336,11 @@ class BoundaryDetector:
         return made
 
 
-def _ring(signal: str, features: int) -> Ring:
+def _ring(signal: str, features: int, back: int) -> Ring:
     """As long as the signal's tests look back; a level's says which sensors moved, too."""
     reach = max(test.q + test.most for test in TESTS if test.signal == signal)
     if signal == "level":
-        reach = max(reach, LOOK_BACK // BLOCK + AROUND)
+        reach = max(reach, back // BLOCK + AROUND)
     return Ring(signal, features, reach)
 
 

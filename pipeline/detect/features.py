@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect import signals
+from pipeline.detect import echoes, signals
 from pipeline.detect.blocks import Blocks
 from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.fields import Fields
@@ -61,6 +61,8 @@ def _block_means(fields: Fields, signal: str, piece: Piece, offset: Array | None
         of = None if single else piece.each
         rows = signals.residual(readings, before, fit, of, offset, light=fields.light)
         missing = _untold(fields, blocks, at) if holes else blocks.missing
+        if fields.few:
+            rows, missing = _with_echoes(fields, piece, rows, missing)
     if not holes:
         return whole(signals.block_means(rows), signal)
     return whole(signals.known_means(rows, missing, fields[f"{signal}_fill"][at]), signal)
@@ -89,6 +91,25 @@ def _untold(fields: Fields, blocks: Blocks, at: Any) -> NDArray[np.bool_]:
         np.broadcast_to(pairs, (count, *pairs.shape[-2:])),
     )
     return untold[..., -d - 1 : -d] if fields.light else untold
+
+
+def _with_echoes(
+    fields: Fields, piece: Piece, rows: NDArray[Any], missing: NDArray[np.bool_]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Features (NB, BLOCK, F) of the residual and what is missing of them, with the echoes.
+
+    Where a sensor is missing its residual counts as 0 for the echoes that follow.
+    """
+    d, past = piece.blocks.before.shape[1], fields["past"]
+    e = rows[..., d : 2 * d]
+    gone = missing[..., d : 2 * d] if piece.blocks.holes else None
+    if gone is not None:
+        e = np.where(gone, np.float32(0), e)
+    made, past[piece.slots] = echoes.products(e, past[piece.slots], piece.size)
+    if gone is not None:
+        silent = np.tile(gone, made.shape[2] // d)
+        missing = echoes.between(missing, silent, d)
+    return echoes.between(rows, made, d), missing
 
 
 def refresh(fields: Fields, signal: str, piece: Piece, new: Means, ring: Ring) -> None:

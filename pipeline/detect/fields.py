@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect import reference, signals
+from pipeline.detect import echoes, halves, reference, signals
+from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.signals import BLOCK
 
-#: A boundary lies at most so many readings before its detection.
-LOOK_BACK = 500
+#: A boundary lies at most so many readings before its detection; with few sensors, FAR_BACK.
+LOOK_BACK, FAR_BACK = 500, halves.REACH * BLOCKS["residual"] * BLOCK
 #: Sums that the levels since a boundary are kept in.
 CELLS = 64
 #: Mean residuals in which a season is sought, and how many there are before it is first.
@@ -26,7 +27,8 @@ def sizes(channels: int, *, light: bool = False) -> dict[str, int]:
     if light:
         return {"level": channels, "residual": 1}
     pairs = reference.empty(0, channels)["pairs"].shape[-1]
-    return {"level": channels, "residual": signals.size(channels, pairs)}
+    more = channels * len(echoes.lags(channels))
+    return {"level": channels, "residual": signals.size(channels, pairs) + more}
 
 
 class Fields:
@@ -55,6 +57,10 @@ class Fields:
         ]
         #: The residual's last features that are tested together, too: the white ones.
         self.white = 0 if light else channels
+        #: Whether there are echoes, and whole segments are compared.
+        self.few = echoes.few(channels) and not light
+        #: Readings before its detection that a boundary lies at most.
+        self.look_back = FAR_BACK if self.few else LOOK_BACK
         self.arrays = self._empty(0)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -102,8 +108,10 @@ class Fields:
             "centre": np.zeros((slots, d)),
             "moved": np.zeros(slots, dtype=np.int64),
             "centre_part": np.zeros((slots, d), dtype=np.int64),
+            # last partial residuals, if the sensors are few
+            "past": np.zeros((slots, echoes.LONGEST * self.few, d), dtype=np.float32),
             # offset and time of the last blocks' first readings
-            "places": np.zeros((slots, LOOK_BACK // BLOCK + 1, 2), dtype=np.int64),
+            "places": np.zeros((slots, self.look_back // BLOCK + 1, 2), dtype=np.int64),
         }
         if not self.light:
             made |= {

@@ -8,7 +8,7 @@ from dataclasses import fields as names_of
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect import reference, signals
+from pipeline.detect import echoes, reference, signals
 from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.fields import Fields
 from pipeline.detect.reference import Forecaster
@@ -44,7 +44,15 @@ def fit_residual(
     fields["live"][slot] = ~np.isnan(readings).all(axis=0)
     blocks = held.reshape(-1, BLOCK, held.shape[1])
     before = np.concatenate([blocks[:1, 0], blocks[:-1, -1]])
-    features = signals.residual(blocks, before, one, None, light=fields.light).astype(np.float64)
+    features: Array = signals.residual(blocks, before, one, None, light=fields.light).astype(
+        np.float64
+    )
+    d = held.shape[1]
+    if fields.few:
+        past = np.zeros((1, echoes.LONGEST, d), dtype=np.float32)
+        e = features[..., d : 2 * d].astype(np.float32)
+        made, _ = echoes.products(e, past, np.array([len(blocks)]))
+        features = echoes.between(features, made, d)
     means = features.mean(axis=1).reshape(-1, BLOCKS["residual"], features.shape[2]).mean(axis=1)
     rows = features.reshape(-1, features.shape[2])[1:]
     _start(fields, "residual", slot, rows, means)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Detect
+from pipeline.detect import halves
 from pipeline.detect.evidence import (
     ALONE,
     BLOCKS,
@@ -28,8 +29,8 @@ from pipeline.records import IntArray
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: Number of the level test.
-LEVEL = 0
+#: Number of the level test, and of the one by whose history whole segments are measured.
+LEVEL, SEGMENT = 0, 1
 
 
 @dataclass(slots=True)
@@ -48,6 +49,8 @@ class Crossing:
     sigma: Array
     statistic: float
     threshold: float
+    #: Whether the whole segment falls into two; else its last m readings are unlike those before.
+    whole: bool = False
     #: What the levels (d,) are measured by, what they did in that, and whether it is a boundary or
     #: a transition that goes on.
     level_sigma: Array = field(default_factory=lambda: np.zeros(0))
@@ -139,20 +142,25 @@ class Search:
             since = np.maximum(since, view.as_of(view.moved, t * unit))
         return np.asarray(-(-since // unit))
 
-    def level_sigma(self, tracks: Mapping[int, Track], view: View, i: int, block: int) -> Array:
-        """What the levels (d,) of series i are measured by at a block."""
-        sigma = self.scales[LEVEL].sigma[view.slots[i]].astype(np.float64)
-        if LEVEL in tracks:
-            row = int(np.searchsorted(tracks[LEVEL].rows, i))
-            if row < len(tracks[LEVEL].rows) and tracks[LEVEL].rows[row] == i:
-                sigma = tracks[LEVEL].path.of(np.array([row])).at(np.array([[block]]))[0, 0]
-        return np.asarray(sigma)
+    def sigma(self, number: int, tracks: Mapping[int, Track], view: View, i: int, t: int) -> Array:
+        """What the features (F,) of a test are measured by, of series i at mean t."""
+        if number in tracks:
+            track = tracks[number]
+            row = int(np.searchsorted(track.rows, i))
+            if row < len(track.rows) and track.rows[row] == i:
+                return np.asarray(track.path.of(np.array([row])).at(np.array([[t]]))[0, 0])
+        return np.asarray(self.scales[number].sigma[view.slots[i]], dtype=np.float64)
 
     # Tests ------------------------------------------------------------------------------------
 
-    def crossings(self, now: IntArray, tracks: Mapping[int, Track]) -> dict[int, list[Crossing]]:
+    def crossings(
+        self, view: View, now: IntArray, tracks: Mapping[int, Track]
+    ) -> dict[int, list[Crossing]]:
         """Each series' crossings after block `now` (S,), the earliest first."""
         found: dict[int, list[Crossing]] = {}
+        if self.fields.few and "residual" in view.means:
+            for i, crossing in self._of_segments(view, now, tracks):
+                found.setdefault(i, []).append(crossing)
         for number, track in tracks.items():
             for i, crossing in self._of_test(now, number, track):
                 found.setdefault(i, []).append(crossing)
@@ -198,6 +206,49 @@ class Search:
         due &= block - view.as_of(view.alarmed, block) <= self.watch
         return due, length
 
+    def _of_segments(
+        self, view: View, now: IntArray, tracks: Mapping[int, Track]
+    ) -> Iterator[tuple[int, Crossing]]:
+        """Where a segment falls into two. Needs no proposal: river does not compare segments."""
+        unit = BLOCKS["residual"]
+        for i in range(len(view)):
+            first, last = int(now[i]) // unit, int(view.end[i]) // unit
+            for t in range((first // halves.EVERY + 1) * halves.EVERY, last + 1, halves.EVERY):
+                since = self._since(view, TESTS[SEGMENT], np.full((len(view), 1), t))
+                begin = max(int(since[i, 0]), t - halves.REACH)
+                if t - begin >= 2 * halves.LEAST:
+                    sigma = self.sigma(SEGMENT, tracks, view, i, t)
+                    crossing = self._halves(view, i, begin, t, sigma)
+                    if crossing is not None:
+                        yield i, crossing
+
+    def _halves(self, view: View, i: int, begin: int, t: int, sigma: Array) -> Crossing | None:
+        """Of means begin ... t of series i, if they fall into two by themselves and by history."""
+        test, threshold = TESTS[SEGMENT], self.thresholds["residual"]
+        told = len(sigma) - self.fields.white
+        most = threshold * np.log(told)
+        x = view.stretch("residual").means(i, begin, t)[:, :told]
+        places, by_itself = halves.splits(x)
+        value = statistic(by_itself)
+        best = int(value.argmax())
+        if value[best] <= halves.BY_ITSELF * most:
+            return None
+        k = int(places[best])
+        z = halves.by_history(x, k, sigma[:told], test.unit)
+        if float(statistic(z)) <= halves.BY_HISTORY * most:
+            return None
+        return Crossing(
+            test=SEGMENT,
+            t=t,
+            block=t * BLOCKS["residual"],
+            g=t - begin - test.q,
+            z=np.concatenate([z, np.zeros(self.fields.white)]),
+            sigma=sigma,
+            statistic=float(value[best]) / (halves.BY_ITSELF * np.log(told)),
+            threshold=threshold,
+            whole=True,
+        )
+
     def _statistic(self, test: Test, z: Array) -> Array:
         """Of the largest z, or of all white residuals together: (..., F) -> (...)."""
         white = self.fields.white
@@ -210,7 +261,7 @@ class Search:
     def stands(self, view: View, i: int, crossing: Crossing) -> bool:
         """Whether the joint statistic, if it alone crossed, does so by the segment's covariance."""
         test, white = TESTS[crossing.test], self.fields.white
-        if test.signal == "level" or not white:
+        if test.signal == "level" or crossing.whole or not white:
             return True
         if float(statistic(crossing.z[:-white])) > crossing.threshold:
             return True

@@ -11,7 +11,7 @@ from pipeline.config import Detect
 from pipeline.detect import approach
 from pipeline.detect.changes import AROUND, Scene, changes
 from pipeline.detect.evidence import BLOCKS, TESTS, split
-from pipeline.detect.fields import LOOK_BACK, NEVER, Fields
+from pipeline.detect.fields import NEVER, Fields
 from pipeline.detect.piece import Piece, View
 from pipeline.detect.search import Crossing
 from pipeline.detect.signals import BLOCK
@@ -77,14 +77,15 @@ class Transitions:
         block = crossing.block
         where = self._locate(view, crossing)
         before = int(fields["segment_start"][slot])
-        limited = max(where, block - LOOK_BACK // BLOCK, before + 1)
+        limited = max(where, block - fields.look_back // BLOCK, before + 1)
         yield from self._until(view, block, name)
         if crossing.new and fields["opened"][slot] != NEVER:
             self._follow(view, block)
             yield block, self._close(view, approach.end(fields, view, limited), limited, name)
         fields["crossed"][slot], fields["direction"][slot] = block, crossing.move
         fields["due"][slot] = self._over(block)
-        fields["segment_start"][slot] = max(where, block - test.q * BLOCKS[test.signal] - 2)
+        start = max(where, block - test.q * BLOCKS[test.signal] - 2)
+        fields["segment_start"][slot] = where if crossing.whole else start
         if crossing.new:
             yield block, self._boundary(view, crossing, before, limited, name)
 

@@ -576,7 +576,7 @@ def test_what_is_held_out_stays_held_out_as_the_segment_grows(
         assert np.array_equal(before.values, after.values[: len(before)])
 
 
-def test_boundaries_lie_within_the_tail() -> None:
+def test_boundaries_of_many_sensors_lie_within_the_tail() -> None:
     """What the detector looks back must be there still when a segment is closed."""
     from pipeline.detect.boundary import BLOCK, LOOK_BACK
 

@@ -140,6 +140,42 @@ def test_a_change_of_variance_is_found_by_the_residual(seed: int) -> None:
     assert abs(boundary.boundary_row - 3000) <= 2 * NEAR
 
 
+def swinging(phi: float, rows: int, rng: np.random.Generator) -> Array:
+    """AR(2) of one sensor whose lag-1 autocorrelation is phi and whose deviation is 1."""
+    x, e = np.zeros(rows), rng.normal(size=rows)
+    for t in range(2, rows):
+        x[t] = 1.5 * phi * x[t - 1] - 0.5 * x[t - 2] + e[t]
+    return (x / x.std())[:, None]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("at", [1200, 2400])
+def test_other_dynamics_of_one_sensor_are_found(seed: int, at: int) -> None:
+    """Mean and deviation stay, and there is no other sensor: only its echoes tell."""
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([swinging(0.7, at, rng), swinging(0.1, 2000, rng)])
+    (boundary,) = find(values)
+    assert boundary.signal == "residual"
+    assert abs(boundary.boundary_row - at) <= 4 * BLOCK * 4
+    assert boundary.detected_row < at + 1000
+
+
+def test_a_small_shift_of_one_slow_sensor_is_found_far_back() -> None:
+    """AR(1) .9 and one deviation: no window of 400 rows tells it, the whole segment does.
+
+    The boundary may lie further back than those of many sensors; its offset and time are known.
+    """
+    rng = np.random.default_rng(4)
+    values = np.zeros((8000, 1))
+    for t in range(1, 8000):
+        values[t] = 0.9 * values[t - 1] + np.sqrt(1 - 0.9**2) * rng.normal(size=1)
+    values[5000:] += 1.0
+    (boundary,) = find(values)
+    assert boundary.detected_row - boundary.boundary_row > LOOK_BACK
+    assert abs(boundary.boundary_row - 5000) <= 200
+    assert boundary.boundary_offset == 10 * boundary.boundary_row
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_change_of_correlation_is_found_by_the_residual(seed: int) -> None:
     """Each sensor by itself looks as before; together they do not."""
@@ -321,8 +357,11 @@ class Alarm:
 
 
 def test_a_detector_that_never_alarms_opens_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step, then wider noise: both tests cross, and nothing confirms what nobody proposed."""
-    values = noise(7500)
+    """A step, then wider noise: both tests cross, and nothing confirms what nobody proposed.
+
+    The sensors are six: whole segments of fewer are compared without a proposal.
+    """
+    values = np.random.default_rng(0).normal(size=(7500, 6))
     values[4500:] *= 2.0
     values[2500:] += 6.0
     assert {b.signal for b in find(values)} == {"level", "residual"}

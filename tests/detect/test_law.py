@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.config import Detect
-from pipeline.detect.boundary import LOOK_BACK, BoundaryDetector
+from pipeline.detect.boundary import BoundaryDetector
+from pipeline.detect.fields import FAR_BACK
 from pipeline.detect.signals import BLOCK
 from pipeline.records import Boundary, Settled
 from tests.detect.logs import (
@@ -165,7 +166,7 @@ def test_the_law_holds_for_the_slow_tests_too() -> None:
     piece = STRIDE * BLOCK
     for boundary in found:
         assert boundary.detected_row // piece == boundary.boundary_row // piece + 1
-        assert 300 < boundary.detected_row - boundary.boundary_row <= LOOK_BACK
+        assert 300 < boundary.detected_row - boundary.boundary_row <= FAR_BACK
         of = log.of(boundary.series)
         assert boundary.boundary_offset == log.offsets[of[boundary.boundary_row]]
         assert boundary.boundary_time == log.times[of[boundary.boundary_row]]
