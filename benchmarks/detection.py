@@ -122,9 +122,11 @@ NOTES = {
         " ADWIN's segments begin at its alarms."
     ),
     "recurrence": (
-        "The trainer's own fingerprint of each found segment's first readings; right if it is new"
-        " and the regime has no task yet, or if it is the task that the regime made first. The"
-        f" trainer itself decides at {parts.NAMED_FROM[0]} rows."
+        "Each found segment by its fingerprint, which is taken so many readings after its boundary,"
+        " or at its detection or its end; the one of 1,200 is final, and the tasks learn from it."
+        " Right if it is new and the regime has no task yet, or if it is the task that the regime"
+        " made first. On settling a regime leaves three sensors of ten where they were, so that it"
+        " does not come again as it was."
     ),
     "stationary": (
         "Ten streams of 100,000 rows each (2 with --quick). Sine: amplitude 1, period 500 rows,"

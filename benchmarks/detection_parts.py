@@ -13,17 +13,17 @@ from benchmarks import detection_data as data
 from benchmarks import detection_goals as goals
 from benchmarks.detection_data import Labelled
 from benchmarks.detection_goals import row
-from benchmarks.detection_peers import adwin, boundaries
+from benchmarks.detection_peers import adwin, boundaries, follow
 from benchmarks.detection_score import control, covering, naming, pooled
-from pipeline.config import Learn
+from pipeline.detect.prints import Print
 from pipeline.records import Boundary
 
 T = TypeVar("T")
 #: Iterates, and says on standard error how far it is.
 Track = Callable[[Sequence[T], str], Iterable[T]]
 Rows = list[dict[str, Any]]
-#: Readings from which a segment's task is named, at most.
-NAMED_FROM = (Learn().adapt_after, 480, 1200)
+#: Readings after its boundary by which a segment's task is named.
+NAMED_AT = (256, 480, 1200)
 
 
 def rows_of(found: Sequence[Boundary]) -> list[int]:
@@ -47,10 +47,10 @@ def streams(track: Track[Any], seeds: Sequence[int]) -> tuple[Rows, Rows]:
         if name == "AReM" and "../shared/data/arem" in data.missing():
             continue
         made = [data.stream(name, seed) for seed in track(seeds, f"{name}: making")]
-        found = [boundaries(one.readings) for one in track(made, name)]
+        followed = [follow(one.readings) for one in track(made, name)]
+        found = [boundaries for boundaries, _ in followed]
         lines += _scored(name, made, found, [adwin(s.readings) for s in track(made, "ADWIN")], 1)
-        if name in ("synthetic", "hard"):
-            recurring += _recurrence(name, made, found)
+        recurring += _recurrence(name, made, followed)
     return lines, recurring
 
 
@@ -147,17 +147,18 @@ def univariate(track: Track[Any]) -> Rows:
 # Recurrence -----------------------------------------------------------------------------------
 
 
-def _recurrence(name: str, made: Sequence[Labelled], found: Sequence[Sequence[Boundary]]) -> Rows:
+def _recurrence(
+    name: str, made: Sequence[Labelled], followed: Sequence[tuple[list[Boundary], list[Print]]]
+) -> Rows:
     lines = []
-    for rows in NAMED_FROM:
+    for rows in NAMED_AT:
         named = [
-            naming(one.readings, one.regimes, sorted(places_of(each)), rows, Learn().adapt_after)
-            for one, each in zip(made, found, strict=True)
+            naming(prints, one.regimes, sorted(places_of(found)), rows)
+            for one, (found, prints) in zip(made, followed, strict=True)
         ]
         share = sum(n.right for n in named) / max(sum(n.segments for n in named), 1)
-        made_here = sum(n.tasks for n in named)
         lines.append(row("recurrence", name, f"right at {rows:,} rows", share))
-        lines.append(row("recurrence", name, f"tasks made at {rows:,} rows", made_here))
+    lines.append(row("recurrence", name, "tasks made", sum(n.tasks for n in named)))
     regimes = sum(n.regimes for n in named)
     lines.append(row("recurrence", name, "regimes that there were", regimes))
     return lines

@@ -12,6 +12,7 @@ from river import drift
 from benchmarks.detection_data import WARM_UP
 from pipeline.config import Detect
 from pipeline.detect.boundary import BoundaryDetector
+from pipeline.detect.prints import Print
 from pipeline.records import Batch, Boundary
 
 ADWIN: Any = drift.ADWIN  # river has no types
@@ -53,12 +54,24 @@ def feed(
     return found
 
 
+def follow(
+    readings: NDArray[np.floating], settings: Detect | None = None, *, size: int = 500
+) -> tuple[list[Boundary], list[Print]]:
+    """Boundaries and fingerprints of one series by a new detector with the shipped settings."""
+    detector = BoundaryDetector(readings.shape[1], settings or Detect())
+    found: list[Boundary] = []
+    prints: list[Print] = []
+    for low in range(0, len(readings), size):
+        found += feed(detector, readings[low : low + size], size=size, first=low)
+        prints += detector.prints
+    return found, prints
+
+
 def boundaries(
     readings: NDArray[np.floating], settings: Detect | None = None, *, size: int = 500
 ) -> list[Boundary]:
     """Boundaries of one series by a new detector with the shipped settings."""
-    detector = BoundaryDetector(readings.shape[1], settings or Detect())
-    return feed(detector, readings, size=size)
+    return follow(readings, settings, size=size)[0]
 
 
 def adwin(readings: NDArray[np.float64]) -> list[int]:

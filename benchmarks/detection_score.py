@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from benchmarks.detection_data import Labelled
 from pipeline.detect.matching import Match, match, periodic
-from pipeline.detect.tasks import fingerprint, nearest
+from pipeline.detect.prints import Print
+from pipeline.detect.tasks import Fingerprint, Known, merge, nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,36 +137,41 @@ class Naming:
 
 
 def naming(
-    readings: NDArray[np.float64],
-    regimes: NDArray[np.int64],
-    starts: Sequence[int],
-    rows: int,
-    least: int,
+    prints: Sequence[Print], regimes: NDArray[np.int64], starts: Sequence[int], rows: int
 ) -> Naming:
-    """Name each segment's task from its first `rows` readings, as the trainer does.
+    """Name each segment of a series by its newest fingerprint of at most `rows` readings.
 
-    The trainer takes a segment's fingerprint, and the segment is the nearest known task or a new
-    one, which keeps that fingerprint. A segment begins at 0 or where a boundary was located; one
-    that ends before `least` readings is not learned. Its regime is that of most of its readings
-    here. Right is: new, if the regime has no task yet; else the task that the regime made first.
-    The first segment is named without choice and is not counted.
+    As the registry does (register/naming.py): the segment is the nearest task or a new one, and the
+    tasks learn from final fingerprints only. A segment begins at 0 or where a boundary was located;
+    it is named by its first fingerprint at least, which may be of more readings. Its regime is that
+    of most of its readings here. Right is: new, if the regime has no task yet; else the task that
+    the regime made first. The first segment is named without choice and is not counted.
     """
-    known: dict[int, NDArray[np.float64]] = {}
+    known: dict[int, Known] = {}
     own: dict[int, int] = {}
     named = right = 0
-    begins = [0, *starts]
-    for start, end in zip(begins, [*starts, len(readings)], strict=True):
-        part = slice(start, min(start + rows, end))
-        if end - start < least:
-            continue
-        print_ = fingerprint(readings[part].astype(np.float32))
-        regime = int(np.bincount(regimes[part]).argmax())
-        task, _ = nearest(print_, known)
-        if known:
-            named += 1
-            right += task == own.get(regime)
-        if task is None:
-            task = len(known)
-            known[task] = print_
-            own.setdefault(regime, task)
+    for segment, (start, end) in enumerate(pairwise([0, *starts, len(regimes)])):
+        mine = [p for p in prints if p.segment == segment]
+        for made in [p for k, p in enumerate(mine) if not k or p.rows <= rows][-1:]:
+            task, _ = _task(made, known)
+            if known:
+                named += 1
+                right += task == own.get(_regime(regimes[start : min(start + rows, end)]))
+        for made in [p for p in mine if p.final]:
+            task, whole = _task(made, known)
+            if task is None:
+                task = len(known)
+                own.setdefault(_regime(regimes[start : start + made.rows]), task)
+            known[task] = Known(own=whole, units=whole.units)
     return Naming(segments=named, right=right, tasks=len(known), regimes=len(np.unique(regimes)))
+
+
+def _task(made: Print, known: Mapping[int, Known]) -> tuple[int | None, Fingerprint]:
+    """The task that a fingerprint is, and the task's with it in it."""
+    task, _ = nearest(made.fingerprint.units, known, made.fingerprint)
+    before = None if task is None else known[task].own
+    return task, merge(before, made.fingerprint) if before is not None else made.fingerprint
+
+
+def _regime(labels: NDArray[np.int64]) -> int:
+    return int(np.bincount(labels).argmax())

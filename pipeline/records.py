@@ -161,6 +161,22 @@ class SensorEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A segment's task: a new one, or task k again."""
+
+    series: str
+    segment: int
+    #: Number of the task within the stream.
+    task: int
+    recurrence: bool
+    #: To the nearest other task, in borders (from 1 on a regime is new); None: there was none.
+    distance: float | None
+    #: Readings of the segment that were seen, and whether no more will be asked.
+    rows: int
+    final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A consolidation to do, with content-addressed inputs."""
 

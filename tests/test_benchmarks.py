@@ -15,6 +15,8 @@ from benchmarks.detection_page import page
 from benchmarks.detection_parts import broken
 from benchmarks.detection_peers import adwin, poll
 from benchmarks.detection_score import control, covering, location_errors, naming, pooled
+from pipeline.detect.prints import Print
+from pipeline.detect.tasks import Fingerprint
 
 
 def labelled(rows: int, truth: tuple[int, ...], tolerance: int) -> Labelled:
@@ -112,36 +114,56 @@ def test_the_peer_leaves_out_sensors_that_say_nothing() -> None:
     assert [1000 <= alarm < 1100 for alarm in adwin(readings)] == [True]
 
 
+def shown(segment: int, level: float, rows: int, *, final: bool = True) -> Print:
+    """A fingerprint of one sensor at a level."""
+    fingerprint = Fingerprint(
+        rows=rows,
+        level_rows=rows,
+        mean=np.full(4, level),
+        variance=np.ones(4),
+        centre=np.zeros(1),
+        level=np.array([level]),
+        level_variance=np.ones(1),
+        units=np.array([[level], [1.0]]),
+    )
+    return Print(series="0", segment=segment, rows=rows, final=final, fingerprint=fingerprint)
+
+
+REGIMES = np.repeat([0, 1, 0, 1], 500)
+STARTS = [500, 1000, 1500]
+
+
 def test_a_task_is_right_if_its_regime_made_it() -> None:
     """Regimes 0 1 0 1 at levels 0 and 100: new, then each its own again: 3 of 3 right.
 
     At level 0 for both, the second is taken for the first's (wrong), the third is right, the
     fourth is wrong again.
     """
-    regimes = np.repeat([0, 1, 0, 1], 500)
-    x = np.random.default_rng(0).normal(size=(2000, 1))
-    starts = [500, 1000, 1500]
-    far = naming(x + 100 * regimes[:, None], regimes, starts, 300, 256)
-    assert (far.segments, far.right) == (3, 3)
-    same = naming(x, regimes, starts, 300, 256)
-    assert (same.segments, same.right) == (3, 1)
+    far = naming([shown(k, 100 * (k % 2), 500) for k in range(4)], REGIMES, STARTS, 500)
+    assert (far.segments, far.right, far.tasks) == (3, 3, 2)
+    same = naming([shown(k, 0, 500) for k in range(4)], REGIMES, STARTS, 500)
+    assert (same.segments, same.right, same.tasks) == (3, 1, 1)
 
 
 def test_a_second_task_of_a_regime_is_wrong() -> None:
-    """The regime comes again at another level: it is new to the trainer, but not in truth."""
-    x = np.random.default_rng(0).normal(size=(1500, 1))
-    x[1000:] += 200
-    x[500:1000] += 100
-    regimes = np.repeat([0, 1, 0], 500)
-    named = naming(x, regimes, [500, 1000], 300, 256)
-    assert (named.segments, named.right) == (2, 1)
+    """The regime comes again at another level: it is new to the line, but not in truth."""
+    prints = [shown(k, 100 * k, 500) for k in range(3)]
+    named = naming(prints, np.repeat([0, 1, 0], 500), STARTS[:2], 500)
+    assert (named.segments, named.right, named.tasks) == (2, 1, 3)
 
 
-def test_short_segments_are_not_named() -> None:
-    """The trainer never sees them."""
-    x = np.random.default_rng(0).normal(size=(900, 1))
-    named = naming(x, np.zeros(900, dtype=np.int64), [400, 500], 300, 256)
-    assert named.segments == 1
+def test_an_early_name_is_by_the_early_fingerprint_and_teaches_nothing() -> None:
+    """At 300 rows the second segment looks like the first (wrong); at its end it does not."""
+    prints = [shown(0, 0, 500), shown(1, 0, 256, final=False), shown(1, 100, 500)]
+    early = naming(prints, REGIMES[:1000], [500], 300)
+    assert (early.segments, early.right, early.tasks) == (1, 0, 2)
+    assert naming(prints, REGIMES[:1000], [500], 500).right == 1
+
+
+def test_a_segment_without_a_fingerprint_is_not_named() -> None:
+    """It ended too early."""
+    prints = [shown(0, 0, 500), shown(2, 0, 500)]
+    assert naming(prints, REGIMES[:1500], [500, 600], 500).segments == 1
 
 
 def test_a_goal_includes_its_bound_and_nothing_misses_it() -> None:

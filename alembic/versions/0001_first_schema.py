@@ -150,6 +150,42 @@ def upgrade():
         sa.UniqueConstraint("stream_id", "number", name=op.f("uq_tasks_stream_id_number")),
     )
     op.create_table(
+        "task_prints",
+        sa.Column("task_id", sa.Integer(), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False),
+        sa.Column("series", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_task_prints_task_id")),
+        sa.PrimaryKeyConstraint("task_id", "partition", "series", name=op.f("pk_task_prints")),
+    )
+    op.create_table(
+        "segments",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("stream_id", sa.Integer(), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False),
+        sa.Column("series", sa.Text(), nullable=False),
+        sa.Column("segment", sa.Integer(), nullable=False),
+        sa.Column("task_id", sa.Integer(), nullable=False),
+        sa.Column("recurrence", sa.Boolean(), nullable=False),
+        sa.Column("distance", sa.Float(), nullable=True),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("final", sa.Boolean(), nullable=False),
+        sa.Column("named", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["stream_id"], ["streams.id"], name=op.f("fk_segments_stream_id")),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_segments_task_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_segments")),
+        sa.UniqueConstraint(
+            "stream_id",
+            "partition",
+            "series",
+            "segment",
+            name=op.f("uq_segments_stream_id_partition_series_segment"),
+        ),
+    )
+    with op.batch_alter_table("segments", schema=None) as batch_op:
+        batch_op.create_index("ix_segments_task_id", ["task_id"], unique=False)
+
+    op.create_table(
         "requests",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("stream_id", sa.Integer(), nullable=False),
@@ -163,7 +199,6 @@ def upgrade():
         sa.Column("inputs", sa.Text(), nullable=False),
         sa.Column("due", sa.BigInteger(), nullable=True),
         sa.Column("task_id", sa.Integer(), nullable=True),
-        sa.Column("distance", sa.Float(), nullable=True),
         sa.Column("owner", sa.String(length=255), nullable=True),
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.Column("fence", sa.Integer(), nullable=False),
@@ -377,6 +412,11 @@ def downgrade():
         batch_op.drop_index("ix_requests_status_id")
 
     op.drop_table("requests")
+    with op.batch_alter_table("segments", schema=None) as batch_op:
+        batch_op.drop_index("ix_segments_task_id")
+
+    op.drop_table("segments")
+    op.drop_table("task_prints")
     op.drop_table("tasks")
     op.drop_table("sensor_events")
     op.drop_table("ledger")

@@ -59,7 +59,7 @@ def backtest(
         Path | None, typer.Option("--html", metavar="OUT", help="File for a page to look at.")
     ] = None,
     no_train: Annotated[
-        bool, typer.Option("--no-train", help="Find boundaries only; train no model.")
+        bool, typer.Option("--no-train", help="Find boundaries and tasks only; train no model.")
     ] = False,
 ) -> None:
     """Run the same stages over a recording: no Kafka, no daemon, a database thrown away."""

@@ -22,6 +22,7 @@ from pipeline.detect.evidence import BLOCKS, TESTS
 from pipeline.detect.features import STRIDE
 from pipeline.detect.fields import LOOK_BACK, Fields
 from pipeline.detect.piece import Piece, View
+from pipeline.detect.prints import Print, Prints
 from pipeline.detect.ring import Ring
 from pipeline.detect.search import LEVEL, Crossing, Search, Track
 from pipeline.detect.signals import BLOCK
@@ -33,7 +34,7 @@ from pipeline.records import Batch, Boundary, IntArray, SensorEvent, Settled
 __all__ = ["BLOCK", "LOOK_BACK", "STRIDE", "BoundaryDetector"]
 
 #: Rank in the poll of the reading at which it was known, and what happened.
-Found = tuple[int, Boundary | Settled]
+Found = tuple[int, Boundary | Settled | Print]
 
 
 class BoundaryDetector:
@@ -69,10 +70,13 @@ class BoundaryDetector:
         self.watch = Watch(settings.detectors, channels, light=light)
         self.search = Search(self.fields, settings)
         self.transitions = Transitions(self.fields, settings)
+        self.printing = Prints(self.fields)
         #: What happened to sensors in the last update, and which transitions were over, in the
         #: log's order.
         self.events: list[SensorEvent] = []
         self.settled: list[Settled] = []
+        #: The segments' fingerprints that it completed, likewise.
+        self.prints: list[Print] = []
 
     # One poll ---------------------------------------------------------------------------------
 
@@ -94,6 +98,7 @@ class BoundaryDetector:
         self.events = [event for _, event in sorted(events, key=lambda pair: pair[0])]
         known = [happened for _, happened in sorted(found, key=lambda pair: pair[0])]
         self.settled = [happened for happened in known if isinstance(happened, Settled)]
+        self.prints = [happened for happened in known if isinstance(happened, Print)]
         return [happened for happened in known if isinstance(happened, Boundary)]
 
     def _events(
@@ -240,7 +245,10 @@ class BoundaryDetector:
         new = {signal: features.means(self.fields, signal, calm, offset) for signal in which}
         alarms = self.watch.feed(self.fields, piece, new)
         view = View(piece, self.rings, new, alarms, moved)
-        found = list(self._search(view, names))
+        found: list[Found] = [*self._search(view, names)]
+        if "level" in which:
+            marks = [mark for _, mark in found if isinstance(mark, Boundary)]
+            found += self.printing.take(view, offset, marks, names)
         for signal, means in new.items():
             features.refresh(self.fields, signal, piece, means, self.rings[signal])
             self.rings[signal].add(piece.slots, means.first, means.counts, means.values)

@@ -110,6 +110,12 @@ class Fields:
             "centre_part": np.zeros((slots, d), dtype=np.int64),
             # last partial residuals, if the sensors are few
             "past": np.zeros((slots, echoes.LONGEST * self.few, d), dtype=np.float32),
+            # of the open segment's fingerprint: its block, where its holes are counted from, sums
+            # of the levels' means and of their squares in UNITs, readings that are missing
+            "print_start": np.zeros(slots, dtype=np.int64),
+            "print_since": np.zeros(slots, dtype=np.int64),
+            "print_sums": np.zeros((slots, 2, d), dtype=np.int64),
+            "print_untold": np.zeros((slots, d), dtype=np.int64),
             # offset and time of the last blocks' first readings
             "places": np.zeros((slots, self.look_back // BLOCK + 1, 2), dtype=np.int64),
         }

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
+from pipeline.detect.prints import Print
 from pipeline.records import (
     Boundary,
     Candidate,
     Claim,
     Decision,
+    Named,
     Request,
     SensorEvent,
     Settled,
@@ -22,7 +24,7 @@ from pipeline.records import (
 )
 from pipeline.register import artifacts as blobs
 from pipeline.register import boundaries as changes
-from pipeline.register import checkpoints, leases, migrate, streams, tasks, versions
+from pipeline.register import checkpoints, leases, migrate, naming, streams, tasks, versions
 from pipeline.register import requests as queue
 from pipeline.register.checkpoints import Checkpoint
 from pipeline.register.engine import connect, now_us, reading, writing
@@ -99,8 +101,11 @@ class SqlRegistry:
         requests: Sequence[Request] = (),
         artifacts: Mapping[str, tuple[str, bytes]] | None = None,
         scored: Sequence[tuple[int, int, int]] = (),
-    ) -> None:
+        prints: Sequence[Print] = (),
+    ) -> list[Named]:
         """Write what a partition has become; raises StaleEpoch, and then nothing is written.
+
+        Segments are named by their fingerprints; what they were named is the answer.
 
         A request that is there already stays as it is: the first readings of a segment become due
         again when `learn.adapt_after` or `learn.refine_after` is raised while it is open.
@@ -120,6 +125,8 @@ class SqlRegistry:
             for request in requests:
                 queue.submit(conn, request, at=at)
             checkpoints.note_scored(conn, stream_id, partition, scored)
+            answers = [naming.name(conn, stream_id, partition, each, at=at) for each in prints]
+            return [answer for answer in answers if answer is not None]
 
     # Artifacts --------------------------------------------------------------------------------
 
@@ -180,15 +187,10 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return tasks.of(conn, request_id)
 
-    def assign(
-        self,
-        claim: Claim,
-        request_id: int,
-        fingerprint: NDArray[np.float64],
-        task_id: int | None,
-        distance: float,
-    ) -> int:
-        """Name the task of a request's segment, known or (None) new, unless it has one; its id.
+    def assign(self, claim: Claim, request_id: int, units: NDArray[np.float64]) -> int:
+        """The id of the task of a request's segment: as it was named, or what its readings say.
+
+        units: of the readings, as `detect.tasks.in_units` makes them.
 
         Raises
         ------
@@ -196,9 +198,7 @@ class SqlRegistry:
             The request is somebody else's now.
         """
         with writing(self.engine) as conn:
-            return tasks.assign(
-                conn, claim, request_id, fingerprint, task_id, distance, at=self.clock()
-            )
+            return naming.assign(conn, claim, request_id, units, at=self.clock())
 
     def latest_reservoirs(self, stream_id: int, upto: int) -> dict[int, str]:
         """partition -> sha256 of its newest reservoir among the requests up to `upto`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Float,
@@ -108,11 +109,40 @@ tasks = Table(
     Column("stream_id", ForeignKey("streams.id"), nullable=False),
     Column("number", Integer, nullable=False),  # 1, 2, ... within the stream
     Column("kind", String(6), nullable=False),
-    Column("fingerprint", Text, nullable=False),  # JSON, as detect/tasks.py makes it
+    Column("fingerprint", Text, nullable=False),  # JSON: of its first readings, in their units
     Column("created", BigInteger, nullable=False),
     UniqueConstraint("stream_id", "number"),
     CheckConstraint("kind IN ('normal', 'fault', 'ignore')", name="known_kind"),
 )
+
+#: A task as each series has shown it: its final segments, merged.
+task_prints = Table(
+    "task_prints",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("series", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),  # JSON, as detect/tasks.py makes it
+)
+
+#: What each segment was named, by the most that was seen of it so far.
+segments = Table(
+    "segments",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("series", Text, nullable=False),
+    Column("segment", Integer, nullable=False),
+    Column("task_id", ForeignKey("tasks.id"), nullable=False),
+    Column("recurrence", Boolean, nullable=False),  # false: the task was made for it
+    Column("distance", Float),  # to the nearest other task, in borders; NULL: there was none
+    Column("rows", BigInteger, nullable=False),  # readings behind it; 0: a request's readings
+    Column("final", Boolean, nullable=False),
+    Column("named", BigInteger, nullable=False),
+    UniqueConstraint("stream_id", "partition", "series", "segment"),
+)
+Index("ix_segments_task_id", segments.c.task_id)
 
 artifacts = Table(
     "artifacts",
@@ -141,7 +171,6 @@ requests = Table(
     Column("inputs", Text, nullable=False),  # JSON: role -> sha256
     Column("due", BigInteger),
     Column("task_id", ForeignKey("tasks.id")),
-    Column("distance", Float),  # to the nearest task known when it was named
     Column("owner", String(255)),
     Column("lease_until", BigInteger),
     Column("fence", Integer, nullable=False),

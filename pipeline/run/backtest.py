@@ -25,6 +25,7 @@ import pipeline
 from pipeline.config import LARGEST, Database, Settings
 from pipeline.detect.detectors import check
 from pipeline.detect.explain import explain, sensor_event
+from pipeline.detect.tasks import told
 from pipeline.errors import SettingsError, SourceError
 from pipeline.ingest.memory import MemorySink, MemorySource
 from pipeline.ingest.recording import SECOND, Chunk, Columns, Recording
@@ -190,13 +191,13 @@ class _Run:
         self.events += step.events
         self.ends |= {(end.series, end.segment): end for end in step.settled}
         self.done = batch.next_offset
-        if not self.options.train:  # nobody would read what a checkpoint keeps
+        if not self.options.train:  # nobody would work on them
             owned = self.streamer.owned[0]
-            owned.boundaries, owned.events, owned.settled = [], [], []
             owned.requests, owned.artifacts = [], {}
-        elif step.boundaries or step.requests:
+        if step.boundaries or step.prints or step.requests:
             self.streamer.checkpoint()
-            self._train()
+            if self.options.train:
+                self._train()
 
     def _train(self) -> None:
         """What a trainer would do by now."""
@@ -348,6 +349,7 @@ def _told_boundary(
         end_at=iso(end.end_time) if end and timed else None,
         task=named["task"] if named else None,
         recurrence=named["recurrence"] if named else None,
+        distance=named["distance"] if named else None,
         detectors=boundary.detectors,
         signal=boundary.signal,
         statistic=boundary.statistic,
@@ -364,8 +366,22 @@ def _told_boundary(
             )
             for change in boundary.sensors
         ),
-        text=explain(boundary, sensors, f"{began[:19].replace('T', ' ')} UTC" if began else None),
+        text=_sentences(boundary, sensors, named, began),
     )
+
+
+def _sentences(
+    boundary: Boundary,
+    sensors: Sequence[str],
+    named: Mapping[str, Any] | None,
+    began: str | None,
+) -> str:
+    """What happened, and what regime it led to."""
+    at = f"{began[:19].replace('T', ' ')} UTC" if began else None
+    text = explain(boundary, sensors, at)
+    if named is None:
+        return text
+    return f"{text} {told(named['task'], named['recurrence'], named['distance'])}"
 
 
 def _trained(entry: Mapping[str, Any]) -> TrainedVersion:

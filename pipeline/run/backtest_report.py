@@ -69,6 +69,10 @@ class Found(Part, frozen=True, kw_only=True):
     recurrence: Annotated[
         bool | None, Meta(description="Whether that regime was known already; null without a task")
     ]
+    distance: Annotated[
+        float | None,
+        Meta(description="To the nearest other regime known then; from 1 on it is a new one"),
+    ] = None
     detectors: Annotated[
         tuple[str, ...], Meta(description="river detectors whose alarms had opened the watch")
     ]

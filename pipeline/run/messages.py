@@ -10,7 +10,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipeline.records import Batch, Boundary, Change, FloatArray, IntArray, SensorEvent, Settled
+from pipeline.records import (
+    Batch,
+    Boundary,
+    Change,
+    FloatArray,
+    IntArray,
+    Named,
+    SensorEvent,
+    Settled,
+)
 
 #: Readings in one message of scores, at most: below a broker's usual limit of 1 MB.
 LONGEST = 10_000
@@ -124,3 +133,14 @@ def event_message(
     return f"{topic}/{partition}/{event.series}/{event.row}/{event.channel}".encode(), _encode(
         value
     )
+
+
+def name_message(topic: str, partition: int, named: Named) -> tuple[bytes, bytes]:
+    """(key, value) of what a segment was named: a value with `event` is no boundary.
+
+    It follows the boundary that began the segment, again as more was seen of it, at last `final`.
+    """
+    value = {"event": "task_named", "topic": topic, "partition": partition} | msgspec.to_builtins(
+        named
+    )
+    return f"{topic}/{partition}/{named.series}/{named.segment}/task".encode(), _encode(value)

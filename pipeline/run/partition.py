@@ -21,6 +21,7 @@ from pipeline.consolidate.readings import split
 from pipeline.consolidate.reservoir import Reservoir
 from pipeline.consolidate.staging import Closed, Due, Staging
 from pipeline.detect.boundary import BoundaryDetector
+from pipeline.detect.prints import Print
 from pipeline.errors import RegistryError
 from pipeline.ingest.windows import History
 from pipeline.records import Batch, Boundary, FloatArray, IntArray, Request, SensorEvent, Settled
@@ -37,6 +38,7 @@ class Step:
     boundaries: list[Boundary]
     events: list[SensorEvent] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
+    prints: list[Print] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     #: sha256 -> (kind, content) of the requests' inputs.
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Partition:
             boundaries=boundaries,
             events=self.detector.events,
             settled=self.detector.settled,
+            prints=self.detector.prints,
         )
         for event in self.staging.advance(batch, slots, boundaries):
             if isinstance(event, Closed):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from pipeline.config import Settings
+from pipeline.detect.prints import Print
 from pipeline.errors import RegistryError, SourceError
 from pipeline.ingest.decode import Decoder
 from pipeline.ingest.series import admit
@@ -18,6 +19,7 @@ from pipeline.records import (
     Boundary,
     DeadLetter,
     FloatArray,
+    Named,
     Records,
     Request,
     SensorEvent,
@@ -26,7 +28,13 @@ from pipeline.records import (
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.run.dead_letters import DeadLetters
 from pipeline.run.live import LiveChampion
-from pipeline.run.messages import boundary_message, event_message, score_messages, settled_message
+from pipeline.run.messages import (
+    boundary_message,
+    event_message,
+    name_message,
+    score_messages,
+    settled_message,
+)
 from pipeline.run.partition import Partition, Step
 from pipeline.telemetry import Metrics
 
@@ -49,6 +57,7 @@ class Owned:
     boundaries: list[Boundary] = field(default_factory=list)
     events: list[SensorEvent] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
+    prints: list[Print] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     #: (version id, first offset, end offset), half-open, in order.
@@ -163,7 +172,7 @@ class Streamer:
         self.live.refresh()
         batches = self._decode(polled)  # 2
         steps = self._take(batches)  # 3 to 6
-        marked = any(s.boundaries or s.settled or s.events or s.requests for s in steps)
+        marked = any(s.boundaries or s.settled or s.events or s.prints or s.requests for s in steps)
         if marked or self.clock() >= self._checkpoint_due:
             self.checkpoint()  # 7, 8
         self._take_lag()
@@ -201,17 +210,17 @@ class Streamer:
         self.sink.flush()
         started = self.clock()
         for number, owned in dirty.items():
-            self._save(number, owned)
+            self._publish_names(number, self._save(number, owned))
         self.metrics.checkpoint_seconds.observe(self.clock() - started)
         self.source.commit({n: o.next_offset for n, o in dirty.items() if o.next_offset})
         self.dead_letters.report()
 
-    def _save(self, number: int, owned: Owned) -> None:
-        """Step 7 for one partition."""
+    def _save(self, number: int, owned: Owned) -> list[Named]:
+        """Step 7 for one partition; what its segments were named."""
         state = owned.state.pack() if owned.state is not None else (owned.saved or b"")
         if owned.next_offset is None:
-            return
-        self.registry.save(
+            return []
+        named = self.registry.save(
             self.stream.id,
             number,
             owned.epoch,
@@ -223,10 +232,31 @@ class Streamer:
             requests=owned.requests,
             artifacts=owned.artifacts,
             scored=owned.scored,
+            prints=owned.prints,
         )
         owned.boundaries, owned.events, owned.settled = [], [], []
-        owned.requests, owned.artifacts, owned.scored = [], {}, []
+        owned.prints, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
         owned.dirty = False
+        return named
+
+    def _publish_names(self, number: int, named: Sequence[Named]) -> None:
+        """Say which task each segment is, once SQL has it: a crash between the two leaves it there
+        alone."""
+        for each in named:
+            log.info(
+                "task_named",
+                partition=number,
+                series=each.series,
+                segment=each.segment,
+                task=each.task,
+                recurrence=each.recurrence,
+                distance=each.distance,
+                final=each.final,
+            )
+            key, value = name_message(self.topic, number, each)
+            self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
+        if named:
+            self.sink.flush()
 
     # The steps --------------------------------------------------------------------------------
 
@@ -286,6 +316,7 @@ class Streamer:
         owned.boundaries += step.boundaries
         owned.events += step.events
         owned.settled += step.settled
+        owned.prints += step.prints
         owned.requests += step.requests
         owned.artifacts |= step.artifacts
         for boundary in step.boundaries:

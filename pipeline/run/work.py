@@ -10,7 +10,7 @@ import structlog
 
 from pipeline.consolidate.consolidation import Inputs
 from pipeline.consolidate.readings import Readings
-from pipeline.detect.tasks import fingerprint, nearest
+from pipeline.detect.tasks import in_units
 from pipeline.errors import ArtifactCorrupt
 from pipeline.records import Claim, Request, Version
 from pipeline.register.sql import SqlRegistry
@@ -88,14 +88,11 @@ def _segments(registry: SqlRegistry, claim: Claim) -> tuple[tuple[int, str], ...
 
 
 def _task(registry: SqlRegistry, claim: Claim, number: int, request: Request) -> int:
-    """Name the task of a request's segment, once: the id of a known task or of a new one."""
+    """The id of the task of a request's segment; its readings say which, if it is not named yet."""
     if (known := registry.task_of(number)) is not None:
         return known
     readings = Readings.from_bytes(registry.get(request.inputs["segment"]))
-    print_ = fingerprint(readings.values)
-    tasks = {task.id: task.fingerprint for task in registry.tasks(request.stream_id)}
-    task, distance = nearest(print_, tasks)
-    return registry.assign(claim, number, print_, task, distance)
+    return registry.assign(claim, number, in_units(readings.values))
 
 
 def _held_out(registry: SqlRegistry, stream_id: int, upto: int) -> dict[int, tuple[str, ...]]:

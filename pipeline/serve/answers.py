@@ -104,24 +104,22 @@ def boundary(row: Any) -> Answer:
         "threshold": row.threshold,
         "detectors": json.loads(row.detectors),
         "sensors": json.loads(row.sensors),
+        "task": row.task,
+        "recurrence": row.recurrence,
+        "distance": row.distance,
     }
 
 
-def segments(rows: Sequence[Any]) -> list[Answer]:
-    """Each segment once, with its task, and whether another one had shown it before."""
-    named: dict[tuple[str, int], Answer] = {}
-    known: set[int] = set()
-    for row in rows:
-        place = (row.series, row.segment)
-        if place not in named:
-            named[place] = {
-                "series": row.series,
-                "segment": row.segment,
-                "task": row.number,
-                "recurrence": row.number in known,
-            }
-            known.add(row.number)
-    return list(named.values())
+def segment(row: Any) -> Answer:
+    """A segment, and the task that it was named: new, or known from another segment."""
+    return {
+        "series": row.series,
+        "segment": row.segment,
+        "task": row.number,
+        "recurrence": row.recurrence,
+        "distance": row.distance,
+        "final": row.final,
+    }
 
 
 def metrics(rows: Sequence[Any]) -> dict[str, float]:

@@ -84,11 +84,8 @@ class Lineage:
     def boundaries(self, stream: str) -> list[Answer]:
         """Every boundary, in the order in which it was recorded."""
         with reading(self.engine) as conn:
-            rows = conn.execute(
-                select(t.boundaries)
-                .where(t.boundaries.c.stream_id == _stream(conn, stream))
-                .order_by(t.boundaries.c.id)
-            )
+            mine = t.boundaries.c.stream_id == _stream(conn, stream)
+            rows = conn.execute(_boundaries().where(mine).order_by(t.boundaries.c.id))
             return [answers.boundary(row) for row in rows]
 
     def events(self, stream: str) -> list[Answer]:
@@ -106,12 +103,12 @@ class Lineage:
         """Every segment whose regime was named, in the order of naming: its task, new or again."""
         with reading(self.engine) as conn:
             rows = conn.execute(
-                select(t.requests.c.series, t.requests.c.segment, t.tasks.c.number)
-                .join(t.tasks, t.tasks.c.id == t.requests.c.task_id)
-                .where(t.requests.c.stream_id == _stream(conn, stream))
-                .order_by(t.requests.c.id)
+                select(t.segments, t.tasks.c.number)
+                .join(t.tasks, t.tasks.c.id == t.segments.c.task_id)
+                .where(t.segments.c.stream_id == _stream(conn, stream))
+                .order_by(t.segments.c.id)
             )
-            return answers.segments(rows.all())
+            return [answers.segment(row) for row in rows]
 
     def matrix(self, stream: str) -> list[Answer]:
         """R, a row a version: its skill on each task's held-out readings, and its parent's there.
@@ -265,9 +262,20 @@ def _requests(conn: Connection, request_id: int) -> Sequence[Row[Any]]:
     return conn.execute(select(t.requests).where(this).order_by(t.requests.c.id)).all()
 
 
+def _boundaries() -> Select[Any]:
+    """Boundaries with what the segments that they begin were named."""
+    b, s = t.boundaries.c, t.segments.c
+    same = (b.stream_id == s.stream_id) & (b.partition == s.partition)
+    return (
+        select(t.boundaries, t.tasks.c.number.label("task"), s.recurrence, s.distance)
+        .outerjoin(t.segments, same & (b.series == s.series) & (b.segment == s.segment))
+        .outerjoin(t.tasks, t.tasks.c.id == s.task_id)
+    )
+
+
 def _boundary(conn: Connection, request: Row[Any]) -> Row[Any] | None:
     return conn.execute(
-        select(t.boundaries).where(
+        _boundaries().where(
             t.boundaries.c.stream_id == request.stream_id,
             t.boundaries.c.partition == request.partition,
             t.boundaries.c.series == request.series,

@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
+from pipeline.detect.tasks import NEW_FROM_ELSEWHERE, apart
 from pipeline.errors import (
     ArtifactCorrupt,
     LeaseLost,
@@ -698,7 +699,7 @@ class RegistryContract:
         before = everything(registry.engine)
         acts: dict[str, Callable[[], object]] = {
             "register": lambda: register(registry, old, promoted(), parent=None),
-            "assign": lambda: registry.assign(old, old.id, PRINT, None, math.inf),
+            "assign": lambda: registry.assign(old, old.id, PRINT),
             "finish": lambda: registry.finish(old, "done"),
             "release": lambda: registry.release(old, "interrupted"),
             "fail": lambda: registry.fail(old, "no", retry=True),
@@ -776,16 +777,21 @@ class RegistryContract:
         assert one is not None and two is not None and three is not None  # noqa: PT018
         assert registry.task_of(one) is None
         claim = claimed(registry)
-        first = registry.assign(claim, one, PRINT, None, math.inf)
-        second_ = registry.assign(claim, two, PRINT + 1, None, 3.5)
-        assert registry.assign(claim, three, PRINT + 0.1, first, 0.25) == first
+        first = registry.assign(claim, one, PRINT)
+        second_ = registry.assign(claim, two, PRINT + 1)
+        assert registry.assign(claim, three, PRINT + 0.1) == first
         assert [registry.task_of(n) for n in (one, two, three)] == [first, second_, first]
         tasks = registry.tasks(stream.id)
         assert [(t.id, t.number) for t in tasks] == [(first, 1), (second_, 2)]
         assert np.array_equal(tasks[0].fingerprint, PRINT)
         assert np.array_equal(tasks[1].fingerprint, PRINT + 1)
-        distances = column(registry.engine, "SELECT distance FROM requests ORDER BY id")
-        assert distances == [None, 3.5, 0.25]
+        said = "SELECT {} FROM segments ORDER BY segment"
+        assert column(registry.engine, said.format("recurrence")) == [False, False, True]
+        away = [apart(PRINT + 1, PRINT), apart(PRINT + 0.1, PRINT)]
+        assert column(registry.engine, said.format("distance")) == [
+            None,
+            *(distance / NEW_FROM_ELSEWHERE for distance in away),
+        ]
         assert registry.segments(stream.id) == [
             (one, first, "segment-0"),
             (two, second_, "segment-1"),
@@ -798,9 +804,9 @@ class RegistryContract:
         """Whoever comes later is told what was said first: no second task, no second entry."""
         number = registry.submit(asked(stream)) or 0
         claim = claimed(registry)
-        first = registry.assign(claim, number, PRINT, None, math.inf)
+        first = registry.assign(claim, number, PRINT)
         before = everything(registry.engine)
-        assert second.assign(claim, number, PRINT + 9, None, math.inf) == first
+        assert second.assign(claim, number, PRINT + 9) == first
         assert everything(registry.engine) == before
 
     def test_a_segment_named_twice_at_once_is_one_task(
@@ -811,8 +817,8 @@ class RegistryContract:
             number = registry.submit(asked(stream, round_)) or 0
             claim = claimed(registry)
             one, two = race(
-                lambda c=claim, n=number: registry.assign(c, n, PRINT, None, math.inf),
-                lambda c=claim, n=number: second.assign(c, n, PRINT, None, math.inf),
+                lambda c=claim, n=number, p=PRINT * 4**round_: registry.assign(c, n, p),
+                lambda c=claim, n=number, p=PRINT * 4**round_: second.assign(c, n, p),
             )
             assert one == two == registry.task_of(number)
             assert len(registry.tasks(stream.id)) == round_ + 1
@@ -826,10 +832,10 @@ class RegistryContract:
         more = registry.submit(asked(stream, 1, reason="refine")) or 0
         other = registry.submit(asked(stream, 1, series="fan")) or 0
         claim = claimed(registry)
-        first = registry.assign(claim, one, PRINT, None, math.inf)
-        assert registry.assign(claim, more, PRINT + 50, None, 7.0) == first
+        first = registry.assign(claim, one, PRINT)
+        assert registry.assign(claim, more, PRINT + 50) == first
         assert registry.task_of(more) == first
-        assert registry.assign(claim, other, PRINT + 50, None, 7.0) != first
+        assert registry.assign(claim, other, PRINT + 50) != first
 
     def test_a_segment_is_measured_on_once_by_its_newest_readings(
         self, registry: SqlRegistry, stream: Stream
@@ -840,9 +846,9 @@ class RegistryContract:
             for n, reason in ((1, "boundary"), (2, "boundary"), (1, "refine"))
         ]
         claim = claimed(registry)
-        task = registry.assign(claim, numbers[0] or 0, PRINT, None, math.inf)
+        task = registry.assign(claim, numbers[0] or 0, PRINT)
         for number in numbers[1:]:
-            registry.assign(claim, number or 0, PRINT, task, 0.0)
+            registry.assign(claim, number or 0, PRINT)
         last = numbers[2] or 0
         assert registry.held_out(stream.id, last, 8) == {task: ["refine-1", "boundary-2"]}
         assert registry.held_out(stream.id, last - 1, 8) == {task: ["boundary-2", "boundary-1"]}
@@ -853,7 +859,7 @@ class RegistryContract:
         for known in (stream, other):
             number = registry.submit(asked(known))
             assert number is not None
-            registry.assign(claimed(registry), number, PRINT, None, math.inf)
+            registry.assign(claimed(registry), number, PRINT)
         assert [t.number for t in registry.tasks(stream.id)] == [1]
         assert [t.number for t in registry.tasks(other.id)] == [1]
         assert len(registry.segments(other.id)) == 1
@@ -864,10 +870,10 @@ class RegistryContract:
         """What a version is measured on follows from the order of requests in SQL alone."""
         numbers = [registry.submit(asked(stream, n)) for n in range(6)]
         claim = claimed(registry)
-        a = registry.assign(claim, numbers[0] or 0, PRINT, None, math.inf)
-        b = registry.assign(claim, numbers[1] or 0, PRINT, None, math.inf)
-        for number, task in zip(numbers[2:5], (a, a, b), strict=True):
-            registry.assign(claim, number or 0, PRINT, task, 0.0)
+        a = registry.assign(claim, numbers[0] or 0, PRINT)
+        b = registry.assign(claim, numbers[1] or 0, PRINT + 50)
+        for number, away in zip(numbers[2:5], (0, 0, 50), strict=True):
+            registry.assign(claim, number or 0, PRINT + away)
         upto = numbers[4] or 0
         assert registry.held_out(stream.id, upto, 8) == {
             a: ["segment-3", "segment-2", "segment-0"],
@@ -907,7 +913,7 @@ class RegistryContract:
             registry.submit(asked(stream, segment))
         claim = claimed(registry)
         tasks = [
-            registry.assign(claim, number, PRINT + number, None, math.inf)
+            registry.assign(claim, number, PRINT * 4**number)
             for number in (claim.id, claim.folded[0][0])
         ]
         made = candidate(
@@ -979,8 +985,8 @@ class RegistryContract:
         """The gate rejects such a candidate; that must be recorded, on every database alike."""
         number, other = (registry.submit(asked(stream, n)) or 0 for n in (1, 2))
         claim = claimed(registry)
-        task = registry.assign(claim, number, PRINT, None, math.inf)
-        second_ = registry.assign(claim, other, PRINT, None, math.inf)
+        task = registry.assign(claim, number, PRINT)
+        second_ = registry.assign(claim, other, PRINT + 50)
         parent = {second_: figure}
         made = candidate({task: figure, second_: 0.5}, parent, average_skill=figure, seconds=1.0)
         version = register(registry, claim, rejected(), parent=None, made=made)

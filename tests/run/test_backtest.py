@@ -18,6 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from pipeline.config import Learn, Settings
+from pipeline.detect.tasks import told
 from pipeline.errors import PipelineError, SourceError
 from pipeline.ingest.recording import Chunk, Columns, Recording
 from pipeline.ingest.series import group
@@ -111,8 +112,13 @@ def test_training_finds_the_same_boundaries_and_names_their_tasks(
     """Detection does not depend on polls or models; b is new, the a after it is task 1 again."""
     rows = [(b.boundary_row, b.detected_row, b.detectors) for b in trained.boundaries]
     assert rows == [(b.boundary_row, b.detected_row, b.detectors) for b in untrained.boundaries]
-    assert [(b.task, b.recurrence) for b in trained.boundaries] == [(2, False), (1, True)]
-    assert [(b.task, b.recurrence) for b in untrained.boundaries] == [(None, None)] * 2
+    for report in (trained, untrained):
+        assert [(b.task, b.recurrence) for b in report.boundaries] == [(2, False), (1, True)]
+        new, again = report.boundaries
+        assert new.distance > 1 > again.distance  # the border
+        assert new.text.endswith(told(2, False, new.distance))
+        assert again.text.endswith(told(1, True, again.distance))
+    assert trained.tasks == untrained.tasks
     first, second = (b.boundary_row for b in trained.boundaries)
     segments = {t.task: [(s.first_row, s.end_row) for s in t.segments] for t in trained.tasks}
     assert segments == {1: [(0, first), (second, ROWS)], 2: [(first, second)]}
@@ -133,10 +139,8 @@ def test_versions_are_made_soon_after_what_asked_for_them(trained: Report) -> No
 
 def test_without_training_there_is_nothing_of_models(untrained: Report) -> None:
     """Absent, not made up."""
-    assert (untrained.versions, untrained.tasks, untrained.baselines) == ((), (), {})
+    assert (untrained.versions, untrained.baselines) == ((), {})
     assert untrained.retention is None
-    assert untrained.detection is not None
-    assert untrained.detection.recurrence_accuracy is None
 
 
 def test_the_same_again_but_for_times_and_rates(recording: Path, trained: Report) -> None:

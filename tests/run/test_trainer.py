@@ -302,7 +302,7 @@ def test_sentences_name_tasks_by_their_number_in_the_stream(registry, settings) 
             Request(stream_id=registry.open_stream(f"other-{n}", ()).id, reason="manual")
         )
         claim = registry.claim("a", 60.0)
-        registry.assign(claim, number, np.zeros((2, 2)), None, float("inf"))
+        registry.assign(claim, number, np.zeros((2, 2)))
         registry.finish(claim, "done")
     worker = Trainer(settings, registry, owner="a")
     for number, level in enumerate((0.0, 9.0, 0.0)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -39,7 +38,8 @@ from tests.register.making import (
 
 #: 1970-01-01 00:16:40, where every clock here begins.
 START = 1_000 * SECOND
-SENSOR = np.zeros((1, 2))
+#: Location and deviation of one sensor that stands still.
+SENSOR = np.zeros((2, 1))
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_metrics_are_those_of_the_version_that_was_live(
     for segment in range(2):
         number = registry.submit(asked(stream, segment)) or 0
         claim = claimed(registry)
-        tasks.append(registry.assign(claim, number, SENSOR + segment, None, math.inf))
+        tasks.append(registry.assign(claim, number, SENSOR + segment))
         clock.pass_s(10)
         skills = dict.fromkeys(tasks, 0.5 + segment / 4)
         register(
@@ -277,6 +277,8 @@ BOUNDARY: dict[str, Any] = {
         },
     ],
 }
+UNNAMED = {"task": None, "recurrence": None, "distance": None}
+FIRST = {"task": 1, "recurrence": False, "distance": None}
 
 
 def test_why_because_of_a_boundary(
@@ -285,7 +287,7 @@ def test_why_because_of_a_boundary(
     """The whole chain: readings moved, the test crossed, the task was new, the gate agreed."""
     save(registry, stream, 1)
     claim = claimed(registry)
-    task = registry.assign(claim, claim.id, SENSOR, None, math.inf)
+    task = registry.assign(claim, claim.id, SENSOR)
     clock.pass_s(7)
     register(registry, claim, promoted("gain 0.5"), parent=None, made=candidate({task: 0.5}))
     assert lineage.why("readings", 1) == {
@@ -297,7 +299,7 @@ def test_why_because_of_a_boundary(
         "request": claim.id,
         "requested_at": iso(START),
         "due": None,
-        "boundary": BOUNDARY,
+        "boundary": BOUNDARY | FIRST,
         "task": 1,
         "taken_along": [],
         "parent": None,
@@ -444,10 +446,10 @@ def test_boundaries_and_matrix_are_told_in_order(
     save(registry, stream, 3)
     told = lineage.boundaries("readings")
     assert [b["segment"] for b in told] == [1, 2, 3]
-    assert told[0] == BOUNDARY
+    assert told[0] == BOUNDARY | UNNAMED
     claim = claimed(registry)
     numbers = [claim.id, *(n for n, _ in claim.folded)]
-    tasks = [registry.assign(claim, n, SENSOR + n, None, math.inf) for n in numbers]
+    tasks = [registry.assign(claim, n, SENSOR + n) for n in numbers]
     register(
         registry,
         claim,
