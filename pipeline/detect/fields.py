@@ -147,9 +147,17 @@ class Fields:
         return made | {name: forecaster[name.removeprefix("fit_")] for name in self.fit}
 
     def state(self, used: int) -> dict[str, NDArray[Any]]:
-        """Arrays of the first `used` series."""
-        return {name: array[:used] for name, array in self.arrays.items()}
+        """Arrays of the first `used` series; complex ones as pairs of real numbers."""
+        return {
+            name: array[:used].view(np.float64) if np.iscomplexobj(array) else array[:used]
+            for name, array in self.arrays.items()
+        }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from `state`."""
-        self.arrays = {name: np.array(state[name]) for name in self.arrays}
+        self.arrays = {
+            name: np.array(state[name]).view(array.dtype)
+            if np.iscomplexobj(array)
+            else np.array(state[name])
+            for name, array in self.arrays.items()
+        }
