@@ -149,7 +149,7 @@ class Fields:
     def state(self, used: int) -> dict[str, NDArray[Any]]:
         """Arrays of the first `used` series; complex ones as pairs of real numbers."""
         return {
-            name: array[:used].view(np.float64) if np.iscomplexobj(array) else array[:used]
+            name: array[:used].view(array.real.dtype) if np.iscomplexobj(array) else array[:used]
             for name, array in self.arrays.items()
         }
 
