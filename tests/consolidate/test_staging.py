@@ -372,6 +372,14 @@ def test_a_boundary_found_late_makes_the_new_segment_due_at_once() -> None:
     assert brief(run.happened)[-2:] == [(26, "closed", 0, 10), (26, "boundary", 20, 4)]
 
 
+def test_a_boundary_beyond_the_tail_leaves_what_lies_between_to_no_segment() -> None:
+    """Boundary at row 20, detected 100 rows after the tail: just 0 ... 19 are closed."""
+    detected = 20 + TAIL + 100
+    learn = Learn(adapt_after=4, refine_after=0, segment_capacity=64)
+    run = Run(of_one(detected + 1, (20, detected)), learn).polls()
+    assert [h[-1] for h in run.happened if h[1] == "closed"] == [tuple(range(20))]
+
+
 def test_of_an_ended_segment_the_first_readings_are_kept() -> None:
     """`segment_capacity` 12 of 30: from its start, for that is where the regime began."""
     learn = Learn(adapt_after=4, refine_after=0, segment_capacity=12)
