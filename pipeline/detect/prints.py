@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect import signals
+from pipeline.detect import echoes, signals
 from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.fields import Fields
 from pipeline.detect.piece import View
@@ -271,9 +271,15 @@ class Walk:
 
     def _silent(self, untold: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(F,) residual features that touch a sensor that says nothing."""
-        pairs = self.fields["fit_pairs"][[self.slot]]
-        live = self.fields["live"][[self.slot]]
-        return np.asarray(signals.features_of(untold[None, None], live, pairs)[0, 0])
+        fields, at, d = self.fields, [self.slot], len(untold)
+        pairs = np.zeros((1, 2, 0), dtype=np.int64) if fields.light else fields["fit_pairs"][at]
+        silent = signals.features_of(untold[None, None], fields["live"][at], pairs)
+        if fields.light:
+            return np.asarray(silent[0, 0, -d - 1 : -d])
+        if fields.few:
+            again = np.tile(untold, len(echoes.lags(d)))[None, None]
+            silent = echoes.between(silent, again, d)
+        return np.asarray(silent[0, 0])
 
     def _centre(self, seen: int) -> Array:
         """(d,) the forecaster's, as of a block."""
