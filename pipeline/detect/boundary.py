@@ -278,7 +278,7 @@ class BoundaryDetector:
                     yield view.rank_of(int(pending[k]), block), happened
             pending = pending[until < part.end]
         if names:
-            for i, (block, happened) in self.transitions.settle(view, names):
+            for i, (block, happened) in self.transitions.settle(view, names) if names else ():
                 yield view.rank_of(i, block), happened
 
     def _first(
