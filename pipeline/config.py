@@ -194,12 +194,9 @@ class Detect(Section, frozen=True, kw_only=True):
             description="Readings without a crossing after which a transition is over",
         ),
     ] = 900
-    level_threshold: Annotated[
-        Positive, Meta(description="Threshold of the level test, in historical sigmas")
-    ] = 5.0
-    residual_threshold: Annotated[
-        Positive, Meta(description="Threshold of the residual tests, in historical sigmas")
-    ] = 4.5
+    false_boundaries_per_million: Annotated[
+        Positive, Meta(description="Boundaries in a million readings where nothing changes")
+    ] = 10.0
 
 
 class Learn(Section, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.config import Detect
 from pipeline.detect import centre, detectors, features, fitting, season, signals
 from pipeline.detect.blocks import Blocker, Blocks, Rows
+from pipeline.detect.calibration import WINDOW
 from pipeline.detect.changes import AROUND
 from pipeline.detect.cleaning import KINDS, Cleaned, Cleaner
 from pipeline.detect.evidence import BLOCKS, TESTS
@@ -24,7 +25,7 @@ from pipeline.detect.fields import LOOK_BACK, Fields
 from pipeline.detect.piece import Piece, View
 from pipeline.detect.prints import Print, Prints
 from pipeline.detect.ring import Ring
-from pipeline.detect.search import LEVEL, Crossing, Search, Track
+from pipeline.detect.search import LEVEL, Crossing, Search, Tested, Track
 from pipeline.detect.signals import BLOCK
 from pipeline.detect.transitions import Transitions
 from pipeline.detect.warmup import WarmUp
@@ -226,6 +227,7 @@ class BoundaryDetector:
         while (left := np.flatnonzero(done < counts)).size:
             now = self.fields[f"{which[0]}_blocks"][slots[left]]
             size = (counts - done)[left]
+            size = np.minimum(WINDOW - now % WINDOW, size)  # thresholds move
             if blocks.blanks:  # what stands in for them is refreshed
                 size = np.minimum(STRIDE - now % STRIDE, size)
             all_ = len(left) == len(slots) and (size == counts).all()
@@ -255,6 +257,8 @@ class BoundaryDetector:
             self.fields[f"{signal}_blocks"][piece.slots] = piece.end
         if "level" in which:
             self.transitions.remember(piece)
+        if names:
+            self.search.calibration.close(piece.slots[piece.end % WINDOW == 0])
         return found
 
     def _search(self, view: View, names: Mapping[int, str]) -> Iterator[Found]:
@@ -267,10 +271,11 @@ class BoundaryDetector:
         while pending.size:
             part = view.of(pending)
             tracks = self.search.follow(part, now[pending], part.end)
-            crossings = self._first(part, now[pending], tracks) if names else {}
+            crossings, tested = self._first(part, now[pending], tracks) if names else ({}, [])
             until = part.end.copy()
             until[list(crossings)] = [crossing.block for _, crossing in crossings.values()]
             self.search.keep(tracks, until)
+            self.search.learn(part, tested, until)
             now[pending] = until
             for k, (one, crossing) in crossings.items():
                 name = names[int(one.slots[0])]
@@ -283,11 +288,12 @@ class BoundaryDetector:
 
     def _first(
         self, view: View, now: IntArray, tracks: Mapping[int, Track]
-    ) -> dict[int, tuple[View, Crossing]]:
-        """The earliest crossing after block `now` (S,) that counts, of series that have one; and
-        the view of that series alone."""
+    ) -> tuple[dict[int, tuple[View, Crossing]], list[Tested]]:
+        """The earliest crossing after block `now` (S,) that counts, of series that have one, and
+        the view of that series alone; and all statistics."""
         found = {}
-        for i, crossings in self.search.crossings(view, now, tracks).items():
+        every, tested = self.search.crossings(view, now, tracks)
+        for i, crossings in every.items():
             one = view.of(np.array([i]))
             for crossing in crossings:
                 sigma = self.search.sigma(LEVEL, tracks, view, i, crossing.block)
@@ -296,7 +302,14 @@ class BoundaryDetector:
                 ):
                     found[i] = (one, crossing)
                     break
-        return found
+        return found, tested
+
+    def expected_false_per_million(self, slots: IntArray) -> NDArray[np.float64]:
+        """(S,) boundaries in a million readings that each series would have if nothing changed.
+
+        By its own history; the budget that is set, unless its thresholds are at their bounds.
+        """
+        return self.search.calibration.expected(slots)
 
     # State ------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from pipeline.errors import PipelineError, SettingsError
 
 #: What each detector is made with, where river's own defaults do not fit.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "ADWIN": {"delta": 0.02, "clock": 4},
+    "ADWIN": {"delta": 1.0, "clock": 4},
     "KSWIN": {"seed": 0},  # without one, a restart would not go on as before
 }
 #: Cheap enough for every signal; the others see the joint residual only.
@@ -42,7 +42,7 @@ def make(name: str) -> DriftDetector:
     """A river detector of `river.drift` by name.
 
     >>> make("ADWIN").delta
-    0.02
+    1.0
     >>> make("os")
     Traceback (most recent call last):
     ValueError: no river drift detector 'os'; there are ADWIN, KSWIN, PageHinkley

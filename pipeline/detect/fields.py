@@ -99,6 +99,11 @@ class Fields:
             "cell_sigma": np.ones((slots, d)),
             # block of each kind's last alarm
             "alarms": np.full((slots, self.kinds), NEVER, dtype=np.int64),
+            # largest statistics in the open window; of those before: how many, their squares
+            "peak": np.zeros((slots, 3)),
+            "peaks": np.zeros((slots, 3)),
+            "peak_mean": np.zeros((slots, 3)),
+            "peak_variance": np.zeros((slots, 3)),
             # of the level, in the sensors' units
             "location": np.zeros((slots, d)),
             "scale": np.ones((slots, d)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect import halves
+from pipeline.detect.calibration import CHANNELS, Calibration
 from pipeline.detect.evidence import (
     ALONE,
     BLOCKS,
@@ -31,6 +32,10 @@ Mask = NDArray[np.bool_]
 
 #: Number of the level test, and of the one by whose history whole segments are measured.
 LEVEL, SEGMENT = 0, 1
+#: Threshold of whole segments, whatever the budget is.
+SEGMENTS = 4.5
+#: Statistics of each signal's tests, of calibration.CHANNELS.
+CHANNELS_OF = {"level": (0,), "residual": (1, 2)}
 
 
 @dataclass(slots=True)
@@ -49,6 +54,8 @@ class Crossing:
     sigma: Array
     statistic: float
     threshold: float
+    #: Of which statistic of the calibration's.
+    channel: int
     #: Whether the whole segment falls into two; else its last m readings are unlike those before.
     whole: bool = False
     #: What the levels (d,) are measured by, what they did in that, and whether it is a boundary or
@@ -56,6 +63,18 @@ class Crossing:
     level_sigma: Array = field(default_factory=lambda: np.zeros(0))
     move: Array = field(default_factory=lambda: np.zeros(0))
     new: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What one test made of a view."""
+
+    #: (S,) which of the view's series; (S, K) the blocks at which it looked.
+    rows: IntArray
+    block: IntArray
+    #: Numbers of its statistics, and themselves (S, K, C): 0 where it did not look.
+    channels: tuple[int, ...]
+    values: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +100,7 @@ class Search:
 
     def __init__(self, fields: Fields, settings: Detect) -> None:
         self.fields = fields
-        self.thresholds = {
-            "level": settings.level_threshold,
-            "residual": settings.residual_threshold,
-        }
+        self.calibration = Calibration(fields, settings)
         #: Blocks after an alarm in which a test may confirm.
         self.watch = settings.watch // BLOCK
         self.scales = [Scale(test, fields.sizes[test.signal], light=fields.light) for test in TESTS]
@@ -121,11 +137,7 @@ class Search:
     def _busy(self, view: View, signal: str, first: IntArray, last: IntArray) -> IntArray:
         """Series of which a sample may be due from mean first to mean last (S,), or a watch be
         open."""
-        busy = (first + 1) * BLOCKS[signal] - view.alarmed[:, -1] <= self.watch
-        busy &= last > first
-        for scale in self.scales_of(signal):
-            busy |= last // scale.test.stride > first // scale.test.stride
-        return busy.nonzero()[0]
+        return (last > first).nonzero()[0]
 
     def keep(self, tracks: Mapping[int, Track], until: IntArray) -> None:
         """The scales are now as followed up to blocks `until` (S,)."""
@@ -155,19 +167,29 @@ class Search:
 
     def crossings(
         self, view: View, now: IntArray, tracks: Mapping[int, Track]
-    ) -> dict[int, list[Crossing]]:
-        """Each series' crossings after block `now` (S,), the earliest first."""
+    ) -> tuple[dict[int, list[Crossing]], list[Tested]]:
+        """Each series' crossings after block `now` (S,), the earliest first; and all statistics."""
         found: dict[int, list[Crossing]] = {}
+        tested: list[Tested] = []
         if self.fields.few and "residual" in view.means:
             for i, crossing in self._of_segments(view, now, tracks):
                 found.setdefault(i, []).append(crossing)
         for number, track in tracks.items():
-            for i, crossing in self._of_test(now, number, track):
+            for i, crossing in self._of_test(now, number, track, tested):
                 found.setdefault(i, []).append(crossing)
-        return {i: sorted(found[i], key=lambda c: (c.block, c.test)) for i in sorted(found)}
+        return {i: sorted(found[i], key=lambda c: (c.block, c.test)) for i in sorted(found)}, tested
 
-    def _of_test(self, now: IntArray, number: int, track: Track) -> Iterator[tuple[int, Crossing]]:
-        """Where one test is above its threshold while a watch is open."""
+    def learn(self, view: View, tested: Sequence[Tested], until: IntArray) -> None:
+        """The statistics up to block `until` (S,) are what their series has seen."""
+        for one in tested:
+            here = one.block <= until[one.rows][:, None]
+            peaks = np.where(here[..., None], one.values, 0.0).max(axis=1)
+            self.calibration.see(view.slots[one.rows], one.channels, peaks)
+
+    def _of_test(
+        self, now: IntArray, number: int, track: Track, tested: list[Tested]
+    ) -> Iterator[tuple[int, Crossing]]:
+        """Where one test is above its threshold."""
         test, view, unit = TESTS[number], track.view, BLOCKS[TESTS[number].signal]
         first, end = now[track.rows] // unit + 1, view.end // unit
         t = first[:, None] + np.arange(max(0, int((end - first).max()) + 1))
@@ -181,8 +203,14 @@ class Search:
         if len(rows) < len(view):
             stretch = stretch.of(rows)
         z = test.z(stretch, t, length, sigma)
-        value, threshold = self._statistic(test, z), self.thresholds[test.signal]
-        for i, k in zip(*(due & (value > threshold)).nonzero(), strict=True):
+        value = np.where(due[..., None], self._statistics(test, z), 0.0)
+        channels = CHANNELS_OF[test.signal]
+        tested.append(Tested(track.rows[rows], t * unit, channels, value))
+        threshold = self.calibration.thresholds(view.slots[rows])[:, channels]
+        watched = self._watched(view.of(rows), t * unit)
+        above: Mask = (value > threshold[:, None]) & watched[..., None]
+        for i, k in zip(*np.nonzero(above.any(axis=2)), strict=True):
+            c = int(above[i, k].argmax())
             yield (
                 int(track.rows[rows[i]]),
                 Crossing(
@@ -192,8 +220,9 @@ class Search:
                     g=min(int(length[i, k]), test.most),
                     z=z[i, k],
                     sigma=sigma[i, min(k, sigma.shape[1] - 1)],
-                    statistic=float(value[i, k]),
-                    threshold=threshold,
+                    statistic=float(value[i, k, c]),
+                    threshold=float(threshold[i, c]),
+                    channel=channels[c],
                 ),
             )
 
@@ -203,7 +232,6 @@ class Search:
         length = t - test.q - self._since(view, test, t)
         due = (t <= end[:, None]) & (length >= test.least)
         due &= block * BLOCK >= test.armed_from
-        due &= block - view.as_of(view.alarmed, block) <= self.watch
         return due, length
 
     def _of_segments(
@@ -224,7 +252,7 @@ class Search:
 
     def _halves(self, view: View, i: int, begin: int, t: int, sigma: Array) -> Crossing | None:
         """Of means begin ... t of series i, if they fall into two by themselves and by history."""
-        test, threshold = TESTS[SEGMENT], self.thresholds["residual"]
+        test, threshold = TESTS[SEGMENT], SEGMENTS
         told = len(sigma) - self.fields.white
         most = threshold * np.log(told)
         x = view.stretch("residual").means(i, begin, t)[:, :told]
@@ -246,24 +274,28 @@ class Search:
             sigma=sigma,
             statistic=float(value[best]) / (halves.BY_ITSELF * np.log(told)),
             threshold=threshold,
+            channel=CHANNELS.index("largest"),
             whole=True,
         )
 
-    def _statistic(self, test: Test, z: Array) -> Array:
-        """Of the largest z, or of all white residuals together: (..., F) -> (...)."""
+    def _watched(self, view: View, block: IntArray) -> Mask:
+        """Whether a watch is open at blocks (S, K), or (S, 1)."""
+        return np.asarray(block - view.as_of(view.alarmed, block) <= self.watch)
+
+    def _statistics(self, test: Test, z: Array) -> Array:
+        """Of the largest z, and of all white residuals together: (..., F) -> (..., C)."""
         white = self.fields.white
         if test.signal == "level":
-            return statistic(z)
+            return statistic(z)[..., None]
         if not white:
-            return ALONE * statistic(z)
-        return np.maximum(statistic(z[..., :-white]), joint(z[..., -white:]))
+            largest = ALONE * statistic(z)
+            return np.stack([largest, np.zeros_like(largest)], axis=-1)
+        return np.stack([statistic(z[..., :-white]), joint(z[..., -white:])], axis=-1)
 
     def stands(self, view: View, i: int, crossing: Crossing) -> bool:
         """Whether the joint statistic, if it alone crossed, does so by the segment's covariance."""
         test, white = TESTS[crossing.test], self.fields.white
-        if test.signal == "level" or crossing.whole or not white:
-            return True
-        if float(statistic(crossing.z[:-white])) > crossing.threshold:
+        if crossing.whole or CHANNELS[crossing.channel] != "joint":
             return True
         stretch, sigma = view.stretch(test.signal), crossing.sigma[-white:]
         return hotelling(test, stretch, i, crossing.t, crossing.g, sigma) >= crossing.threshold

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect import approach
+from pipeline.detect.calibration import FIRST
 from pipeline.detect.changes import AROUND, Scene, changes
 from pipeline.detect.evidence import BLOCKS, TESTS, split
 from pipeline.detect.fields import NEVER, Fields
@@ -26,9 +27,10 @@ Happened = tuple[int, Boundary | Settled]
 LOCATORS = 8
 #: A transition may go on for so long, but no longer than this share of the series so far.
 SETTLE_SHARE = 0.15
-#: Within it, a crossing of so many thresholds is a boundary of its own; a weaker one moves the
-#: transition's end if it goes in the same direction: this cosine at least.
-STRONG, SAME = 2.0, 0.7
+#: Within it, a crossing of such a statistic is a boundary of its own.
+STRONG = {"level": 10.0, "residual": 9.0}
+#: A weaker one moves the transition's end if it goes in the same direction: this cosine at least.
+SAME = 0.7
 #: A move of one sensor counts up to so many sigmas towards the direction.
 MOST_MOVE = 20.0
 
@@ -56,9 +58,11 @@ class Transitions:
         crossing.level_sigma = sigma
         crossing.move = _move(view, crossing, sigma)
         over = block >= self._over(int(self.fields["crossed"][slot]))
-        crossing.new = over or crossing.statistic >= STRONG * crossing.threshold
+        crossing.new = over or crossing.statistic >= STRONG[TESTS[crossing.test].signal]
         if crossing.new:
             return True
+        if crossing.statistic < FIRST[crossing.channel]:
+            return False
         before = self.fields["direction"][slot].astype(np.float64)
         sizes = np.sqrt((crossing.move @ crossing.move) * (before @ before))
         return bool(crossing.move @ before >= SAME * sizes)

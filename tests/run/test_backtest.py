@@ -502,7 +502,7 @@ def tidemark(directory: Path, *arguments: str) -> subprocess.CompletedProcess[st
 def test_the_command_prints_json_alone_and_writes_a_page(recording: Path, tmp_path: Path) -> None:
     """What goes into another program has nothing before or after it."""
     pytest.importorskip("plotly")
-    (tmp_path / "few.toml").write_text("[detect]\nlevel_threshold = 5.5\n")
+    (tmp_path / "few.toml").write_text("[detect]\nfalse_boundaries_per_million = 5.5\n")
     done = tidemark(
         tmp_path, "--config", "few.toml", "backtest", str(recording), "--truth-column", "regime",
         "--drop", "s2", "--no-train", "--json", "-", "--html", "out.html",
@@ -511,7 +511,7 @@ def test_the_command_prints_json_alone_and_writes_a_page(recording: Path, tmp_pa
     answer = json.loads(done.stdout)
     jsonschema.validate(answer, schema())
     assert answer["sensors"] == ["s0", "s1"]
-    assert answer["settings"]["detect"]["level_threshold"] == 5.5
+    assert answer["settings"]["detect"]["false_boundaries_per_million"] == 5.5
     assert "<title>tidemark backtest: plant.csv</title>" in (tmp_path / "out.html").read_text()
 
 
