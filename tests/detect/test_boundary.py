@@ -133,7 +133,7 @@ def test_a_change_of_variance_is_found_by_the_residual(seed: int) -> None:
     """Means stay: only the joint residual sees it."""
     values = noise(5000, seed=seed)
     values[3000:] *= 2.0
-    (boundary,) = find(values)
+    (boundary,) = find(values, Detect(false_boundaries_per_million=1.0))
     assert boundary.signal == "residual"
     assert boundary.statistic > boundary.threshold
     assert 3000 < boundary.detected_row < 3240
@@ -202,11 +202,11 @@ def test_a_change_of_the_dynamics_is_found_by_the_residual(seed: int) -> None:
 # What is not ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("channels", [1, 8])
-def test_independent_noise_has_no_boundary(seed: int, channels: int) -> None:
-    """20 000 rows: any alarm here would be one too many."""
-    assert find(noise(20_000, channels, seed), poll=5000) == []
+def test_independent_noise_has_no_more_boundaries_than_the_budget(channels: int) -> None:
+    """100 000 rows at 10 in a million expect one; five are as rare as .004 (Poisson)."""
+    found = [b for seed in range(5) for b in find(noise(20_000, channels, seed), poll=5000)]
+    assert len(found) < 5
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -542,7 +542,7 @@ def test_a_dropout_in_the_warm_up_does_not_hide_a_freeze(seed: int) -> None:
     values = noise(6000, 3, seed)
     values[100:250, 1] = np.nan
     values[3000:, 1] = values[2999, 1]
-    assert find(values) == []
+    assert find(values, Detect(false_boundaries_per_million=0.1)) == []
 
 
 @pytest.mark.parametrize("seed", range(2))
