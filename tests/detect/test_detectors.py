@@ -104,7 +104,7 @@ def test_adwin_alarms_at_the_rows_of_a_bare_river_adwin() -> None:
 
 def test_adwin_is_made_with_the_options_of_this_project() -> None:
     """Every fourth value is looked at: means of blocks come slowly."""
-    own = drift.ADWIN(delta=0.02, clock=4)
+    own = drift.ADWIN(delta=1.0, clock=4)
     assert alarms_of(make("ADWIN"), shifting(1)) == alarms_of(own, shifting(1))
     assert alarms_of(make("ADWIN"), shifting(1)) != alarms_of(drift.ADWIN(), shifting(1))
 
