@@ -32,7 +32,7 @@ from benchmarks import result
 from benchmarks.detection_ablations import ablations
 from benchmarks.detection_cost import FLEET, cost, state
 from benchmarks.detection_light import light
-from benchmarks.detection_noise import WITHIN, delays, stationary
+from benchmarks.detection_noise import WITHIN, budgets, delays, stationary
 from benchmarks.detection_page import page, plain
 
 PAGE = Path(__file__).with_name("detection.md")
@@ -97,6 +97,7 @@ PARTS: dict[str, Callable[[bool, Sequence[int]], parts.Rows]] = {
     "streams": _streams,
     "covering": lambda quick, seeds: parts.univariate(track),
     "stationary": lambda quick, seeds: stationary(track, seeds[: 2 if quick else 10]),
+    "budget": lambda quick, seeds: budgets(track, seeds[: 2 if quick else 10]),
     "delay": lambda quick, seeds: delays(track, data.REPORTED[: 4 if quick else 15]),
     "robustness": lambda quick, seeds: parts.robustness(track, seeds[:10]),
     "units": lambda quick, seeds: parts.units(track, seeds[: 1 if quick else 3]),
@@ -131,6 +132,11 @@ NOTES = {
     "stationary": (
         "Ten streams of 100,000 rows each (2 with --quick). Sine: amplitude 1, period 500 rows,"
         " noise of deviation .3."
+    ),
+    "budget": (
+        "The same streams with other settings of `detect.false_boundaries_per_million`: ten of them"
+        " at 10, three at 100, one at 1,000 (at most 2 with --quick). Boundaries by the number that"
+        " the budget allows; the goal is a factor of 2."
     ),
     "delay": (
         "15 streams each (4 with --quick). A shift counts as missed without an alarm within"

@@ -21,6 +21,8 @@ class Goal:
             return value == self.bound
         if value is None:
             return False
+        if self.sense == "within":  # a factor of
+            return 1 / self.bound <= value <= self.bound
         return value >= self.bound if self.sense == ">=" else value <= self.bound
 
     def __str__(self) -> str:
@@ -50,6 +52,10 @@ EVERYWHERE = {
     ("streams", ABOVE): at_least(0.30),
     ("streams", ERROR): at_most(20),
     ("stationary", STATIONARY): at_most(1),
+    **{
+        ("budget", f"{budget} in a million: boundaries by the budget"): Goal("within", 2)
+        for budget in (10, 100, 1000)
+    },
     ("delay", "1 sigma after 20,000 rows: median delay"): at_most(400),
     ("delay", "1 sigma after 20,000 rows: missed"): at_most(0),
     ("robustness", MORE_FALSE): at_most(0),

@@ -20,6 +20,8 @@ SENSORS = {1: "1 sensor", 8: "8 sensors"}
 LENGTH = 100_000
 #: (rows before the shift, its sizes in sigma), in the order of the stream.
 SHIFTS = ((5_000, (1.0,)), (20_000, (0.25, 0.5, 1.0, 2.0)))
+#: Boundaries allowed in a million readings, and streams that tell how many there are.
+BUDGETS = {10.0: 10, 100.0: 3, 1000.0: 1}
 #: A shift that raises no alarm within so many rows is missed.
 WITHIN = 2_000
 
@@ -34,6 +36,22 @@ def stationary(track: Track[Any], seeds: Sequence[int]) -> Rows:
                 false += len(boundaries(data.noise(kind, seed, LENGTH, sensors), size=5_000))
             value = false / len(seeds) * (100_000 / LENGTH)
             lines.append(row("stationary", f"{kind}, {name}", STATIONARY, value))
+    return lines
+
+
+def budgets(track: Track[Any], seeds: Sequence[int]) -> Rows:
+    """Boundaries where nothing changes, by what the budget allows."""
+    lines = []
+    for kind in data.NOISES:
+        for sensors, name in SENSORS.items():
+            for budget, streams in BUDGETS.items():
+                settings, some = Detect(false_boundaries_per_million=budget), seeds[:streams]
+                false = 0
+                for seed in track(some, f"{kind}, {name}, {budget:g} in a million"):
+                    false += len(boundaries(data.noise(kind, seed, LENGTH, sensors), settings))
+                allowed = budget * LENGTH * len(some) / 1e6
+                what = f"{budget:g} in a million: boundaries by the budget"
+                lines.append(row("budget", f"{kind}, {name}", what, false / allowed))
     return lines
 
 

@@ -12,6 +12,7 @@ TITLES = {
     "covering": "Univariate series",
     "recurrence": "Regimes that come again",
     "stationary": "Nothing changes",
+    "budget": "Budget",
     "delay": "A shift on all sensors",
     "robustness": "A broken sensor",
     "units": "Other units",
@@ -20,7 +21,7 @@ TITLES = {
     "light": "The light profile",
 }
 #: Parts of one figure a cell: figures down, cases across.
-ACROSS = ("stationary", "delay")
+ACROSS = ("stationary", "budget", "delay")
 
 
 def page(rows: Sequence[Row], ablations: Sequence[Row], head: str, notes: Mapping[str, str]) -> str:
