@@ -68,7 +68,7 @@ class BoundaryDetector:
         self.fields = Fields(channels, len(settings.detectors), light=light)
         back = self.fields.look_back
         self.rings = {signal: _ring(signal, f, back) for signal, f in self.fields.sizes.items()}
-        self.watch = Watch(settings.detectors, channels, light=light)
+        self.watch = Watch(settings, channels)
         self.search = Search(self.fields, settings)
         self.transitions = Transitions(self.fields, settings)
         self.printing = Prints(self.fields)

@@ -36,7 +36,7 @@ PRIOR, MEMORY = 3.0, 300.0
 #: A peak is cut at so many FIRST.
 MOST = 1.3
 #: Thresholds stay within these shares of a new series'.
-LOWEST, HIGHEST = 0.3, 1.0
+LOWEST, HIGHEST = 0.75, 1.0
 #: The share of its readings in which a series is at least taken to be free for a boundary.
 LEAST_FREE = 0.1
 #: What is known of a series' peaks: how many, and of their power the mean and the variance.
@@ -60,6 +60,8 @@ class Calibration:
         self.fields = fields
         self.settle_after = settings.settle_after
         self.rate = rate_of(settings.false_boundaries_per_million, settings.settle_after)
+        #: (C,) thresholds of a new series.
+        self.first = exceeded(PRIOR_MEAN, PRIOR_VARIANCE, self.rate)
 
     def thresholds(self, slots: IntArray) -> Array:
         """(S, C) of these series; they move where a window ends."""

@@ -25,11 +25,11 @@ from river.base import DriftDetector as DriftDetector
 from pipeline.detect.kswin import KSWIN
 from pipeline.errors import PipelineError, SettingsError
 
-#: What each detector is made with, where river's own defaults do not fit.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "ADWIN": {"delta": 1.0, "clock": 4},
-    "KSWIN": {"seed": 0},  # without one, a restart would not go on as before
-}
+#: ADWIN's delta for every false boundary in a million readings that is allowed: it proposes more
+#: readily than the tests confirm.
+DELTA = 0.002
+#: False boundaries in a million readings that are allowed where nothing else is said.
+BUDGET = 10.0
 #: Cheap enough for every signal; the others see the joint residual only.
 ON_EVERY_SIGNAL = ("ADWIN",)
 
@@ -38,19 +38,23 @@ class DetectorStateError(PipelineError):
     """Stored detector state is not river's. It is not loaded."""
 
 
-def make(name: str) -> DriftDetector:
-    """A river detector of `river.drift` by name.
+def make(name: str, budget: float = BUDGET) -> DriftDetector:
+    """A river detector of `river.drift` by name, for a budget of false boundaries in a million.
 
-    >>> make("ADWIN").delta
-    1.0
+    >>> make("ADWIN").delta, make("ADWIN", budget=1000).delta
+    (0.02, 1.0)
     >>> make("os")
     Traceback (most recent call last):
     ValueError: no river drift detector 'os'; there are ADWIN, KSWIN, PageHinkley
     """
     if name not in names():
         raise ValueError(f"no river drift detector {name!r}; there are {', '.join(names())}")
+    options: dict[str, dict[str, Any]] = {
+        "ADWIN": {"delta": min(DELTA * budget, 1.0), "clock": 4},
+        "KSWIN": {"seed": 0},  # without one, a restart would not go on as before
+    }
     cls = KSWIN if name == "KSWIN" else getattr(drift, name)
-    made: DriftDetector = cls(**OPTIONS.get(name, {}))
+    made: DriftDetector = cls(**options.get(name, {}))
     return made
 
 
@@ -86,14 +90,25 @@ class Proposers:
         d, sensors: river watches d levels, d partial residuals and the joint residual.
     light
         Without the partial residuals.
+    budget
+        False boundaries in a million readings that are allowed.
     """
 
-    def __init__(self, kinds: Sequence[str], channels: int, *, light: bool = False) -> None:
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        channels: int,
+        *,
+        light: bool = False,
+        budget: float = BUDGET,
+    ) -> None:
+        self._budget = budget
         pairs = watched(kinds, channels, light=light)
         #: Number of the kind of each of a signal's detectors, and those themselves.
         self.kinds = {signal: [kind for kind, _ in each] for signal, each in pairs.items()}
         self.detectors = {
-            signal: [make(kinds[kind]) for kind in each] for signal, each in self.kinds.items()
+            signal: [make(kinds[kind], budget) for kind in each]
+            for signal, each in self.kinds.items()
         }
         self._bind()
 
@@ -114,7 +129,7 @@ class Proposers:
         for k in fired:
             detector = self.detectors[signal][k]
             if isinstance(detector, drift.ADWIN):
-                self.detectors[signal][k] = make("ADWIN")
+                self.detectors[signal][k] = make("ADWIN", self._budget)
                 self._updates[signal][k] = _update(self.detectors[signal][k])
 
     def _bind(self) -> None:
@@ -125,13 +140,20 @@ class Proposers:
 
     def state(self) -> list[Any]:
         """Plain data that `restore` goes on from."""
-        return [_plain(detector) for each in self.detectors.values() for detector in each]
+        plain = [_plain(detector) for each in self.detectors.values() for detector in each]
+        return [*plain, self._budget]
 
     def restore(self, state: Sequence[Any]) -> None:
-        """Go on from `state()`, being new; DetectorStateError if it is not of these detectors."""
-        if len(state) != sum(map(len, self.detectors.values())):
+        """Go on from `state()`, being new; DetectorStateError if it is not of these detectors.
+
+        Those of another budget are left as they are, new: what is proposed by has changed.
+        """
+        if len(state) != 1 + sum(map(len, self.detectors.values())):
             raise DetectorStateError("the stored detectors are others than the settings name")
-        plain = iter(state)
+        *stored, budget = state
+        if budget != self._budget:
+            return
+        plain = iter(stored)
         self.detectors = {
             signal: [_become(detector, next(plain)) for detector in each]
             for signal, each in self.detectors.items()
@@ -179,10 +201,11 @@ def dump(proposers: Sequence[Proposers | None]) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8)
 
 
-def load(
-    content: NDArray[np.uint8], kinds: Sequence[str], channels: int, *, light: bool = False
-) -> Iterator[Proposers | None]:
-    """What `dump` was given; DetectorStateError for anything that is not river's."""
+def load(content: NDArray[np.uint8], new: Callable[[], Proposers]) -> Iterator[Proposers | None]:
+    """What `dump` was given; DetectorStateError for anything that is not river's.
+
+    new: makes those of a series that has seen nothing.
+    """
     try:
         packed = zlib.decompress(content.tobytes())
         plain = msgspec.msgpack.decode(packed, type=list[list[Any] | None])
@@ -192,7 +215,7 @@ def load(
         if state is None:
             yield None
             continue
-        proposers = Proposers(kinds, channels, light=light)
+        proposers = new()
         proposers.restore(state)
         yield proposers
 

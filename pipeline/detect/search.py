@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect import halves
-from pipeline.detect.calibration import CHANNELS, Calibration
+from pipeline.detect.calibration import CHANNELS, FIRST, Calibration
 from pipeline.detect.evidence import (
     ALONE,
     BLOCKS,
@@ -32,8 +32,8 @@ Mask = NDArray[np.bool_]
 
 #: Number of the level test, and of the one by whose history whole segments are measured.
 LEVEL, SEGMENT = 0, 1
-#: Threshold of whole segments, whatever the budget is.
-SEGMENTS = 4.5
+#: Threshold of whole segments where that of the largest z is FIRST.
+SEGMENTS = 4.65
 #: Statistics of each signal's tests, of calibration.CHANNELS.
 CHANNELS_OF = {"level": (0,), "residual": (1, 2)}
 
@@ -252,7 +252,8 @@ class Search:
 
     def _halves(self, view: View, i: int, begin: int, t: int, sigma: Array) -> Crossing | None:
         """Of means begin ... t of series i, if they fall into two by themselves and by history."""
-        test, threshold = TESTS[SEGMENT], SEGMENTS
+        test, largest = TESTS[SEGMENT], CHANNELS.index("largest")
+        threshold = SEGMENTS * float(self.calibration.first[largest] / FIRST[largest])
         told = len(sigma) - self.fields.white
         most = threshold * np.log(told)
         x = view.stretch("residual").means(i, begin, t)[:, :told]
@@ -274,7 +275,7 @@ class Search:
             sigma=sigma,
             statistic=float(value[best]) / (halves.BY_ITSELF * np.log(told)),
             threshold=threshold,
-            channel=CHANNELS.index("largest"),
+            channel=largest,
             whole=True,
         )
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect import approach
-from pipeline.detect.calibration import FIRST
 from pipeline.detect.changes import AROUND, Scene, changes
 from pipeline.detect.evidence import BLOCKS, TESTS, split
 from pipeline.detect.fields import NEVER, Fields
@@ -28,7 +27,7 @@ LOCATORS = 8
 #: A transition may go on for so long, but no longer than this share of the series so far.
 SETTLE_SHARE = 0.15
 #: Within it, a crossing of such a statistic is a boundary of its own.
-STRONG = {"level": 10.0, "residual": 9.0}
+STRONG = 10.0
 #: A weaker one moves the transition's end if it goes in the same direction: this cosine at least.
 SAME = 0.7
 #: A move of one sensor counts up to so many sigmas towards the direction.
@@ -55,14 +54,14 @@ class Transitions:
         transition's going on. Says so in the crossing; sigma: what the levels (d,) are measured by.
         """
         slot, block = int(view.slots[0]), crossing.block
+        if crossing.whole and self.fields["opened"][slot] != NEVER:
+            return False  # a slow change falls into halves anywhere
         crossing.level_sigma = sigma
         crossing.move = _move(view, crossing, sigma)
         over = block >= self._over(int(self.fields["crossed"][slot]))
-        crossing.new = over or crossing.statistic >= STRONG[TESTS[crossing.test].signal]
+        crossing.new = over or crossing.statistic >= STRONG
         if crossing.new:
             return True
-        if crossing.statistic < FIRST[crossing.channel]:
-            return False
         before = self.fields["direction"][slot].astype(np.float64)
         sizes = np.sqrt((crossing.move @ crossing.move) * (before @ before))
         return bool(crossing.move @ before >= SAME * sizes)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import Detect
 from pipeline.detect import detectors
 from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.fields import NEVER, Fields, sizes
@@ -24,18 +26,22 @@ class Watch:
 
     Parameters
     ----------
-    kinds
-        Names of river detectors.
+    settings
+        Names of the detectors, what they see of the residual, and how readily they propose.
     channels
         d, sensors in a reading.
-    light
-        Of the residual only the joint one.
     """
 
-    def __init__(self, kinds: tuple[str, ...], channels: int, *, light: bool = False) -> None:
+    def __init__(self, settings: Detect, channels: int) -> None:
+        kinds, light = settings.detectors, settings.profile == "light"
         self.kinds = kinds
-        self.channels = channels
-        self.light = light
+        self._new = partial(
+            detectors.Proposers,
+            kinds,
+            channels,
+            light=light,
+            budget=settings.false_boundaries_per_million,
+        )
         #: (slots,) None before a series' level is known.
         self.proposers: list[detectors.Proposers | None] = []
         d, joint = channels, sizes(channels)["residual"] - channels - 1
@@ -53,7 +59,7 @@ class Watch:
 
     def start(self, slot: int) -> None:
         """New detectors for a series."""
-        self.proposers[slot] = detectors.Proposers(self.kinds, self.channels, light=self.light)
+        self.proposers[slot] = self._new()
 
     def feed(self, fields: Fields, piece: Piece, means: Mapping[str, Means]) -> IntArray:
         """(S, T, kinds) block of each kind's last alarm, as of each block; T = 1 if none is new."""
@@ -110,5 +116,4 @@ class Watch:
 
     def restore(self, state: NDArray[np.uint8]) -> None:
         """Go on from `state`; DetectorStateError if it is not river's."""
-        loaded = detectors.load(state, self.kinds, self.channels, light=self.light)
-        self.proposers = list(loaded)
+        self.proposers = list(detectors.load(state, self._new))

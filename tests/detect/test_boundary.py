@@ -133,10 +133,9 @@ def test_a_change_of_variance_is_found(seed: int) -> None:
     """Means stay; those of few readings spread, too, so that the level may see it first."""
     values = noise(5000, seed=seed)
     values[3000:] *= 2.0
-    (boundary,) = find(values, Detect(false_boundaries_per_million=1.0))
+    (boundary,) = find(values)
     assert boundary.statistic > boundary.threshold
-    assert 3000 < boundary.detected_row < 3240
-    assert abs(boundary.boundary_row - 3000) <= 4 * NEAR
+    assert 3000 - 2 * NEAR <= boundary.boundary_row < boundary.detected_row < 3240
 
 
 def swinging(phi: float, rows: int, rng: np.random.Generator) -> Array:
@@ -364,7 +363,7 @@ def test_a_detector_that_never_alarms_opens_no_watch(monkeypatch: pytest.MonkeyP
     values[4500:] *= 2.0
     values[2500:] += 6.0
     assert {b.signal for b in find(values)} == {"level", "residual"}
-    monkeypatch.setattr(detectors, "make", lambda _: Alarm(at=-1))
+    monkeypatch.setattr(detectors, "make", lambda *_: Alarm(at=-1))
     assert find(values) == []
 
 
@@ -395,7 +394,7 @@ def test_a_watch_is_open_from_an_alarm_on_for_so_many_readings(
     floor (.1 of it for a reading) z is at most 4 j / sqrt(.1 * 16 j (5 - j) / 5): 3.5, then 5.8.
     So it crosses 5 at block 402, and is detected while the alarm is at most `watch` readings old.
     """
-    monkeypatch.setattr(detectors, "make", lambda _: Alarm(at=alarm))
+    monkeypatch.setattr(detectors, "make", lambda *_: Alarm(at=alarm))
     settings = Detect(detectors=("ADWIN",), watch=watch, fit_after=50_000)
     found = find(shifted(400 * BLOCK, 20.0, 3500), settings, poll=poll)
     if detected is None:
@@ -535,21 +534,13 @@ def test_a_faulty_sensor_is_no_boundary_and_hides_none(
     assert abs(boundary.detected_row - expected.detected_row) <= 2 * BLOCK
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [
-        0,
-        pytest.param(
-            1, marks=pytest.mark.xfail(reason="stuck at 2.2 deviations: a level before a freeze")
-        ),
-    ],
-)
+@pytest.mark.parametrize("seed", range(2))
 def test_a_dropout_in_the_warm_up_does_not_hide_a_freeze(seed: int) -> None:
     """A sensor that never repeats a value, silent for 150 readings at first, stuck much later."""
     values = noise(6000, 3, seed)
     values[100:250, 1] = np.nan
     values[3000:, 1] = values[2999, 1]
-    assert find(values, Detect(false_boundaries_per_million=0.1)) == []
+    assert find(values) == []
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -593,15 +584,7 @@ def leaves_a_constant() -> Array:
 
 @pytest.mark.parametrize(
     "values",
-    [
-        begins_at(299),
-        begins_at(400),
-        begins_at(1200),
-        pytest.param(
-            leaves_a_constant(),
-            marks=pytest.mark.xfail(reason="three: its first peaks are those of a constant"),
-        ),
-    ],
+    [begins_at(299), begins_at(400), begins_at(1200), leaves_a_constant()],
     ids=["one-reading", "after-the-warm-up", "after-the-fit", "constant-at-first"],
 )
 def test_a_sensor_that_comes_alive_is_no_row_of_boundaries(values: Array) -> None:

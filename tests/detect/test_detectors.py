@@ -62,7 +62,7 @@ def stored(plain: Any) -> NDArray[np.uint8]:
 
 
 def read(content: NDArray[np.uint8], kinds: tuple[str, ...] = ("ADWIN",)) -> list[Any]:
-    return list(load(content, kinds, 1))
+    return list(load(content, lambda: Proposers(kinds, 1)))
 
 
 #: The plain state of one ADWIN, and of one PageHinkley: what the forgeries below start from.
@@ -104,9 +104,28 @@ def test_adwin_alarms_at_the_rows_of_a_bare_river_adwin() -> None:
 
 def test_adwin_is_made_with_the_options_of_this_project() -> None:
     """Every fourth value is looked at: means of blocks come slowly."""
-    own = drift.ADWIN(delta=1.0, clock=4)
+    own = drift.ADWIN(delta=0.02, clock=4)
     assert alarms_of(make("ADWIN"), shifting(1)) == alarms_of(own, shifting(1))
     assert alarms_of(make("ADWIN"), shifting(1)) != alarms_of(drift.ADWIN(), shifting(1))
+
+
+def test_a_larger_budget_is_a_larger_delta_up_to_one() -> None:
+    assert [make("ADWIN", budget).delta for budget in (1.0, 10.0, 500.0, 5000.0)] == [
+        0.002,
+        0.02,
+        1.0,
+        1.0,
+    ]
+
+
+def test_detectors_of_another_budget_begin_anew() -> None:
+    """A restart with another budget is no error; what river saw so far was for the other one."""
+    (went_on,) = load(dump([ADWIN]), lambda: Proposers(["ADWIN"], 1))
+    (new,) = load(dump([ADWIN]), lambda: Proposers(["ADWIN"], 1, budget=100.0))
+    assert went_on is not None
+    assert new is not None
+    assert went_on.state() == ADWIN.state()
+    assert new.state() == Proposers(["ADWIN"], 1, budget=100.0).state()
 
 
 @pytest.mark.parametrize("name", [n for n in names() if n != "ADWIN"])
@@ -149,7 +168,7 @@ def test_a_signal_without_values_is_left_alone() -> None:
     before = copy.deepcopy(proposers.state())
     assert feed(proposers, kinds, "level", LEVELS)
     same = [a == b for a, b in zip(proposers.state(), before, strict=True)]
-    assert same == [False] * 2 + [True] * 4
+    assert same == [False] * 2 + [True] * 4 + [True]  # the budget stands last
 
 
 def test_no_values_at_all_are_no_alarm() -> None:
@@ -277,7 +296,7 @@ def test_a_window_holds_numbers_only(values: list[Any]) -> None:
 def test_state_of_other_settings_is_refused(kinds: tuple[str, ...], channels: int) -> None:
     """Another detector, or another number of them, would go on from something else's past."""
     with pytest.raises(DetectorStateError, match="others than the settings"):
-        list(load(dump([ADWIN]), kinds, channels))
+        list(load(dump([ADWIN]), lambda: Proposers(kinds, channels)))
 
 
 @pytest.mark.parametrize(
