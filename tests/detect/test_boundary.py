@@ -663,6 +663,30 @@ def test_ten_thousand_series_of_ten_readings_each() -> None:
         assert np.array_equal(array, again[name], equal_nan=True), name
 
 
+def test_a_million_readings_without_a_change_grow_nothing() -> None:
+    """A budget of 10 in a million: more than 20 are as rare as .002 (Poisson)."""
+    rng, slot = np.random.default_rng(0), np.array([0])
+    detector = BoundaryDetector(2, Detect())
+    found, sizes, rows = 0, [], np.arange(10_000)
+    for poll in range(100):
+        batch = Batch(
+            topic="readings",
+            partition=0,
+            series=("a",),
+            starts=np.array([0, len(rows)]),
+            offsets=rows + poll * len(rows),
+            order=rows,
+            times=rows + poll * len(rows),
+            values=rng.normal(size=(len(rows), 2)).astype(np.float32),
+            next_offset=(poll + 1) * len(rows),
+        )
+        found += len(detector.update(batch, slot))
+        sizes.append({name: a.nbytes for name, a in detector.state().items() if name != "river"})
+    assert found <= 20
+    assert sizes[-1] == sizes[0]
+    assert len(detector.state()["river"]) < 50_000
+
+
 @pytest.mark.parametrize("rows", [1, 4, 30, 299, 300, 301])
 def test_a_series_in_its_warm_up_has_no_boundary_but_a_state(rows: int) -> None:
     """Shorter than any reference: it goes on from its state like any other."""
