@@ -23,7 +23,7 @@ BLOCKS = {"level": 1, "residual": 4}
 #: The statistic is the root mean square of so many largest z.
 LARGEST = 3
 #: A feature alone counts so many times: the largest of many are larger by chance.
-ALONE = 1.5
+ALONE = 1.2
 #: The joint statistic is of this size where a rms of the largest z is 1.
 JOINT = 1.15
 
