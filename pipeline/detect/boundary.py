@@ -178,6 +178,7 @@ class BoundaryDetector:
         readings, places = self.warm.first(slot, self.warm_up)
         fitting.fit_level(self.fields, self.search.scales_of("level"), slot, readings)
         self.watch.start(slot)
+        self.printing.start(slot, self.warm_up)
         self._fill_in(slot, self._first_rows(slot, readings, places), "level")
 
     def _start_residual(self, slot: int) -> None:

@@ -80,6 +80,11 @@ class Prints:
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
 
+    def start(self, slot: int, readings: int) -> None:
+        """A series begins with a fit window of `readings`: its first segment's last fingerprint
+        comes after it, and counts no more blocks than any other's."""
+        self.fields["print_start"][slot] = max(0, readings // BLOCK - LAST + 1)
+
     def take(
         self,
         view: View,

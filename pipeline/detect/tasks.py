@@ -211,10 +211,9 @@ def told(task: int, recurrence: bool, distance: float | None) -> str:
     'It is task 2 again (distance 0.41, new from 1 on).'
     >>> told(5, False, 2.3)
     'It is a new one, task 5 (distance 2.30, new from 1 on).'
-    >>> told(1, False, None)
-    'It is the first one, task 1.'
+    >>> told(5, False, None)
+    'It is a new one, task 5.'
     """
-    if distance is None:
-        return f"It is the first one, task {task}."
     what = f"task {task} again" if recurrence else f"a new one, task {task}"
-    return f"It is {what} (distance {distance:.2f}, new from 1 on)."
+    near = "" if distance is None else f" (distance {distance:.2f}, new from 1 on)"
+    return f"It is {what}{near}."

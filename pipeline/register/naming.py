@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, true, update
 
 from pipeline.detect.prints import Print
 from pipeline.detect.tasks import Fingerprint, Known, merge, nearest
@@ -86,6 +86,31 @@ def name(conn: Connection, stream_id: int, partition: int, made: Print, *, at: i
         rows=made.rows,
         final=made.final,
     )
+
+
+def last_named(conn: Connection, stream_id: int, partition: int) -> list[Named]:
+    """What a partition's last checkpoint that named segments named them."""
+    c = t.segments.c
+    mine = and_(c.stream_id == stream_id, c.partition == partition, c.rows > 0)
+    newest = select(func.max(c.named)).where(mine).scalar_subquery()
+    rows = conn.execute(
+        select(t.segments, t.tasks.c.number)
+        .join(t.tasks, t.tasks.c.id == c.task_id)
+        .where(mine, c.named == newest)
+        .order_by(c.id)
+    )
+    return [
+        Named(
+            series=row.series,
+            segment=row.segment,
+            task=row.number,
+            recurrence=row.recurrence,
+            distance=row.distance,
+            rows=row.rows,
+            final=row.final,
+        )
+        for row in rows
+    ]
 
 
 def assign(conn: Connection, claim: Claim, request_id: int, units: Units, *, at: int) -> int:

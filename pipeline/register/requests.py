@@ -3,6 +3,9 @@
 A claim is a lease with a fencing number. Requests of one stream run one at a time (an index allows
 one claim a stream) and in their order; those that piled up behind the oldest are taken along with
 it. One that failed before is tried again after a pause, and alone.
+
+Whatever ends in the ledger takes its lock before any request's row, as naming.py does: neither can
+wait for the other for ever.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
     tried `max_attempts` times fails, with its last reason kept. While a request's pause lasts, its
     stream is left alone.
     """
+    ledger.lock(conn)
     _expire(conn, at)
     pauses = (requests.c.status == "pending") & (requests.c.not_before > at)
     busy = select(requests.c.stream_id).where((requests.c.status == "claimed") | pauses)
@@ -92,6 +96,7 @@ def renew(conn: Connection, claim_: Claim, until: int) -> None:
 
 def finish(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> None:
     """The request and those folded into it are done; LeaseLost if the claim is not ours."""
+    ledger.lock(conn)
     _change(conn, claim_, {"status": "done", "finished": at, "outcome": outcome})
     folded = [number for number, _ in claim_.folded]
     if folded:
@@ -213,6 +218,7 @@ def _unfold(conn: Connection, ids: Sequence[int]) -> None:
 
 
 def _give_back(conn: Connection, claim_: Claim, reason: str, values: dict[str, Any]) -> None:
+    ledger.lock(conn)
     _change(conn, claim_, values | {"owner": None, "lease_until": None, "outcome": reason})
     _unfold(conn, [claim_.id])
 

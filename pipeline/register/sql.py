@@ -187,6 +187,11 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return tasks.of(conn, request_id)
 
+    def last_named(self, stream_id: int, partition: int) -> list[Named]:
+        """What a partition's last checkpoint that named segments named them."""
+        with reading(self.engine) as conn:
+            return naming.last_named(conn, stream_id, partition)
+
     def assign(self, claim: Claim, request_id: int, units: NDArray[np.float64]) -> int:
         """The id of the task of a request's segment: as it was named, or what its readings say.
 

@@ -107,7 +107,10 @@ class Streamer:
     # The owner's side -------------------------------------------------------------------------
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Take the partitions over: a new epoch each, and go on from its checkpoint."""
+        """Take the partitions over: a new epoch each, and go on from its checkpoint.
+
+        What that one named is said again: the former owner may have come no further.
+        """
         go_on: dict[int, int] = {}
         for number in partitions:
             checkpoint = self.registry.acquire(self.stream.id, number, self.owner)
@@ -124,6 +127,7 @@ class Streamer:
                 epoch=checkpoint.epoch,
                 next_offset=checkpoint.next_offset,
             )
+            self._publish_names(number, self.registry.last_named(self.stream.id, number))
         return go_on
 
     def revoked(self, partitions: Sequence[int]) -> None:
@@ -165,7 +169,7 @@ class Streamer:
         6. Publish scores, boundaries, ends of transitions, dead letters.
         7. One SQL transaction a partition: boundaries, their ends, requests, artifacts, scored
            ranges, state and next offset, fenced by the epoch. A crash before this replays from the
-           last one.
+           last one. What it named is published after it.
         8. Commit the offsets, for lag tools.
         """
         polled = self.source.poll(self.settings.run.poll_timeout_s)  # 1
@@ -240,8 +244,8 @@ class Streamer:
         return named
 
     def _publish_names(self, number: int, named: Sequence[Named]) -> None:
-        """Say which task each segment is, once SQL has it: a crash between the two leaves it there
-        alone."""
+        """Say which task each segment is, once SQL has it; after a crash between the two, the next
+        owner says it."""
         for each in named:
             log.info(
                 "task_named",

@@ -74,6 +74,22 @@ def test_a_light_profile_is_known_by_level_and_power() -> None:
     assert {p.fingerprint.mean.shape for p in prints} == {(1,)}
 
 
+@pytest.mark.parametrize("warm_up", [1195, 1205, 1600])
+def test_a_long_warm_up_teaches_the_first_task_all_the_same(warm_up: int) -> None:
+    """Its last fingerprint is of the LAST blocks up to the first one after the warm-up."""
+    detector = BoundaryDetector(3, Detect(warm_up=warm_up, fit_after=warm_up))
+    prints: list[Print] = []
+    for batch in log_of(STREAM[:2000]).polls([100] * 20):
+        detector.update(batch, np.array([0]))
+        prints += detector.prints
+    assert [(p.segment, p.rows, p.final) for p in prints] == [(0, LAST * BLOCK, True)]
+    blocks = STREAM[:2000].reshape(-1, BLOCK, 3).mean(axis=1)
+    counted = blocks[: warm_up // BLOCK + 1][-(LAST - SKIP) :]
+    print_ = prints[0].fingerprint
+    assert print_.level_rows == len(counted) * BLOCK
+    assert print_.units[0] == pytest.approx(counted.mean(axis=0), abs=0.02)
+
+
 @pytest.fixture(scope="module")
 def raw() -> tuple[list[Boundary], list[Print], BoundaryDetector, Means]:
     """One run, with every block mean that was made beside it."""

@@ -32,9 +32,15 @@ ROUNDS = 6
 
 
 @pytest.fixture
-def registry(at_head: Database) -> Iterator[SqlRegistry]:
+def clock() -> Clock:
+    """The registry's."""
+    return Clock()
+
+
+@pytest.fixture
+def registry(at_head: Database, clock: Clock) -> Iterator[SqlRegistry]:
     """A registry over a new schema."""
-    with opened(at_head, Clock()) as registry:
+    with opened(at_head, clock) as registry:
         yield registry
 
 
@@ -184,6 +190,24 @@ def test_requests_are_of_the_segments_task(
     assert registry.task_of(number) == first
     later = registry.submit(asked(stream, 2, reason="refine")) or 0
     assert registry.assign(claim, later, units) == first
+
+
+def test_what_a_checkpoint_named_can_be_asked_for_again(
+    at: Partitions, registry: SqlRegistry, stream: Stream, clock: Clock
+) -> None:
+    """Of a partition's last checkpoint that named anything; no trainer's and no other's word."""
+    assert registry.last_named(stream.id, 0) == []
+    at.save(print_of(0, 0))
+    clock.pass_s(1)
+    said = at.save(print_of(1, 9), print_of(2, 0.01, rows=256, final=False))
+    clock.pass_s(1)
+    at.save(print_of(0, 0, series="fan"), partition=1)
+    at.save()
+    number = registry.submit(asked(stream, 3)) or 0
+    claim = registry.claim("t", LEASE_S)
+    assert claim is not None
+    registry.assign(claim, number, np.array([[9.0], [1.0]]))
+    assert registry.last_named(stream.id, 0) == said
 
 
 def test_a_boundary_says_its_task(at: Partitions, registry: SqlRegistry) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
@@ -57,6 +57,8 @@ from tests.register.making import (
 )
 from tests.register.processes import work
 
+#: How many wait for the ledger's lock.
+WAITING = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 PRINT = np.array([[0.0, 1.0], [1.0, 2.5]])
 #: Racing threads meet often enough in this many rounds.
 ROUNDS = 8
@@ -1235,15 +1237,42 @@ class TestOnPostgresql(RegistryContract):
         self, registry: SqlRegistry, second: SqlRegistry, stream: Stream
     ) -> None:
         """One that takes its number early and is seen late would be missing from `upto`."""
-        waiting = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         with ThreadPoolExecutor(1) as pool:
             with writing(registry.engine) as conn:
                 ledger.append(conn, "tested", {}, at=0)
                 late = pool.submit(second.submit, asked(stream, 2))
-                while column(registry.engine, waiting) == [0]:
+                while column(registry.engine, WAITING) == [0]:
                     time.sleep(0.01)
                 early = requests.submit(conn, asked(stream, 1), at=0)
             assert (early or 0) < (late.result() or 0)
+
+    @pytest.mark.parametrize("ending", ["finish", "release", "fail", "register", "claim"])
+    def test_who_waits_for_the_ledger_holds_no_request(
+        self, registry: SqlRegistry, second: SqlRegistry, stream: Stream, ending: str
+    ) -> None:
+        """A checkpoint has the ledger when it names a segment's requests: a trainer that had one of
+        them and waited for the ledger would wait for ever."""
+        registry.submit(asked(stream))
+        claim = registry.claim("t", LEASE_S)
+        assert claim is not None
+        acts: dict[str, Callable[[], Any]] = {
+            "finish": lambda: second.finish(claim, "nothing to train"),
+            "release": lambda: second.release(claim, "asked to stop"),
+            "fail": lambda: second.fail(claim, "no memory", retry=True),
+            "register": lambda: register(second, claim, promoted(), parent=None),
+            "claim": lambda: second.claim("u", LEASE_S, max_attempts=1),
+        }
+        if ending == "claim":  # it was tried once: given up, which the ledger is told
+            change(registry.engine, "UPDATE requests SET status = 'pending'")
+        with ThreadPoolExecutor(1) as pool:
+            with writing(registry.engine) as conn:
+                ledger.lock(conn)
+                waits = pool.submit(acts[ending])
+                while column(registry.engine, WAITING) == [0]:
+                    time.sleep(0.01)
+                conn.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+                conn.execute(update(t.requests).values(note="named"))
+            waits.result()
 
     def test_a_refused_login_does_not_show_the_password(
         self, postgresql_database: Database

@@ -376,14 +376,33 @@ def test_the_end_of_a_transition_is_kept_and_published(registry, settings, log) 
     sink = MemorySink()
     streamer(settings, registry, log, sink, polls=9).poll_once()
     drain(streamer(settings, registry, log, sink))
-    sent = [json.loads(value) for topic, _, value, _ in sink.sent if topic.endswith(".boundaries")]
-    (told,) = [value for value in sent if value.get("event") == "transition_over"]
+    (told,) = _events(sink, "transition_over")
     assert abs(told["end_row"] - SHIFT) <= 15
     lineage = Lineage(settings.database)
     (kept,) = lineage.boundaries("readings")
     lineage.close()
     for name in ("segment", "end_row", "end_offset", "end_at"):
         assert kept[name] == told[name]
+
+
+def test_a_name_that_was_not_published_is_told_by_the_next_owner(registry, settings, log) -> None:
+    """The process dies after the transaction that named a segment, and before it could say so."""
+    sink = MemorySink()
+    made = streamer(settings, registry, log, sink)
+    made._publish_names = lambda _, named: named and _broken()
+    with pytest.raises(RegistryError, match="power cut"):
+        drain(made)
+    assert _events(sink, "task_named") == []
+    drain(streamer(settings, registry, log, sink))
+    told = {event["segment"]: event["task"] for event in _events(sink, "task_named")}
+    lineage = Lineage(settings.database)
+    assert told == {kept["segment"]: kept["task"] for kept in lineage.segments("readings")} != {}
+    lineage.close()
+
+
+def _events(sink: MemorySink, kind: str) -> list[dict[str, Any]]:
+    sent = [json.loads(value) for topic, _, value, _ in sink.sent if topic.endswith(".boundaries")]
+    return [value for value in sent if value.get("event") == kind]
 
 
 def test_a_sensor_that_falls_silent_is_kept_and_published(registry, settings, log) -> None:
@@ -393,8 +412,7 @@ def test_a_sensor_that_falls_silent_is_kept_and_published(registry, settings, lo
     made = streamer(settings, registry, [*log, *gone], sink)
     made.poll_once()
     drain(streamer(settings, registry, [*log, *gone], sink))
-    sent = [json.loads(value) for topic, _, value, _ in sink.sent if topic.endswith(".boundaries")]
-    (told,) = [value for value in sent if value.get("event") == "sensor_silent"]
+    (told,) = _events(sink, "sensor_silent")
     assert (told["event"], told["sensor"], told["row"]) == ("sensor_silent", "c0", ROWS + 29)
     lineage = Lineage(settings.database)
     (kept,) = lineage.events("readings")
