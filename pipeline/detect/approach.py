@@ -1,6 +1,6 @@
 """What a series did since a boundary in, when it arrived out: at once, by a ramp or exponentially.
 
-The levels since then are kept in CELLS sums over so many blocks each; when they are full, every two
+The levels since then are kept in a few sums over so many blocks each; when they are full, every two
 become one. Sums of whole numbers are exact, so any cut of a stream into polls gives the same.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.detect.evidence import BLOCKS
-from pipeline.detect.fields import CELLS, Fields
+from pipeline.detect.fields import Fields
 from pipeline.detect.piece import View
 from pipeline.detect.signals import BLOCK
 
@@ -24,6 +24,8 @@ LENGTHS = 48
 LEFT = 0.05
 #: A change took time if that explains so much more than if it came at once, in squared errors.
 BETTER = 6.0
+#: Levels are summed in steps of so many deviations: 2,048 of the largest fit into 32 bits.
+STEP = 2.0**-8
 #: Features of the residual that tell, those that changed most.
 FEATURES = 8
 #: Means of the residual before a boundary, at least and at most.
@@ -37,7 +39,7 @@ def begin(fields: Fields, slot: int, where: int, before: Array, sigma: Array) ->
     """
     fields["opened"][slot], fields["told"][slot] = where, where
     fields["cell_width"][slot] = 1
-    fields["cells"][slot], fields["cell_places"][slot] = 0.0, 0
+    fields["cells"][slot], fields["cell_places"][slot] = 0, 0
     fields["cell_before"][slot], fields["cell_sigma"][slot] = before, sigma
 
 
@@ -46,12 +48,13 @@ def add(fields: Fields, slot: int, upto: int, levels: Array, places: NDArray[np.
     opened, told = int(fields["opened"][slot]), int(fields["told"][slot])
     cells, first = fields["cells"][slot], fields["cell_places"][slot]
     width = int(fields["cell_width"][slot])
-    while upto - opened > CELLS * width:
+    size = len(cells)
+    while upto - opened > size * width:
         width *= 2
         for kept, merged in ((cells, cells[::2] + cells[1::2]), (first, first[::2])):
-            kept[: CELLS // 2], kept[CELLS // 2 :] = merged.copy(), 0
+            kept[: size // 2], kept[size // 2 :] = merged.copy(), 0
     number = np.arange(told, upto) - opened
-    np.add.at(cells, number // width, levels)
+    np.add.at(cells, number // width, np.rint(levels / STEP).astype(np.int32))
     begins = number % width == 0
     first[number[begins] // width] = places[begins]
     fields["cell_width"][slot], fields["told"][slot] = width, upto
@@ -66,7 +69,7 @@ def end(fields: Fields, view: View, upto: int) -> float:
             return min(arrived, float(upto - fields["opened"][slot]))
     width = int(fields["cell_width"][slot])
     count = max((upto - int(fields["opened"][slot])) // width, 1)
-    x = fields["cells"][slot][:count] / width - fields["cell_before"][slot]
+    x = fields["cells"][slot][:count] * (STEP / width) - fields["cell_before"][slot]
     x = np.asarray(x / fields["cell_sigma"][slot], dtype=np.float64)
     return arrival((np.arange(count) + 0.5) * width, x, width * BLOCK)
 

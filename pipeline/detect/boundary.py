@@ -347,6 +347,9 @@ class BoundaryDetector:
         """Go on from `state()`; DetectorStateError if the river part is not river's."""
         made = cls(channels, settings)
         made.fields.restore(_under(state, "field."))
+        if not made.fields.light:
+            for slot in np.flatnonzero(made.fields["season_cycle"]).tolist():
+                season.respond(made.fields, slot)
         for signal, ring in made.rings.items():
             ring.means = np.array(state[f"ring.{signal}"])
         for k, scale in enumerate(made.search.scales):

@@ -14,10 +14,12 @@ from pipeline.detect.signals import BLOCK
 
 #: A boundary lies at most so many readings before its detection; with few sensors, FAR_BACK.
 LOOK_BACK, FAR_BACK = 500, halves.REACH * BLOCKS["residual"] * BLOCK
-#: Sums that the levels since a boundary are kept in.
-CELLS = 64
+#: Sums that the levels since a boundary are kept in, of each profile.
+CELLS, LIGHT_CELLS = 64, 32
 #: Mean residuals in which a season is sought, and how many there are before it is first.
 SEASON_MEANS, SEASON_FROM = 340, 50
+#: What is not kept: it follows from the rest.
+DERIVED = "season_response"
 #: The block of what has not happened.
 NEVER = -(1 << 40)
 
@@ -75,7 +77,7 @@ class Fields:
         self.arrays = {name: np.concatenate([a, more[name]]) for name, a in self.arrays.items()}
 
     def _empty(self, slots: int) -> dict[str, NDArray[Any]]:
-        d = self.channels
+        d, cells = self.channels, LIGHT_CELLS if self.light else CELLS
         made: dict[str, NDArray[Any]] = {
             # readings seen
             "rows": np.zeros(slots, dtype=np.int64),
@@ -86,15 +88,15 @@ class Fields:
             "crossed": np.full(slots, NEVER, dtype=np.int64),
             "direction": np.zeros((slots, d), dtype=np.float32),
             # block at which a transition that is not over began, at which it may be, up to which
-            # it is kept, whether its levels tell; blocks in a sum; sums, offset and time of their
-            # first readings; level before; what the levels are measured by
+            # it is kept, whether its levels tell; blocks in a sum; sums in STEPs, offset and time
+            # of their first readings; level before; what the levels are measured by
             "opened": np.full(slots, NEVER, dtype=np.int64),
             "due": np.zeros(slots, dtype=np.int64),
             "told": np.zeros(slots, dtype=np.int64),
             "by_level": np.zeros(slots, dtype=np.bool_),
             "cell_width": np.ones(slots, dtype=np.int64),
-            "cells": np.zeros((slots, CELLS, d)),
-            "cell_places": np.zeros((slots, CELLS, 2), dtype=np.int64),
+            "cells": np.zeros((slots, cells, d), dtype=np.int32),
+            "cell_places": np.zeros((slots, cells, 2), dtype=np.int64),
             "cell_before": np.zeros((slots, d)),
             "cell_sigma": np.ones((slots, d)),
             # block of each kind's last alarm
@@ -156,13 +158,13 @@ class Fields:
         return {
             name: array[:used].view(array.real.dtype) if np.iscomplexobj(array) else array[:used]
             for name, array in self.arrays.items()
+            if name != DERIVED
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from `state`."""
-        self.arrays = {
+        """Go on from `state`, but for what is DERIVED."""
+        self.arrays = self._empty(len(state["rows"])) | {
             name: np.array(state[name]).view(array.dtype)
-            if np.iscomplexobj(array)
-            else np.array(state[name])
             for name, array in self.arrays.items()
+            if name != DERIVED
         }

@@ -56,7 +56,7 @@ class Forecaster:
     partial: Array  # (d, d)
     whitening: Array  # (d, d)
     #: (2, K) the sensors of each pair that is watched.
-    pairs: NDArray[np.int64]
+    pairs: NDArray[np.uint16]
 
     @classmethod
     def fit(cls, readings: Array) -> Forecaster:
@@ -91,13 +91,13 @@ def root_of_inverse(covariance: Array) -> Array:
     return np.asarray((vectors / np.sqrt(values)) @ vectors.T)
 
 
-def most_correlated(covariance: Array) -> NDArray[np.int64]:
+def most_correlated(covariance: Array) -> NDArray[np.uint16]:
     """(2, K) the PAIRS pairs of sensors with the largest correlation, in order of the sensors."""
     first, second = np.triu_indices(len(covariance), 1)
     deviation = np.sqrt(np.diag(covariance))
     correlation = np.abs(covariance[first, second]) / (deviation[first] * deviation[second])
     kept = np.sort(np.argsort(-correlation, kind="stable")[:PAIRS])
-    return np.stack([first[kept], second[kept]]).astype(np.int64)
+    return np.stack([first[kept], second[kept]]).astype(np.uint16)
 
 
 def lag_one(signal: Array) -> Array:
@@ -126,4 +126,4 @@ def empty(slots: int, channels: int) -> dict[str, NDArray[Any]]:
         )
         for field in fields(Forecaster)
     }
-    return stacked | {"pairs": np.zeros((slots, 2, pairs), dtype=np.int64)}
+    return stacked | {"pairs": np.zeros((slots, 2, pairs), dtype=np.uint16)}

@@ -169,11 +169,17 @@ def _learn(fields: Fields, slot: int, end: int, wave: Complex) -> Complex:
     if found is None:
         return wave
     cycle, wave = found
-    a, residual = fields["fit_coefficients"][slot], fields["fit_residual"][slot]
-    response = np.linalg.inv(np.eye(len(a)) - np.exp(-2j * np.pi * cycle) * a)
     fields["season_cycle"][slot] = cycle
-    fields["season_response"][slot] = residual[:, None] * response * fields["fit_scale"][slot]
+    respond(fields, slot)
     return wave
+
+
+def respond(fields: Fields, slot: int) -> None:
+    """What a series' forecaster and period make of a harmonic of the residuals."""
+    a, residual = fields["fit_coefficients"][slot], fields["fit_residual"][slot]
+    turn = np.exp(-2j * np.pi * fields["season_cycle"][slot])
+    response = np.linalg.inv(np.eye(len(a)) - turn * a)
+    fields["season_response"][slot] = residual[:, None] * response * fields["fit_scale"][slot]
 
 
 def find(means: Array, numbers: IntArray) -> tuple[float, Complex] | None:

@@ -112,7 +112,7 @@ def residual(
     return out
 
 
-def _products(e: Single, pairs: NDArray[np.int64], blocks: IntArray | None) -> Single:
+def _products(e: Single, pairs: NDArray[np.integer[Any]], blocks: IntArray | None) -> Single:
     if blocks is None:
         first, second = e.take(pairs[0], axis=2), e.take(pairs[1], axis=2)
     elif pairs.shape[-1] == e.shape[2] * (e.shape[2] - 1) // 2:  # all, so every series' are equal
@@ -138,7 +138,7 @@ def touched(missing: NDArray[np.bool_], before: NDArray[np.bool_]) -> NDArray[np
 
 
 def features_of(
-    sensors: NDArray[np.bool_], live: NDArray[np.bool_], pairs: NDArray[np.int64]
+    sensors: NDArray[np.bool_], live: NDArray[np.bool_], pairs: NDArray[np.integer[Any]]
 ) -> NDArray[np.bool_]:
     """Features (NB, BLOCK, F) of `residual` that say nothing where these sensors do not.
 
