@@ -17,8 +17,9 @@ from pipeline.detect.piece import Means, Piece
 from pipeline.detect.ring import UNIT
 from pipeline.records import IntArray
 
-#: River sees means in units of the fit window's deviation, cut here.
-CUT = 50.0
+#: River sees means in units of the fit window's deviation, cut here, and in steps of so many: sums
+#: of those are short numbers, which a checkpoint packs into half.
+CUT, STEP = 50.0, 2.0**-6
 
 
 class Watch:
@@ -108,6 +109,9 @@ class Watch:
         values /= fields[f"{signal}_deviation"][slots].take(columns, axis=1)[:, None]
         np.minimum(values, CUT, out=values)
         np.maximum(values, -CUT, out=values)
+        values /= STEP
+        np.rint(values, out=values)
+        values *= STEP
         return np.asarray(values)
 
     def state(self, used: int) -> NDArray[np.uint8]:

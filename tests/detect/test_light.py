@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,18 +83,31 @@ def test_the_only_feature_of_the_residual_is_the_joint_one() -> None:
     assert light[..., 0].tolist() == full[..., -d - 1].tolist()
 
 
-def size_of(profile: str) -> int:
-    """Bytes of a series of 8 sensors with every sample there, a task of 1,500 rows behind."""
-    detector = BoundaryDetector(8, Detect(profile=profile))
-    values = noise(9_000, 8)
-    values[7_500:] += 3.0
-    feed(detector, interleave({"a": values}).polls([5000, 4000]), {"a": 0})
+def size_of(profile: str, values: NDArray[np.float64]) -> int:
+    """Bytes of a mature series: every sample is there, ADWIN's windows are as long as they get."""
+    detector = BoundaryDetector(values.shape[1], Detect(profile=profile))
+    feed(detector, interleave({"a": values}).polls([5000] * (len(values) // 5000)), {"a": 0})
     return sum(array.nbytes for array in detector.state().values())
 
 
-def test_the_state_of_a_series_is_less_than_half() -> None:
-    """Or a fleet gains nothing from it."""
-    assert size_of("light") < size_of("default") / 2
+def wandering(rows: int, channels: int) -> NDArray[np.float64]:
+    """Levels that never rest, far from where they began."""
+    return np.cumsum(noise(rows, channels, 5), axis=0)
+
+
+def switching(rows: int, channels: int) -> NDArray[np.float64]:
+    """Another level every 4,000 rows, the last 500 rows ago."""
+    values = noise(rows, channels, 6)
+    return values + 4.0 * ((np.arange(rows) + 3500) // 4000 % 2)[:, None]
+
+
+@pytest.mark.parametrize(("profile", "most"), [("default", 64_000), ("light", 16_000)])
+@pytest.mark.parametrize("stream", [noise, wandering, switching])
+def test_the_state_of_a_mature_series_of_eight_sensors_is_small(
+    profile: str, most: int, stream: Callable[[int, int], NDArray[np.float64]]
+) -> None:
+    """64 kB on a device, 16 in a fleet. Nothing changes in noise: river keeps most of that."""
+    assert size_of(profile, stream(40_000, 8)) <= most
 
 
 def test_nothing_of_another_profile_is_gone_on_with() -> None:
