@@ -131,29 +131,32 @@ def statistic(z: Array) -> Array:
     return np.asarray(np.sqrt((top * top).sum(axis=-1) / k))
 
 
-def joint(z: Array) -> Array:
-    """All white residuals together: mean square of z (..., p) as a normal variable (...).
+def joint(z: Array, p: int | IntArray) -> Array:
+    """All white residuals together: mean square of z (..., d) as a normal variable (...).
 
-    Wilson and Hilferty's cube root of a chi-square with p degrees of freedom (1931).
+    Wilson and Hilferty's cube root of a chi-square with p degrees of freedom (1931): so many of
+    the z, at least one, are not 0 anyway.
     """
-    return cube_root(np.einsum("...p,...p->...", z, z) / z.shape[-1], z.shape[-1])
+    return cube_root(np.einsum("...p,...p->...", z, z) / p, p)
 
 
-def cube_root(q: Array, p: int) -> Array:
+def cube_root(q: Array, p: int | IntArray) -> Array:
     """Chi-square by its p degrees of freedom, as a normal variable times JOINT."""
     spread = 2 / (9 * p)
     return np.asarray(JOINT * (np.cbrt(q) - 1 + spread) / np.sqrt(spread))
 
 
-def hotelling(test: Test, stretch: Stretch, i: int, t: int, g: int, sigma: Array) -> float:
+def hotelling(
+    test: Test, stretch: Stretch, i: int, t: int, g: int, sigma: Array, which: IntArray
+) -> float:
     """The joint statistic of series i again, by the covariance of the segment before.
 
     q = d' C^-1 d / (1/m + 1/g) / p, C the covariance of the means before times the readings in
-    one, its diagonal raised to sigma^2, plus 2 % of itself. sigma: (p,), the last p features.
+    one, its diagonal raised to sigma^2, plus 2 % of itself. sigma: (p,) of the features `which`.
     """
     p, q = len(sigma), test.q
-    before = stretch.means(i, t - q - g, t - q)[:, -p:]
-    after = stretch.means(i, t - q, t)[:, -p:]
+    before = stretch.means(i, t - q - g, t - q)[:, which]
+    after = stretch.means(i, t - q, t)[:, which]
     covariance = np.cov(before.T).reshape(p, p) * test.unit
     diagonal = np.diag(covariance)
     covariance = covariance + np.diag(np.maximum(sigma**2 - diagonal, 0.0) + 0.02 * diagonal)

@@ -109,7 +109,7 @@ class Fields:
             # of the level, in the sensors' units
             "location": np.zeros((slots, d)),
             "scale": np.ones((slots, d)),
-            # sensors that the forecaster knows
+            # sensors that the forecaster knows: they moved while it was fitted
             "live": np.ones((slots, d), dtype=np.bool_),
             # the forecaster's centre, in its scales; block at which it moved; sum since, in UNITs
             "centre": np.zeros((slots, d)),

@@ -41,7 +41,9 @@ def fit_residual(
     one = {part.name: getattr(fit, part.name) for part in names_of(Forecaster)}
     for name in fields.fit:
         fields[name][slot] = one[name.removeprefix("fit_")]
-    fields["live"][slot] = ~np.isnan(readings).all(axis=0)
+    low = np.where(np.isnan(readings), np.inf, readings).min(axis=0)
+    high = np.where(np.isnan(readings), -np.inf, readings).max(axis=0)
+    fields["live"][slot] = high > low
     blocks = held.reshape(-1, BLOCK, held.shape[1])
     before = np.concatenate([blocks[:1, 0], blocks[:-1, -1]])
     features: Array = signals.residual(blocks, before, one, None, light=fields.light).astype(

@@ -203,7 +203,7 @@ class Search:
         if len(rows) < len(view):
             stretch = stretch.of(rows)
         z = test.z(stretch, t, length, sigma)
-        value = np.where(due[..., None], self._statistics(test, z), 0.0)
+        value = np.where(due[..., None], self._statistics(test, view.slots[rows], z), 0.0)
         channels = CHANNELS_OF[test.signal]
         tested.append(Tested(track.rows[rows], t * unit, channels, value))
         threshold = self.calibration.thresholds(view.slots[rows])[:, channels]
@@ -283,20 +283,27 @@ class Search:
         """Whether a watch is open at blocks (S, K), or (S, 1)."""
         return np.asarray(block - view.as_of(view.alarmed, block) <= self.watch)
 
-    def _statistics(self, test: Test, z: Array) -> Array:
-        """Of the largest z, and of all white residuals together: (..., F) -> (..., C)."""
+    def _statistics(self, test: Test, slots: IntArray, z: Array) -> Array:
+        """Of the largest z, and of all white residuals together: (S, K, F) -> (S, K, C).
+
+        The white residual of a sensor that the forecaster does not know counts for nothing.
+        """
         white = self.fields.white
         if test.signal == "level":
             return statistic(z)[..., None]
         if not white:
             largest = ALONE * statistic(z)
             return np.stack([largest, np.zeros_like(largest)], axis=-1)
-        return np.stack([statistic(z[..., :-white]), joint(z[..., -white:])], axis=-1)
+        live = self.fields["live"][slots][:, None]
+        together = joint(z[..., -white:] * live, np.maximum(live.sum(axis=2), 1))
+        return np.stack([statistic(z[..., :-white]), together], axis=-1)
 
     def stands(self, view: View, i: int, crossing: Crossing) -> bool:
         """Whether the joint statistic, if it alone crossed, does so by the segment's covariance."""
         test, white = TESTS[crossing.test], self.fields.white
         if crossing.whole or CHANNELS[crossing.channel] != "joint":
             return True
-        stretch, sigma = view.stretch(test.signal), crossing.sigma[-white:]
-        return hotelling(test, stretch, i, crossing.t, crossing.g, sigma) >= crossing.threshold
+        which = np.flatnonzero(self.fields["live"][view.slots[i]]) - white
+        stretch, sigma = view.stretch(test.signal), crossing.sigma[which]
+        again = hotelling(test, stretch, i, crossing.t, crossing.g, sigma, which)
+        return again >= crossing.threshold

@@ -604,6 +604,22 @@ def test_a_sensor_that_never_speaks_changes_nothing_for_the_others() -> None:
     assert with_silent.sensors == without.sensors
 
 
+@pytest.mark.parametrize("value", [np.nan, 7.0])
+def test_a_ninth_sensor_that_was_never_alive_counts_in_no_statistic(value: float) -> None:
+    """Of all together, too: a small shift of eight sensors is as surprising with it as without.
+
+    All 28 pairs of the eight are watched beside it, and the sum of eight squares is one of eight.
+    """
+    values = noise(5000, 8)
+    values[4000:] += 0.4
+    dead = np.column_stack([values, np.full(5000, value)])
+    (with_dead,), (without,) = find(dead), find(values)
+    assert without.signal == "residual"
+    assert with_dead.detected_row == without.detected_row
+    assert with_dead.boundary_row == without.boundary_row
+    assert with_dead.statistic == pytest.approx(without.statistic, rel=1e-6)
+
+
 @pytest.mark.parametrize("value", [np.nan, 0.0, 5.0, -1e30, 1e-42, np.inf])
 def test_a_dead_stream_has_no_boundary(value: float) -> None:
     """Constant, silent, huge, denormal: nothing changes, so nothing is found."""

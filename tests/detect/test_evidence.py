@@ -136,7 +136,7 @@ def test_the_joint_statistic_is_a_normal_variable(p: int, chance: float) -> None
     total = float(stats.chi2.ppf(chance, p))
     z = np.full((1, p), math.sqrt(total / p))
     expected = JOINT * float(stats.norm.ppf(chance))
-    assert joint(z)[0] == pytest.approx(expected, abs=0.15 if p == 1 else 0.02, rel=0.03)
+    assert joint(z, p)[0] == pytest.approx(expected, abs=0.15 if p == 1 else 0.02, rel=0.03)
 
 
 @each_residual_test
@@ -162,7 +162,9 @@ def test_the_joint_statistic_again_is_by_the_covariance_of_the_segment(test: Com
     q = d @ np.linalg.inv(raised) @ d / (1 / test.m + 1 / (g * test.unit))
     spread = 2 / (9 * p)
     expected = 1.15 * ((q / p) ** (1 / 3) - 1 + spread) / math.sqrt(spread)
-    assert hotelling(test, stretch, 1, n, g, sigma) == pytest.approx(expected, rel=1e-7)
+    assert hotelling(test, stretch, 1, n, g, sigma, np.arange(2, 5)) == pytest.approx(
+        expected, rel=1e-7
+    )
 
 
 @each_residual_test
@@ -175,7 +177,8 @@ def test_hotelling_on_noise_is_about_normal(test: Comparison) -> None:
     p, n = 3, test.q + test.most
     x = np.random.default_rng(6).normal(size=(300, n, p)) / math.sqrt(test.unit)
     stretch = stretch_of(x, held=n, first=n)
-    j = [hotelling(test, stretch, i, n, test.most, np.full(p, 0.01)) / JOINT for i in range(300)]
+    sigma, every = np.full(p, 0.01), np.arange(p)
+    j = [hotelling(test, stretch, i, n, test.most, sigma, every) / JOINT for i in range(300)]
     assert abs(np.mean(j)) < 5 / math.sqrt(300)
     assert abs(np.std(j) - 1) < 5 / math.sqrt(600)
 
