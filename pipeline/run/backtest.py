@@ -35,6 +35,7 @@ from pipeline.register.sql import SqlRegistry
 from pipeline.run import report as reports
 from pipeline.run.backtest_report import (
     Baseline,
+    Calibration,
     Detection,
     Event,
     Found,
@@ -234,6 +235,7 @@ class _Run:
             sensors=self.recording.sensors,
             series=self.rows,
             boundaries=found,
+            calibration=self._calibration(),
             events=tuple(self._event(event) for event in self.events),
             tasks=self._tasks(named),
             versions=tuple(_trained(version) for version in history),
@@ -269,6 +271,14 @@ class _Run:
                 b, self.recording.sensors, tasks.get(which), self.ends.get(which), timed=timed
             )
             for which, b in (((b.series, b.segment), b) for b in self.boundaries)
+        )
+
+    def _calibration(self) -> Calibration:
+        state = self.streamer.owned[0].state
+        expected = {} if state is None else state.expected_false_per_million()
+        return Calibration(
+            budget=self.settings.detect.false_boundaries_per_million,
+            expected={name: round(n, 3) for name, n in expected.items()},
         )
 
     def _segments(self) -> dict[tuple[str, int], tuple[int, int]]:

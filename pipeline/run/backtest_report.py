@@ -150,6 +150,19 @@ class Baseline(Part, frozen=True, kw_only=True):
     skills: dict[str, float]
 
 
+class Calibration(Part, frozen=True, kw_only=True):
+    """Boundaries in a million readings where nothing changes."""
+
+    budget: Annotated[float, Meta(description="detect.false_boundaries_per_million")]
+    expected: Annotated[
+        dict[str, float],
+        Meta(
+            description="Series: how many its thresholds let through at the end, by its own "
+            "history; more than the budget where one would have to be above a new series'"
+        ),
+    ]
+
+
 class PeriodicControl(Part, frozen=True, kw_only=True):
     """As many alarms, evenly spaced: what a score must beat to mean anything."""
 
@@ -207,6 +220,7 @@ class Report(Part, frozen=True, kw_only=True):
     sensors: tuple[str, ...]
     series: dict[str, int]
     boundaries: tuple[Found, ...]
+    calibration: Calibration
     events: tuple[Event, ...]
     tasks: tuple[FoundTask, ...]
     versions: tuple[TrainedVersion, ...]

@@ -105,7 +105,7 @@ def _tables(report: Report) -> str:
         (
             b.series, f"{b.boundary_row:,}", f"{b.detected_row:,}",
             "going on" if b.end_row is None else f"{b.end_row:,}", _task(b),
-            f"{b.signal} {b.statistic:.1f} > {b.threshold:g}", ", ".join(b.detectors), b.text,
+            f"{b.signal} {b.statistic:.2f} > {b.threshold:.2f}", ", ".join(b.detectors), b.text,
         )
         for b in report.boundaries
     ]  # fmt: skip

@@ -96,6 +96,12 @@ class Partition:
                 step.requests.append(self._request(event, batch.partition, step.artifacts))
         return step
 
+    def expected_false_per_million(self) -> dict[str, float]:
+        """Series -> boundaries in a million readings, if nothing changed."""
+        slots = np.array(list(self.slots.values()), dtype=np.int64)
+        expected = self.detector.expected_false_per_million(slots)
+        return dict(zip(self.slots, expected.tolist(), strict=True))
+
     def _slots(self, batch: Batch) -> IntArray:
         """(S,) each series' row in the stacked state, numbered in the order of the log."""
         for i in np.argsort(batch.order[batch.starts[:-1]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -189,11 +190,18 @@ def _print_found(console: Console, report: Report) -> None:
             f"{b.detected_row:,}",
             "going on" if b.end_row is None else f"{b.end_row:,}",
             "" if b.task is None else f"{b.task}{again}",
-            f"{b.signal} {b.statistic:.1f} > {b.threshold:g}",
+            f"{b.signal} {b.statistic:.2f} > {b.threshold:.2f}",
             ", ".join(b.detectors),
             Text(printable(b.text)),
         )
     console.print(table)
+    if report.calibration.expected:
+        expected = median(report.calibration.expected.values())
+        console.print(
+            f"Expected false boundaries in a million readings: {expected:.1f} (median series), "
+            f"{report.calibration.budget:g} allowed",
+            highlight=False,
+        )
 
 
 def _print_trained(console: Console, report: Report) -> None:
@@ -266,7 +274,7 @@ def _print_boundaries(console: Console, answer: Mapping[str, Any]) -> None:
                 str(near[0]) if near else "none",
                 str(b["boundary_row"]),
                 f"{b['detected_row'] - near[0]} readings" if near else "",
-                f"{b['signal']} {b['statistic']:.1f} > {b['threshold']:g}",
+                f"{b['signal']} {b['statistic']:.2f} > {b['threshold']:.2f}",
                 ", ".join(b["detectors"]),
                 "; ".join(told(Change(**change), CHANNELS) for change in b["sensors"]),
             )

@@ -780,16 +780,16 @@ class RegistryContract:
         assert registry.task_of(one) is None
         claim = claimed(registry)
         first = registry.assign(claim, one, PRINT)
-        second_ = registry.assign(claim, two, PRINT + 1)
+        second_ = registry.assign(claim, two, PRINT + 9)
         assert registry.assign(claim, three, PRINT + 0.1) == first
         assert [registry.task_of(n) for n in (one, two, three)] == [first, second_, first]
         tasks = registry.tasks(stream.id)
         assert [(t.id, t.number) for t in tasks] == [(first, 1), (second_, 2)]
         assert np.array_equal(tasks[0].fingerprint, PRINT)
-        assert np.array_equal(tasks[1].fingerprint, PRINT + 1)
+        assert np.array_equal(tasks[1].fingerprint, PRINT + 9)
         said = "SELECT {} FROM segments ORDER BY segment"
         assert column(registry.engine, said.format("recurrence")) == [False, False, True]
-        away = [apart(PRINT + 1, PRINT), apart(PRINT + 0.1, PRINT)]
+        away = [apart(PRINT + 9, PRINT), apart(PRINT + 0.1, PRINT)]
         assert column(registry.engine, said.format("distance")) == [
             None,
             *(distance / NEW_FROM_ELSEWHERE for distance in away),

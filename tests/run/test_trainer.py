@@ -299,7 +299,13 @@ def test_sentences_name_tasks_by_their_number_in_the_stream(registry, settings) 
     """Ids are the database's: in this one another stream has taken the first."""
     for n in range(3):
         number = registry.submit(
-            Request(stream_id=registry.open_stream(f"other-{n}", ()).id, reason="manual")
+            Request(
+                stream_id=registry.open_stream(f"other-{n}", ()).id,
+                reason="bootstrap",
+                partition=0,
+                series="press",
+                segment=0,
+            )
         )
         claim = registry.claim("a", 60.0)
         registry.assign(claim, number, np.zeros((2, 2)))

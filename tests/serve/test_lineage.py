@@ -449,7 +449,7 @@ def test_boundaries_and_matrix_are_told_in_order(
     assert told[0] == BOUNDARY | UNNAMED
     claim = claimed(registry)
     numbers = [claim.id, *(n for n, _ in claim.folded)]
-    tasks = [registry.assign(claim, n, SENSOR + n) for n in numbers]
+    tasks = [registry.assign(claim, n, SENSOR + 10.0**n) for n in numbers]
     register(
         registry,
         claim,
