@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 MEDIAN, UPPER = 0.6745, 1.1503
 #: Samples of a statistic that are kept, and samples between two estimates of its scale.
 SAMPLES = {"level": 200, "residual": 96}
-LIGHT_SAMPLES = {"level": 128, "residual": 96}
+LIGHT_SAMPLES = {"level": 96, "residual": 96}
 EDGE_SAMPLES = {"level": 20, "residual": 4}
 #: The prior counts as so many samples.
 PRIOR = 5

@@ -19,7 +19,7 @@ from pipeline.records import IntArray
 
 #: River sees means in units of the fit window's deviation, cut here, and in steps of so many: sums
 #: of those are short numbers, which a checkpoint packs into half.
-CUT, STEP = 50.0, 2.0**-6
+CUT, STEP = 50.0, 2.0**-4
 
 
 class Watch:
