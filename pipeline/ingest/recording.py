@@ -228,7 +228,8 @@ class Recording:
             try:
                 at = datetime.fromisoformat(cell.strip())
             except ValueError:
-                raise self._no_time(cell, name, row + i) from None
+                at_fault = next((k for k, other in enumerate(cells) if not _may_be_time(other)), i)
+                raise self._no_time(cells[at_fault], name, row + at_fault) from None
             times[i] = (at.replace(tzinfo=at.tzinfo or EPOCH.tzinfo) - EPOCH) // MICROSECOND
         return times
 
@@ -266,3 +267,14 @@ def _texts(column: Column) -> Sequence[str]:
 def codes(cells: Iterable[str], known: dict[str, int]) -> IntArray:
     """(N,) number of each label, new ones numbered in the order in which they appear."""
     return np.array([known.setdefault(cell, len(known)) for cell in cells], dtype=np.int64)
+
+
+def _may_be_time(cell: str) -> bool:
+    """Whether it is a time in a column of its kind: a number, or ISO 8601."""
+    for read in (float, datetime.fromisoformat):
+        try:
+            read(cell.strip())
+        except ValueError:
+            continue
+        return True
+    return False

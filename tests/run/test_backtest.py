@@ -20,11 +20,12 @@ from msgspec.structs import replace
 from pipeline.config import Learn, Settings
 from pipeline.detect.tasks import told
 from pipeline.errors import PipelineError, SourceError
-from pipeline.ingest.recording import Chunk, Columns, Recording
+from pipeline.ingest.recording import SECOND, Chunk, Columns, Recording
 from pipeline.ingest.series import group
 from pipeline.records import Boundary
 from pipeline.run.backtest import Options, backtest
 from pipeline.run.backtest_report import SCHEMA, Report, schema, to_json
+from pipeline.run.times import parse_time
 from pipeline.run.truth import Truth, detection, recurrence_accuracy
 
 #: Rows at which the recording below changes, and the regime that begins there.
@@ -214,6 +215,42 @@ def test_times_are_told_where_there_is_a_column_of_them(tmp_path: Path) -> None:
     assert f"from {expected} UTC" in first.text
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1_767_225_600 + r // 3 for r in range(ROWS)],
+        [1_767_225_600 - r for r in range(ROWS)],
+        [1_767_225_600 + r + 86_400 * (r > ROWS // 3) for r in range(ROWS)],
+    ],
+    ids=["the same thrice", "backwards", "a day is missing"],
+)
+def test_the_rows_order_is_the_readings_order(
+    tmp_path: Path, untrained: Report, times: list[int]
+) -> None:
+    """Times are told, and decide nothing: whatever they are, the same is found in the same rows."""
+    path = write(tmp_path / "plant.csv", time=times)
+    report = backtest(path, SETTINGS, Options(columns=Columns(time="time"), train=False)).report
+    places = [(b.boundary_row, b.detected_row, b.statistic, b.task) for b in report.boundaries]
+    assert places == [
+        (b.boundary_row, b.detected_row, b.statistic, b.task) for b in untrained.boundaries
+    ]
+    at = [parse_time(b.boundary_at or "") for b in report.boundaries]
+    assert at == [times[row] * SECOND for row, *_ in places]
+
+
+def test_expected_false_boundaries_stand_beside_the_budget(
+    tmp_path: Path, untrained: Report
+) -> None:
+    """One figure a series; before a series has peaks of its own it is what the budget allows."""
+    assert list(untrained.calibration.expected) == ["plant"]
+    path = tmp_path / "young.csv"
+    path.write_text("pump,a\n" + "one,1\ntwo,2\n" * 50)
+    calibration = run(path, series="pump").calibration
+    assert calibration.budget == SETTINGS.detect.false_boundaries_per_million
+    near = pytest.approx(calibration.budget, abs=1e-3)
+    assert calibration.expected == {"one": near, "two": near}
+
+
 # The schema -----------------------------------------------------------------------------------
 
 
@@ -354,6 +391,7 @@ def run(path: Path, **columns: Any) -> Report:
         ("a,b\n1,2\n\n1,on\n", {}, "line 4: 'on'"),
         ("a,b\n1,2\n1,2,3,4\n", {}, "line 3 has 4 cells, the header has 2"),
         ("t,b\n2026-01-01,2\nx,2\n", {"time": "t"}, "line 3: 'x' in column 't' is no time"),
+        ("t,b\n1767225600,2\nnoon,2\n", {"time": "t"}, "line 3: 'noon' in column 't' is no time"),
         ("t,b\n1e300,2\n", {"time": "t"}, "line 2: '1e300' in column 't' is no time"),
         ("a,b\n1,x\n", {"truth": "b", "drop": ("a",)}, "no column is left"),
     ],
@@ -524,6 +562,8 @@ def test_the_command_prints_tables_and_writes_json(recording: Path, tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 of 2 true boundaries found within 240 readings, 0 false alarms" in done.stdout
     assert "As many alarms, evenly spaced: F1 0.500." in done.stdout
+    assert "Expected false boundaries in a million readings: " in done.stdout
+    assert "(median series), 10 allowed" in done.stdout
     assert json.loads((tmp_path / "out.json").read_text())["detection"]["hits"] == 2
 
 
