@@ -19,7 +19,7 @@ from pipeline.register.engine import inserting
 from pipeline.register.tables import checkpoints, scored
 
 #: Of the bytes that `pack` makes; another one is refused, never misread.
-FORMAT = 1
+FORMAT = 2
 _META = "__meta__"
 
 

@@ -49,9 +49,8 @@ def test_the_demo_finds_the_boundaries_and_forgets_nothing(tmp_path: Path) -> No
     found = answer["boundaries"]
     assert found["hits"] >= 0.8 * found["true_count"]
     assert found["false"] <= found["true_count"]
-    tasks = answer["versions"][-1][
-        "skills"
-    ]  # an early name may be withdrawn: it is in no later one
+    # An early name may be withdrawn: it is in no later version.
+    tasks = answer["versions"][-1]["skills"]
     assert len(tasks) >= 2
     assert len(answer["versions"]) >= len(tasks)
     baselines = {name: line["average"] for name, line in answer["baselines"].items()}
