@@ -210,10 +210,10 @@ def told(task: int, recurrence: bool, distance: float | None) -> str:
     >>> told(2, True, 0.412)
     'It is task 2 again (distance 0.41, new from 1 on).'
     >>> told(5, False, 2.3)
-    'It is a new one, task 5 (distance 2.30, new from 1 on).'
+    'It is new task 5 (distance 2.30, new from 1 on).'
     >>> told(5, False, None)
-    'It is a new one, task 5.'
+    'It is new task 5.'
     """
-    what = f"task {task} again" if recurrence else f"a new one, task {task}"
+    what = f"task {task} again" if recurrence else f"new task {task}"
     near = "" if distance is None else f" (distance {distance:.2f}, new from 1 on)"
     return f"It is {what}{near}."
