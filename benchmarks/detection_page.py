@@ -36,6 +36,7 @@ def page(rows: Sequence[Row], ablations: Sequence[Row], head: str, notes: Mappin
             f" (goal {row['goal']})"
             for row in missed
         ]
+        parts += ["", "What was tried for them: [detection-tried.md](detection-tried.md)."]
     for part, title in TITLES.items():
         these = [row for row in rows if row["part"] == part]
         if these:
