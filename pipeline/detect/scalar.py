@@ -43,7 +43,7 @@ class HistoryScaled(DriftDetector):
     ...     detector.update(rng.gauss(0 if i < 1000 else 3, 1) * 1e-6)
     ...     if detector.drift_detected:
     ...         print(f"drift at {detector.drift_at}, told at {i}")
-    drift at 1000, told at 1014
+    drift at 1000, told at 1009
     """
 
     _slot = np.array([0])
