@@ -170,6 +170,14 @@ class Detect(Section, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(min_length=1, description="river detectors whose alarms open a watch"),
     ] = ("ADWIN", "PageHinkley")
+    error_channel: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=LARGEST,
+            description="Channel, from 0, that is 1 where a prediction was wrong; -1: none",
+        ),
+    ] = -1
     profile: Annotated[
         Literal["default", "light"],
         Meta(

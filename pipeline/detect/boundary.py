@@ -30,6 +30,7 @@ from pipeline.detect.signals import BLOCK
 from pipeline.detect.transitions import Transitions
 from pipeline.detect.warmup import WarmUp
 from pipeline.detect.watch import Watch
+from pipeline.errors import SettingsError
 from pipeline.records import Batch, Boundary, IntArray, SensorEvent, Settled
 
 __all__ = ["BLOCK", "LOOK_BACK", "STRIDE", "BoundaryDetector"]
@@ -51,17 +52,21 @@ class BoundaryDetector:
     Raises
     ------
     SettingsError
-        `detectors` names one that river does not have.
+        `detectors` names one that river does not have, or `error_channel` none of the channels.
     """
 
     def __init__(self, channels: int, settings: Detect) -> None:
-        detectors.check(settings.detectors)
+        detectors.check(settings.detectors, settings.error_channel)
+        if settings.error_channel >= channels:
+            raise SettingsError(
+                f"detect.error_channel = {settings.error_channel}: there are {channels} channels"
+            )
         self.channels = channels
         self.settings = settings
         step = BLOCK * max(BLOCKS.values())
         self.warm_up = -(-settings.warm_up // step) * step
         self.fit_after = max(-(-settings.fit_after // step) * step, self.warm_up + step)
-        self.cleaner = Cleaner(channels)
+        self.cleaner = Cleaner(channels, settings.error_channel)
         self.blocker = Blocker(channels)
         self.warm = WarmUp(channels, self.fit_after)
         light = settings.profile == "light"

@@ -45,11 +45,14 @@ class Cleaner:
     ----------
     channels
         d, sensors in a reading.
+    error_channel
+        That which is never frozen, as it says one of two things; -1: none.
     """
 
     _empty = (("held", np.nan), ("run", 0), ("gone", 0), ("limit", NEVER), ("state", FINE))
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, error_channel: int = -1) -> None:
+        self.error_channel = error_channel
         #: (slots, d) last finite value of each sensor, readings that have been equal to it, and
         #: readings without the sensor.
         self.held = np.full((0, channels), np.nan)
@@ -108,6 +111,8 @@ class Cleaner:
         same = np.concatenate([np.zeros_like(readings[:1], bool), readings[1:] == readings[:-1]])
         run = _streaks(same, np.array([0, len(readings)]), self.run[:1] * 0)
         self.limit[slot] = np.maximum(OFTEN * run.max(axis=0), LEAST)
+        if self.error_channel >= 0:
+            self.limit[slot, self.error_channel] = NEVER
 
     def arrays(self, used: int) -> dict[str, NDArray[Any]]:
         """Its state, of the first `used` series."""

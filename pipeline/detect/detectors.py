@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from river import drift
 from river.base import DriftDetector as DriftDetector
+from river.drift import binary
 
 from pipeline.detect.kswin import KSWIN
 from pipeline.errors import PipelineError, SettingsError
@@ -30,6 +31,8 @@ from pipeline.errors import PipelineError, SettingsError
 DELTA = 0.002
 #: False boundaries in a million readings that are allowed where nothing else is said.
 BUDGET = 10.0
+#: Those of a prediction's error, which see it where labels come with the readings.
+BINARY = ("DDM", "EDDM", "FHDDM", "HDDM_A", "HDDM_W")
 #: Cheap enough for every signal; the others see the joint residual only.
 ON_EVERY_SIGNAL = ("ADWIN",)
 
@@ -43,9 +46,9 @@ def make(name: str, budget: float = BUDGET) -> DriftDetector:
 
     >>> make("ADWIN").delta, make("ADWIN", budget=1000).delta
     (0.02, 1.0)
-    >>> make("os")
+    >>> make("os")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: no river drift detector 'os'; there are ADWIN, KSWIN, PageHinkley
+    ValueError: no river drift detector 'os'; there are ADWIN, DDM, EDDM, ...
     """
     if name not in names():
         raise ValueError(f"no river drift detector {name!r}; there are {', '.join(names())}")
@@ -53,14 +56,23 @@ def make(name: str, budget: float = BUDGET) -> DriftDetector:
         "ADWIN": {"delta": min(DELTA * budget, 1.0), "clock": 4},
         "KSWIN": {"seed": 0},  # without one, a restart would not go on as before
     }
-    cls = KSWIN if name == "KSWIN" else getattr(drift, name)
-    made: DriftDetector = cls(**options.get(name, {}))
+    made: DriftDetector = _class(name)(**options.get(name, {}))
     return made
 
 
-def check(wanted: Sequence[str]) -> None:
-    """Raise SettingsError for a name that `make` does not know."""
+def _class(name: str) -> Any:
+    if name in BINARY:
+        return getattr(binary, name.replace("_", ""))
+    return KSWIN if name == "KSWIN" else getattr(drift, name)
+
+
+def check(wanted: Sequence[str], error_channel: int = -1) -> None:
+    """Raise SettingsError for a name that `make` does not know, or that sees no error."""
     for name in wanted:
+        if name in BINARY and error_channel < 0:
+            raise SettingsError(
+                f"detect.detectors: {name} watches a prediction's error: set detect.error_channel"
+            )
         if name not in names():
             known = ", ".join(names())
             raise SettingsError(f"detect.detectors: no river detector {name!r}; there are {known}")
@@ -68,15 +80,14 @@ def check(wanted: Sequence[str]) -> None:
 
 @cache
 def names() -> tuple[str, ...]:
-    """Detectors of a real-valued signal."""
+    """Detectors that there are."""
     skip = {"DummyDriftDetector", "NoDrift", "DriftRetrainingClassifier"}
-    return tuple(
+    real = {
         name
-        for name in sorted(vars(drift))
-        if isinstance(cls := getattr(drift, name), type)
-        and issubclass(cls, DriftDetector)
-        and name not in skip
-    )
+        for name, cls in vars(drift).items()
+        if isinstance(cls, type) and issubclass(cls, DriftDetector) and name not in skip
+    }
+    return tuple(sorted(real.union(BINARY)))
 
 
 class Proposers:
@@ -166,19 +177,21 @@ def watched(
 ) -> dict[str, list[tuple[int, int]]]:
     """Number of the kind, and of the feature, of each detector of a signal.
 
-    Features: d levels; d partial residuals (none if `light`) and, behind them, the joint residual.
+    Features: d levels; d partial residuals (none if `light`) and, behind them, the joint residual;
+    a prediction's error.
     """
     features = {"level": range(channels), "residual": range(1 if light else channels + 1)}
     joint = ("residual", features["residual"][-1])
+    errors = [(number, 0) for number, kind in enumerate(kinds) if kind in BINARY]
     return {
         signal: [
             (number, feature)
             for number, kind in enumerate(kinds)
             for feature in every
-            if kind in ON_EVERY_SIGNAL or (signal, feature) == joint
+            if kind in ON_EVERY_SIGNAL or ((signal, feature) == joint and kind not in BINARY)
         ]
         for signal, every in features.items()
-    }
+    } | {"error": errors}
 
 
 def _update(detector: DriftDetector) -> Callable[[float], bool]:
@@ -187,8 +200,10 @@ def _update(detector: DriftDetector) -> Callable[[float], bool]:
         rust: Callable[[float], bool] = vars(detector)["_helper"].update
         return rust
 
+    right = isinstance(detector, binary.FHDDM)  # wants to know what was right
+
     def update(value: float) -> bool:
-        detector.update(value)
+        detector.update(not value if right else value)
         return bool(detector.drift_detected)
 
     return update
@@ -247,6 +262,8 @@ def _become(new: Any, plain: Any) -> Any:
     if isinstance(new, Number):
         _expect(isinstance(plain, Number), new, plain)
         return plain
+    if new is None and isinstance(plain, Number):
+        return plain  # a least value that there was none of
     if new is None or isinstance(new, str | MethodType):
         _expect(plain == _plain(new), new, plain)
         return new

@@ -36,6 +36,7 @@ class Watch:
     def __init__(self, settings: Detect, channels: int) -> None:
         kinds, light = settings.detectors, settings.profile == "light"
         self.kinds = kinds
+        self.error_channel = settings.error_channel
         self._new = partial(
             detectors.Proposers,
             kinds,
@@ -47,7 +48,7 @@ class Watch:
         self.proposers: list[detectors.Proposers | None] = []
         d, joint = channels, sizes(channels)["residual"] - channels - 1
         residuals = np.zeros(1, np.int64) if light else np.append(np.arange(d, 2 * d), joint)
-        features = {"level": np.arange(d), "residual": residuals}
+        features = {"level": np.arange(d), "residual": residuals, "error": np.zeros(1, np.int64)}
         #: The feature of each of a signal's detectors.
         self.columns = {
             signal: features[signal][[feature for _, feature in each]]
@@ -70,6 +71,8 @@ class Watch:
             for signal, new in means.items()
             for i, kind, block in self._fired(fields, signal, piece.slots, new)
         ]
+        if "level" in means and len(self.columns["error"]):
+            fired += self._erred(piece)
         if not fired:
             return alarms
         late = np.full((len(piece.slots), piece.most, len(self.kinds)), NEVER)
@@ -98,6 +101,20 @@ class Watch:
             rows = [flat[begin : begin + width] for begin in begins]
             for row, kind in proposers.update(signal, rows):
                 yield i, kind, (int(new.first[i]) + row + 1) * unit
+
+    def _erred(self, piece: Piece) -> Iterator[tuple[int, int, int]]:
+        """Feed whether predictions were wrong, reading by reading where it is known."""
+        width = len(self.columns["error"])
+        wrong = piece.blocks.readings[..., self.error_channel] > 0.5
+        known = ~piece.blocks.missing[..., self.error_channel]
+        for i, slot in enumerate(piece.slots.tolist()):
+            blocks = slice(int(piece.row[i]), int(piece.row[i] + piece.size[i]))
+            block, _ = known[blocks].nonzero()
+            rows = [[value] * width for value in wrong[blocks][known[blocks]].tolist()]
+            proposers = self.proposers[slot]
+            if proposers is not None:
+                for row, kind in proposers.update("error", rows):
+                    yield i, kind, int(piece.now[i]) + int(block[row]) + 1
 
     def _values(
         self, fields: Fields, signal: str, slots: IntArray, new: Means

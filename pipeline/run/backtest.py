@@ -110,7 +110,7 @@ def backtest(
         A setting or option is out of range.
     """
     started = time.perf_counter()
-    check(settings.detect.detectors)
+    check(settings.detect.detectors, settings.detect.error_channel)
     stream = settings.stream
     columns = with_(options.columns, sensors=stream.channels, time_unit=stream.time_unit)
     recording = Recording(path, columns, topic=TOPIC)

@@ -28,7 +28,7 @@ def _read(settings: Settings) -> None:
     from pipeline.run.scheduler import cron
 
     cron(settings)
-    check(settings.detect.detectors)
+    check(settings.detect.detectors, settings.detect.error_channel)
 
 
 def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:

@@ -28,7 +28,7 @@ def stream(settings: Settings, stop: threading.Event) -> None:
     from pipeline.telemetry import Metrics
 
     _pin_threads(settings)
-    check(settings.detect.detectors)
+    check(settings.detect.detectors, settings.detect.error_channel)
     registry = _registry(settings)
     source = KafkaSource(settings.kafka, settings.stream.topic)
     sink = KafkaSink(settings.kafka)
