@@ -23,14 +23,13 @@ from river import drift
 from river.base import DriftDetector as DriftDetector
 from river.drift import binary
 
+from pipeline.detect.calibration import NOMINAL
 from pipeline.detect.kswin import KSWIN
 from pipeline.errors import PipelineError, SettingsError
 
 #: ADWIN's delta for every false boundary in a million readings that is allowed: it proposes more
 #: readily than the tests confirm.
 DELTA = 0.002
-#: False boundaries in a million readings that are allowed where nothing else is said.
-BUDGET = 10.0
 #: Those of a prediction's error, which see it where labels come with the readings.
 BINARY = ("DDM", "EDDM", "FHDDM", "HDDM_A", "HDDM_W")
 #: Cheap enough for every signal; the others see the joint residual only.
@@ -41,7 +40,7 @@ class DetectorStateError(PipelineError):
     """Stored detector state is not river's. It is not loaded."""
 
 
-def make(name: str, budget: float = BUDGET) -> DriftDetector:
+def make(name: str, budget: float = NOMINAL) -> DriftDetector:
     """A river detector of `river.drift` by name, for a budget of false boundaries in a million.
 
     >>> make("ADWIN").delta, make("ADWIN", budget=1000).delta
@@ -111,7 +110,7 @@ class Proposers:
         channels: int,
         *,
         light: bool = False,
-        budget: float = BUDGET,
+        budget: float = NOMINAL,
     ) -> None:
         self._budget = budget
         pairs = watched(kinds, channels, light=light)
