@@ -9,6 +9,7 @@ its thresholds stay at those of a new series, so that changes do not hide each o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +61,6 @@ class Calibration:
         self.fields = fields
         self.settle_after = settings.settle_after
         self.rate = rate_of(settings.false_boundaries_per_million, settings.settle_after)
-        #: (C,) thresholds of a new series.
-        self.first = exceeded(PRIOR_MEAN, PRIOR_VARIANCE, self.rate)
 
     def thresholds(self, slots: IntArray) -> Array:
         """(S, C) of these series; they move where a window ends."""
@@ -130,9 +129,14 @@ def blend(count: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
 
 def thresholds(mean: Array, variance: Array, rate: float) -> Array:
     """(S, C) what is exceeded `rate` times in a window, within bounds."""
-    first = exceeded(PRIOR_MEAN, PRIOR_VARIANCE, rate)
     own = exceeded(mean, variance, rate)
-    return np.asarray(np.clip(own, LOWEST * first, HIGHEST * first))
+    return np.asarray(np.clip(own, LOWEST * first(rate), HIGHEST * first(rate)))
+
+
+@cache
+def first(rate: float) -> Array:
+    """(C,) thresholds of a new series."""
+    return exceeded(PRIOR_MEAN, PRIOR_VARIANCE, rate)
 
 
 def exceeded(mean: Array, variance: Array, rate: float) -> Array:

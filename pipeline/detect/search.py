@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect import halves
-from pipeline.detect.calibration import CHANNELS, FIRST, Calibration
+from pipeline.detect.calibration import CHANNELS, FIRST, Calibration, first
 from pipeline.detect.evidence import (
     ALONE,
     BLOCKS,
@@ -122,7 +122,7 @@ class Search:
         for signal in view.means:
             unit = BLOCKS[signal]
             first, last = low // unit, high // unit
-            rows = self._busy(view, signal, first, last)
+            rows = np.flatnonzero(last > first)
             if not rows.size:
                 continue
             part = view.of(rows)
@@ -133,11 +133,6 @@ class Search:
                     path = scale.follow(stretch, part.slots, first[rows], last[rows], since)
                     tracks[number] = Track(rows, part, path)
         return tracks
-
-    def _busy(self, view: View, signal: str, first: IntArray, last: IntArray) -> IntArray:
-        """Series of which a sample may be due from mean first to mean last (S,), or a watch be
-        open."""
-        return (last > first).nonzero()[0]
 
     def keep(self, tracks: Mapping[int, Track], until: IntArray) -> None:
         """The scales are now as followed up to blocks `until` (S,)."""
@@ -240,10 +235,13 @@ class Search:
         """Where a segment falls into two. Needs no proposal: river does not compare segments."""
         unit = BLOCKS["residual"]
         for i in range(len(view)):
-            first, last = int(now[i]) // unit, int(view.end[i]) // unit
-            for t in range((first // halves.EVERY + 1) * halves.EVERY, last + 1, halves.EVERY):
-                since = self._since(view, TESTS[SEGMENT], np.full((len(view), 1), t))
-                begin = max(int(since[i, 0]), t - halves.REACH)
+            low, high = int(now[i]) // unit, int(view.end[i]) // unit
+            looks = np.arange((low // halves.EVERY + 1) * halves.EVERY, high + 1, halves.EVERY)
+            if not looks.size:
+                continue
+            since = self._since(view.of(np.array([i])), TESTS[SEGMENT], looks[None])[0]
+            begins = np.maximum(since, looks - halves.REACH)
+            for begin, t in zip(begins.tolist(), looks.tolist(), strict=True):
                 if t - begin >= 2 * halves.LEAST:
                     sigma = self.sigma(SEGMENT, tracks, view, i, t)
                     crossing = self._halves(view, i, begin, t, sigma)
@@ -253,7 +251,7 @@ class Search:
     def _halves(self, view: View, i: int, begin: int, t: int, sigma: Array) -> Crossing | None:
         """Of means begin ... t of series i, if they fall into two by themselves and by history."""
         test, largest = TESTS[SEGMENT], CHANNELS.index("largest")
-        threshold = SEGMENTS * float(self.calibration.first[largest] / FIRST[largest])
+        threshold = SEGMENTS * float(first(self.calibration.rate)[largest] / FIRST[largest])
         told = len(sigma) - self.fields.white
         most = threshold * np.log(told)
         x = view.stretch("residual").means(i, begin, t)[:, :told]
