@@ -59,12 +59,12 @@ class Blocks:
         return bool(self.missing.any() or self.before_missing.any())
 
     @cached_property
-    def blanks(self) -> bool:
-        """Whether something is missing throughout a block."""
+    def blanks(self) -> Mask:
+        """(NB,) whether something is missing throughout a block."""
         if not self.holes:
-            return False
+            return np.zeros(len(self.missing), dtype=np.bool_)
         some = np.any(touched(self.missing, self.before_missing), axis=2)
-        return bool(np.all(some, axis=1).any())
+        return np.asarray(np.all(some, axis=1))
 
     def part(self, rows: IntArray, counts: IntArray) -> Blocks:
         """`counts` (S,) blocks from row `rows` (S,) on, of each series."""

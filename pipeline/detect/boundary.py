@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from pipeline.config import Detect
 from pipeline.detect import centre, detectors, features, fitting, season, signals
 from pipeline.detect.blocks import Blocker, Blocks, Rows
-from pipeline.detect.calibration import WINDOW
 from pipeline.detect.changes import AROUND
 from pipeline.detect.cleaning import KINDS, Cleaned, Cleaner
 from pipeline.detect.evidence import BLOCKS, TESTS
@@ -34,6 +33,9 @@ from pipeline.errors import SettingsError
 from pipeline.records import Batch, Boundary, IntArray, SensorEvent, Settled
 
 __all__ = ["BLOCK", "LOOK_BACK", "STRIDE", "BoundaryDetector"]
+
+#: Blocks that are looked at together: after each boundary in them, what follows is once more.
+LONGEST = 960
 
 #: Rank in the poll of the reading at which it was known, and what happened.
 Found = tuple[int, Boundary | Settled | Print]
@@ -232,10 +234,9 @@ class BoundaryDetector:
         done = np.zeros(len(slots), dtype=np.int64)
         while (left := np.flatnonzero(done < counts)).size:
             now = self.fields[f"{which[0]}_blocks"][slots[left]]
-            size = (counts - done)[left]
-            size = np.minimum(WINDOW - now % WINDOW, size)  # thresholds move
-            if blocks.blanks:  # what stands in for them is refreshed
-                size = np.minimum(STRIDE - now % STRIDE, size)
+            size = np.minimum((counts - done)[left], LONGEST)
+            if blocks.blanks.any():
+                size = np.minimum(_until_refreshed(blocks, (first + done)[left], now, size), size)
             all_ = len(left) == len(slots) and (size == counts).all()
             part = blocks if all_ else blocks.part(first[left] + done[left], size)
             found += self._piece(Piece(slots[left], now, size, part), which, names)
@@ -263,8 +264,6 @@ class BoundaryDetector:
             self.fields[f"{signal}_blocks"][piece.slots] = piece.end
         if "level" in which:
             self.transitions.remember(piece)
-        if names:
-            self.search.calibration.close(piece.slots[piece.end % WINDOW == 0])
         return found
 
     def _search(self, view: View, names: Mapping[int, str]) -> Iterator[Found]:
@@ -281,7 +280,8 @@ class BoundaryDetector:
             until = part.end.copy()
             until[list(crossings)] = [crossing.block for _, crossing in crossings.values()]
             self.search.keep(tracks, until)
-            self.search.learn(part, tested, until)
+            if names:
+                self.search.learn(part, now[pending], tested, until)
             now[pending] = until
             for k, (one, crossing) in crossings.items():
                 name = names[int(one.slots[0])]
@@ -364,6 +364,20 @@ class BoundaryDetector:
         made.warm.restore(state)
         made.watch.restore(state["river"])
         return made
+
+
+def _until_refreshed(blocks: Blocks, row: IntArray, now: IntArray, size: IntArray) -> IntArray:
+    """Blocks (S,) until what stands in for blanks is refreshed, where one comes after that.
+
+    row, now: (S,) row in `blocks` and number of each series' next block, `size` (S,) of which come.
+    """
+    until = size.copy()
+    for i, (r, n, k) in enumerate(zip(row.tolist(), now.tolist(), size.tolist(), strict=True)):
+        further = STRIDE - n % STRIDE
+        late = blocks.blanks[r + further : r + k]
+        if late.any():
+            until[i] = further + int(late.argmax()) // STRIDE * STRIDE
+    return until
 
 
 def _ring(signal: str, features: int, back: int) -> Ring:

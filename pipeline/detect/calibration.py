@@ -8,7 +8,6 @@ its thresholds stay at those of a new series, so that changes do not hide each o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -20,6 +19,8 @@ from pipeline.detect.signals import BLOCK
 from pipeline.records import IntArray
 
 Array = NDArray[np.float64]
+#: Count, mean and variance of the peaks' power (S, C).
+Known = tuple[Array, Array, Array]
 
 #: What has a threshold of its own: the level's largest z, the residual's, and the joint statistic.
 CHANNELS = ("level", "largest", "joint")
@@ -62,32 +63,47 @@ class Calibration:
         self.settle_after = settings.settle_after
         self.rate = rate_of(settings.false_boundaries_per_million, settings.settle_after)
 
-    def thresholds(self, slots: IntArray) -> Array:
-        """(S, C) of these series; they move where a window ends."""
-        return thresholds(*blend(*self._known(slots)), self.rate)
+    def follow(self, slots: IntArray, peaks: Array) -> Array:
+        """(S, W, C) thresholds in the open window and in those after it; nothing is kept yet.
 
-    def see(self, slots: IntArray, channels: Sequence[int], peaks: Array) -> None:
-        """The largest of some statistics over some blocks of one window (S, C)."""
-        at = np.ix_(slots, np.array(channels))
-        self.fields["peak"][at] = np.maximum(self.fields["peak"][at], peaks)
+        peaks: (S, W, C) the largest of each statistic that is new, by window.
+        """
+        known, before = self._known(slots), self.fields["peak"][slots]
+        path = [self._thresholds(known)]
+        for k in range(peaks.shape[1] - 1):
+            known = _closed(known, np.maximum(before, peaks[:, k]))
+            before = np.zeros_like(before)
+            path.append(self._thresholds(known))
+        return np.stack(path, axis=1)
 
-    def close(self, slots: IntArray) -> None:
-        """The window of these series is over; a statistic that was not looked at has no peak."""
-        peak = self.fields["peak"][slots]
-        known = self._known(slots)
-        for name, before, after in zip(KNOWN, known, learn(*known, peak), strict=True):
-            self.fields[name][slots] = np.where(peak > 0, after, before)
-        self.fields["peak"][slots] = 0.0
+    def keep(self, slots: IntArray, peaks: Array, ended: IntArray) -> None:
+        """The peaks of `follow` are what these series have seen; `ended` (S,) windows are over."""
+        known, peak = self._known(slots), np.zeros((len(slots), len(CHANNELS)))
+        peak += self.fields["peak"][slots]
+        for k in range(peaks.shape[1]):
+            np.maximum(peak, peaks[:, k], out=peak)
+            over = (k < ended)[:, None]
+            if over.any():
+                after = _closed(known, peak)
+                known = tuple(np.where(over, a, b) for a, b in zip(after, known, strict=True))
+                peak[over[:, 0]] = 0.0
+        for name, array in zip(KNOWN, known, strict=True):
+            self.fields[name][slots] = array
+        self.fields["peak"][slots] = peak
 
     def expected(self, slots: IntArray) -> Array:
         """(S,) false boundaries in a million readings that the thresholds let through.
 
         More than the budget where a threshold would have to be higher than a new series'.
         """
-        rate = expected(*blend(*self._known(slots)), self.thresholds(slots)).sum(axis=1)
+        known = self._known(slots)
+        rate = expected(*blend(*known), self._thresholds(known)).sum(axis=1)
         return budget_of(rate / len(CHANNELS), self.settle_after)
 
-    def _known(self, slots: IntArray) -> tuple[Array, Array, Array]:
+    def _thresholds(self, known: Known) -> Array:
+        return thresholds(*blend(*known), self.rate)
+
+    def _known(self, slots: IntArray) -> Known:
         count, mean, variance = (self.fields[name][slots] for name in KNOWN)
         return count, mean, variance
 
@@ -113,7 +129,18 @@ PRIOR_MEAN = FIRST**POWER + _SCALE * (np.log(rate_of(NOMINAL, 0)) + MEAN)
 PRIOR_VARIANCE = (_SCALE * DEVIATION) ** 2
 
 
-def learn(count: Array, mean: Array, variance: Array, peak: Array) -> tuple[Array, Array, Array]:
+def _closed(known: Known, peak: Array) -> Known:
+    """With one more window's peak; a statistic that was not looked at has none."""
+    count, mean, variance = learn(*known, peak)
+    seen = peak > 0
+    return (
+        np.where(seen, count, known[0]),
+        np.where(seen, mean, known[1]),
+        np.where(seen, variance, known[2]),
+    )
+
+
+def learn(count: Array, mean: Array, variance: Array, peak: Array) -> Known:
     """Count, mean and variance of the peaks' power (S, C) with one more peak each."""
     count = np.minimum(count + 1, MEMORY)
     off = np.minimum(peak, MOST * FIRST) ** POWER - mean

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect import halves
-from pipeline.detect.calibration import CHANNELS, FIRST, Calibration, first
+from pipeline.detect.calibration import CHANNELS, FIRST, WINDOW, Calibration, first
 from pipeline.detect.evidence import (
     ALONE,
     BLOCKS,
@@ -69,9 +69,15 @@ class Crossing:
 class Tested:
     """What one test made of a view."""
 
-    #: (S,) which of the view's series; (S, K) the blocks at which it looked.
+    number: int
+    #: (S,) which of the view's series; (S, K) the means and blocks at which it looked.
     rows: IntArray
+    t: IntArray
     block: IntArray
+    #: (S, K) means of the segment before; (S, K, F) its z, and (S, K or 1, F) their sigma.
+    length: IntArray
+    z: Array
+    sigma: Array
     #: Numbers of its statistics, and themselves (S, K, C): 0 where it did not look.
     channels: tuple[int, ...]
     values: Array
@@ -165,58 +171,79 @@ class Search:
     ) -> tuple[dict[int, list[Crossing]], list[Tested]]:
         """Each series' crossings after block `now` (S,), the earliest first; and all statistics."""
         found: dict[int, list[Crossing]] = {}
-        tested: list[Tested] = []
         if self.fields.few and "residual" in view.means:
             for i, crossing in self._of_segments(view, now, tracks):
                 found.setdefault(i, []).append(crossing)
-        for number, track in tracks.items():
-            for i, crossing in self._of_test(now, number, track, tested):
-                found.setdefault(i, []).append(crossing)
+        tested = [
+            one for n, track in tracks.items() if (one := self._test(now, n, track)) is not None
+        ]
+        if tested:
+            windows = int(((view.end - 1) // WINDOW - now // WINDOW).max()) + 1
+            peaks = _peaks(tested, len(view), now, windows)
+            thresholds = self.calibration.follow(view.slots, peaks)
+            for one in tested:
+                for i, crossing in self._above(view, now, one, thresholds):
+                    found.setdefault(i, []).append(crossing)
         return {i: sorted(found[i], key=lambda c: (c.block, c.test)) for i in sorted(found)}, tested
 
-    def learn(self, view: View, tested: Sequence[Tested], until: IntArray) -> None:
-        """The statistics up to block `until` (S,) are what their series has seen."""
-        for one in tested:
-            here = one.block <= until[one.rows][:, None]
-            peaks = np.where(here[..., None], one.values, 0.0).max(axis=1)
-            self.calibration.see(view.slots[one.rows], one.channels, peaks)
+    def learn(self, view: View, now: IntArray, tested: Sequence[Tested], until: IntArray) -> None:
+        """The statistics from block `now` to `until` (S,) are what their series has seen."""
+        ended = until // WINDOW - now // WINDOW
+        peaks = _peaks(tested, len(view), now, int(ended.max()) + 1, until)
+        self.calibration.keep(view.slots, peaks, ended)
 
-    def _of_test(
-        self, now: IntArray, number: int, track: Track, tested: list[Tested]
-    ) -> Iterator[tuple[int, Crossing]]:
-        """Where one test is above its threshold."""
+    def _test(self, now: IntArray, number: int, track: Track) -> Tested | None:
+        """What a test makes of what is new; None where it is not due."""
         test, view, unit = TESTS[number], track.view, BLOCKS[TESTS[number].signal]
         first, end = now[track.rows] // unit + 1, view.end // unit
         t = first[:, None] + np.arange(max(0, int((end - first).max()) + 1))
         due, length = self._due(view, test, t, end)
         rows, columns = np.flatnonzero(due.any(axis=1)), np.flatnonzero(due.any(axis=0))
         if not rows.size:
-            return
+            return None
         at = (rows[:, None], columns)
         t, length, due = t[at], length[at], due[at]
         stretch, sigma = view.stretch(test.signal), track.path.of(rows).at(t)
         if len(rows) < len(view):
             stretch = stretch.of(rows)
         z = test.z(stretch, t, length, sigma)
-        value = np.where(due[..., None], self._statistics(test, view.slots[rows], z), 0.0)
-        channels = CHANNELS_OF[test.signal]
-        tested.append(Tested(track.rows[rows], t * unit, channels, value))
-        threshold = self.calibration.thresholds(view.slots[rows])[:, channels]
-        watched = self._watched(view.of(rows), t * unit)
-        above: Mask = (value > threshold[:, None]) & watched[..., None]
+        return Tested(
+            number=number,
+            rows=track.rows[rows],
+            t=t,
+            block=t * unit,
+            length=length,
+            z=z,
+            sigma=sigma,
+            channels=CHANNELS_OF[test.signal],
+            values=np.where(due[..., None], self._statistics(test, view.slots[rows], z), 0.0),
+        )
+
+    def _above(
+        self, view: View, now: IntArray, tested: Tested, thresholds: Array
+    ) -> Iterator[tuple[int, Crossing]]:
+        """Where a test is above its threshold (S, W, C) while a watch is open."""
+        rows, channels, test = tested.rows, tested.channels, TESTS[tested.number]
+        window = (tested.block - 1) // WINDOW - (now[rows] // WINDOW)[:, None]
+        np.minimum(window, thresholds.shape[1] - 1, out=window)
+        threshold = thresholds[..., channels][rows[:, None], window]
+        above: Mask = tested.values > threshold
+        if not above.any():
+            return
+        above &= self._watched(view.of(rows), tested.block)[..., None]
         for i, k in zip(*np.nonzero(above.any(axis=2)), strict=True):
             c = int(above[i, k].argmax())
             yield (
-                int(track.rows[rows[i]]),
+                int(rows[i]),
                 Crossing(
-                    test=number,
-                    t=int(t[i, k]),
-                    block=int(t[i, k]) * unit,
-                    g=min(int(length[i, k]), test.most),
-                    z=z[i, k],
-                    sigma=sigma[i, min(k, sigma.shape[1] - 1)],
-                    statistic=float(value[i, k, c]),
-                    threshold=float(threshold[i, c]),
+                    test=tested.number,
+                    t=int(tested.t[i, k]),
+                    block=int(tested.block[i, k]),
+                    g=min(int(tested.length[i, k]), test.most),
+                    z=tested.z[i, k],
+                    sigma=tested.sigma[i, min(k, tested.sigma.shape[1] - 1)],
+                    statistic=float(tested.values[i, k, c]),
+                    threshold=float(threshold[i, k, c]),
                     channel=channels[c],
                 ),
             )
@@ -305,3 +332,24 @@ class Search:
         stretch, sigma = view.stretch(test.signal), crossing.sigma[which]
         again = hotelling(test, stretch, i, crossing.t, crossing.g, sigma, which)
         return again >= crossing.threshold
+
+
+def _peaks(
+    tested: Sequence[Tested],
+    series: int,
+    now: IntArray,
+    windows: int,
+    until: IntArray | None = None,
+) -> Array:
+    """(S, W, C) the largest statistics in each window, the first the one that is open at block
+    `now` (S,); of those up to block `until` (S,), if it is given."""
+    peaks = np.zeros((series, windows, len(CHANNELS)))
+    for one in tested:
+        window = (one.block - 1) // WINDOW - (now[one.rows] // WINDOW)[:, None]
+        if until is not None:
+            window[one.block > until[one.rows][:, None]] = -1
+        for k in range(windows):
+            largest = np.where((window == k)[..., None], one.values, 0.0).max(axis=1)
+            at = np.ix_(one.rows, [k], one.channels)
+            peaks[at] = np.maximum(peaks[at], largest[:, None])
+    return peaks

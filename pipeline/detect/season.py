@@ -67,9 +67,12 @@ def _follow(fields: Fields, piece: Piece, levels: IntArray, centre: Array) -> Ar
     angle, wave = _turns(fields, slots, first, here), fields["season_wave"][slots]
     path = [(fields["season_cycle"][slots], _seen(fields, slots, wave))]
     for k in range(int(count.max(initial=0))):
+        due = here[:, k] & (fields["season_due"][slots] == first + k + 1)
+        if not (due.any() or path[-1][0].any()):
+            path.append(path[-1])
+            continue
         error = means[:, k] * LEAST - (wave * angle[:, k, None]).real
         wave = wave + 2 * ROWS / MEMORY * error * angle[:, k, None].conj()
-        due = here[:, k] & (fields["season_due"][slots] == first + k + 1)
         for i in np.flatnonzero(due).tolist():
             _keep(fields, slots[[i]], first[[i]], np.array([k + 1]), means[[i]])
             wave[i] = _learn(fields, int(slots[i]), int(first[i]) + k + 1, wave[i])
