@@ -84,8 +84,7 @@ class Calibration:
             np.maximum(peak, peaks[:, k], out=peak)
             over = (k < ended)[:, None]
             if over.any():
-                after = _closed(known, peak)
-                known = tuple(np.where(over, a, b) for a, b in zip(after, known, strict=True))
+                known = _closed(known, np.where(over, peak, 0.0))
                 peak[over[:, 0]] = 0.0
         for name, array in zip(KNOWN, known, strict=True):
             self.fields[name][slots] = array

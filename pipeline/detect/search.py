@@ -350,6 +350,6 @@ def _peaks(
             window[one.block > until[one.rows][:, None]] = -1
         for k in range(windows):
             largest = np.where((window == k)[..., None], one.values, 0.0).max(axis=1)
-            at = np.ix_(one.rows, [k], one.channels)
-            peaks[at] = np.maximum(peaks[at], largest[:, None])
+            at = one.rows[:, None], k, np.array(one.channels)
+            peaks[at] = np.maximum(peaks[at], largest)
     return peaks
