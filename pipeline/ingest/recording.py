@@ -105,10 +105,10 @@ class Recording:
         """
         columns, header = self.columns, self.table.names
         special = [n for n in (columns.time, columns.series, columns.truth) if n is not None]
-        wanted = [header.index(name) for name in (*self.sensors, *special)]
+        sensors, others = ([header.index(n) for n in names] for names in (self.sensors, special))
         row, held = 0, 0
         pieces: list[_Piece] = []
-        for parts in self.table.read(wanted, min(size, LINES)):
+        for parts in self.table.read(sensors, others, min(size, LINES)):
             further = dict(zip(special, parts[len(self.sensors) :], strict=True))
             pieces.append(self._piece(row + held, parts[: len(self.sensors)], further))
             held += len(parts[0])
