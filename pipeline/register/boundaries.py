@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, bindparam, insert, update
 
 from pipeline.records import Boundary, SensorEvent, Settled
 from pipeline.register import ledger
@@ -13,50 +13,64 @@ from pipeline.register import tables as t
 
 
 def record(
-    conn: Connection, stream_id: int, partition: int, boundary: Boundary, *, at: int
+    conn: Connection, stream_id: int, partition: int, boundaries: Sequence[Boundary], *, at: int
 ) -> None:
-    """Keep where a segment began, with the test that crossed; each boundary once."""
-    row = {
-        "stream_id": stream_id,
-        "partition": partition,
-        "series": boundary.series,
-        "segment": boundary.segment,
-        "boundary_row": boundary.boundary_row,
-        "detected_row": boundary.detected_row,
-        "boundary_offset": boundary.boundary_offset,
-        "detected_offset": boundary.detected_offset,
-        "boundary_time": boundary.boundary_time,
-        "detected_time": boundary.detected_time,
-        "signal": boundary.signal,
-        "statistic": boundary.statistic,
-        "threshold": boundary.threshold,
-        "detectors": ledger.canonical(list(boundary.detectors)),
-        "sensors": ledger.canonical([asdict(change) for change in boundary.sensors]),
-    }
-    conn.execute(insert(t.boundaries).values(recorded=at, **row))
-    ledger.append(conn, "boundary", row, at=at, stream_id=stream_id)
+    """Keep where segments began, with the tests that crossed; each boundary once."""
+    rows = [
+        {
+            "stream_id": stream_id,
+            "partition": partition,
+            "series": boundary.series,
+            "segment": boundary.segment,
+            "boundary_row": boundary.boundary_row,
+            "detected_row": boundary.detected_row,
+            "boundary_offset": boundary.boundary_offset,
+            "detected_offset": boundary.detected_offset,
+            "boundary_time": boundary.boundary_time,
+            "detected_time": boundary.detected_time,
+            "signal": boundary.signal,
+            "statistic": boundary.statistic,
+            "threshold": boundary.threshold,
+            "detectors": ledger.canonical(list(boundary.detectors)),
+            "sensors": ledger.canonical([asdict(change) for change in boundary.sensors]),
+        }
+        for boundary in boundaries
+    ]
+    if rows:
+        conn.execute(insert(t.boundaries).values(recorded=at), rows)
+        ledger.append(conn, "boundary", *rows, at=at, stream_id=stream_id)
 
 
-def settle(conn: Connection, stream_id: int, partition: int, settled: Settled, *, at: int) -> None:
-    """Keep where the transition ended that began at a boundary."""
-    end = {
-        "end_row": settled.end_row,
-        "end_offset": settled.end_offset,
-        "end_time": settled.end_time,
-    }
-    whose = {"series": settled.series, "segment": settled.segment}
+def settle(
+    conn: Connection, stream_id: int, partition: int, settled: Sequence[Settled], *, at: int
+) -> None:
+    """Keep where the transitions ended that began at boundaries."""
+    if not settled:
+        return
+    c = t.boundaries.c
     conn.execute(
         update(t.boundaries)
         .where(
-            t.boundaries.c.stream_id == stream_id,
-            t.boundaries.c.partition == partition,
-            t.boundaries.c.series == settled.series,
-            t.boundaries.c.segment == settled.segment,
+            c.stream_id == stream_id,
+            c.partition == partition,
+            c.series == bindparam("whose"),
+            c.segment == bindparam("which"),
         )
-        .values(**end)
+        .values({name: bindparam(name) for name in ("end_row", "end_offset", "end_time")}),
+        [
+            {
+                "whose": end.series,
+                "which": end.segment,
+                "end_row": end.end_row,
+                "end_offset": end.end_offset,
+                "end_time": end.end_time,
+            }
+            for end in settled
+        ],
     )
-    entry = {"stream_id": stream_id, "partition": partition} | whose | end
-    ledger.append(conn, "transition_over", entry, at=at, stream_id=stream_id)
+    whose = {"stream_id": stream_id, "partition": partition}
+    entries = [whose | asdict(end) for end in settled]
+    ledger.append(conn, "transition_over", *entries, at=at, stream_id=stream_id)
 
 
 def record_events(

@@ -44,29 +44,32 @@ def lock(conn: Connection) -> None:
 def append(
     conn: Connection,
     kind: str,
-    entry: Mapping[str, Any],
-    *,
+    *entries: Mapping[str, Any],
     at: int,
     actor: str = "tidemark",
     stream_id: int | None = None,
 ) -> str:
-    """Add one entry inside the caller's transaction; its hash."""
+    """Add entries of one kind inside the caller's transaction; the hash of the last there is."""
     lock(conn)
     last = conn.execute(
         select(ledger.c.id, ledger.c.hash).order_by(ledger.c.id.desc()).limit(1)
     ).first()
-    number, previous = (last.id + 1, last.hash) if last else (1, GENESIS)
-    row = {
-        "id": number,
-        "stream_id": stream_id,
-        "at": at,
-        "kind": kind,
-        "actor": actor,
-        "entry": canonical(entry),
-    }
-    row["hash"] = _hash(previous, row)
-    conn.execute(insert(ledger).values(previous=previous, **row))
-    return str(row["hash"])
+    before, previous = (last.id, last.hash) if last else (0, GENESIS)
+    rows = []
+    for number, entry in enumerate(entries, before + 1):
+        row = {
+            "id": number,
+            "stream_id": stream_id,
+            "at": at,
+            "kind": kind,
+            "actor": actor,
+            "entry": canonical(entry),
+        }
+        rows.append(row | {"previous": previous, "hash": _hash(previous, row)})
+        previous = rows[-1]["hash"]
+    if rows:
+        conn.execute(insert(ledger), rows)
+    return str(previous)
 
 
 def broken(conn: Connection) -> Iterator[int]:

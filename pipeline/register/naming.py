@@ -9,12 +9,15 @@ lock: of two partitions that name at once, the second sees what the first said.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, true, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
 from pipeline.detect.prints import Print
 from pipeline.detect.tasks import Fingerprint, Known, merge, nearest
@@ -25,67 +28,48 @@ from pipeline.register.engine import inserted, inserting, next_number
 
 Units = NDArray[np.float64]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A segment of a series."""
-
-    stream_id: int
-    partition: int
-    series: str
-    segment: int
-
-    def rows(self, c: Any) -> ColumnElement[bool]:
-        """Those of the segment, in a table with columns c."""
-        mine = self.of_series(c)
-        return and_(mine, c.stream_id == self.stream_id, c.segment == self.segment)
-
-    def of_series(self, c: Any) -> ColumnElement[bool]:
-        """Those of its series."""
-        return and_(c.partition == self.partition, c.series == self.series)
+#: Prints that are named at once: so many series at most are asked for in one statement.
+TOGETHER = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The task that was found, None for a new one; and what it was found by."""
+class Said:
+    """What a segment was named."""
 
-    task_id: int | None
-    distance: float
-    units: Units
+    task_id: int
+    #: Whether the task had been there; else it was made for the segment.
+    recurrence: bool
+    #: To the nearest other task, None if there was none; and the readings that it was told by.
+    distance: float | None
     rows: int
     final: bool
 
 
-def name(conn: Connection, stream_id: int, partition: int, made: Print, *, at: int) -> Named | None:
-    """What a segment's fingerprint says it is; None if as much was known of it before."""
-    ledger.lock(conn)
-    place = Place(
-        stream_id=stream_id, partition=partition, series=made.series, segment=made.segment
-    )
-    before = _before(conn, place)
-    if before is not None and (before.final or (before.rows >= made.rows and not made.final)):
-        return None
-    print_ = made.fingerprint
-    task_id, distance = nearest(print_.units, _others(conn, place, before), print_)
-    answer = Answer(
-        task_id=task_id,
-        distance=distance,
-        units=print_.units,
-        rows=made.rows,
-        final=made.final,
-    )
-    task_id = _keep(conn, place, before, answer, at)
-    if made.final:
-        _learn(conn, place, task_id, print_)
-    return Named(
-        series=made.series,
-        segment=made.segment,
-        task=conn.execute(select(t.tasks.c.number).where(t.tasks.c.id == task_id)).scalar_one(),
-        recurrence=answer.task_id is not None,
-        distance=distance if np.isfinite(distance) else None,
-        rows=made.rows,
-        final=made.final,
-    )
+def name(
+    conn: Connection, stream_id: int, partition: int, prints: Sequence[Print], *, at: int
+) -> Iterator[Named]:
+    """What fingerprints say their segments are, in their order; nothing where as much was known.
+
+    All is written when the last has been told.
+    """
+    if prints:
+        ledger.lock(conn)
+    for first in range(0, len(prints), TOGETHER):
+        part = prints[first : first + TOGETHER]
+        known = Naming(conn, stream_id, partition, {made.series for made in part})
+        for made in part:
+            said = known.name(made, at)
+            if said is not None:
+                yield Named(
+                    series=made.series,
+                    segment=made.segment,
+                    task=known.tasks[said.task_id][0],
+                    recurrence=said.recurrence,
+                    distance=said.distance,
+                    rows=made.rows,
+                    final=made.final,
+                )
+        known.write(at)
 
 
 def last_named(conn: Connection, stream_id: int, partition: int) -> list[Named]:
@@ -126,114 +110,245 @@ def assign(conn: Connection, claim: Claim, request_id: int, units: Units, *, at:
     ledger.lock(conn)
     requests.hold(conn, claim)
     request = conn.execute(select(t.requests).where(t.requests.c.id == request_id)).one()
-    place = Place(
-        stream_id=request.stream_id,
-        partition=request.partition,
-        series=request.series,
-        segment=request.segment,
-    )
-    before = _before(conn, place)
-    if before is not None:
-        _tell(conn, place, before.task_id)
-        return int(before.task_id)
-    task_id, distance = nearest(units, _known(conn, place, true()))
-    answer = Answer(task_id=task_id, distance=distance, units=units, rows=0, final=False)
-    return _keep(conn, place, None, answer, at)
+    known = Naming(conn, request.stream_id, request.partition, {request.series})
+    said = known.assign(request.series, request.segment, units, at)
+    known.write(at)
+    return said.task_id
 
 
-def _before(conn: Connection, place: Place) -> Row[Any] | None:
-    """What was said of the segment last."""
-    return conn.execute(select(t.segments).where(place.rows(t.segments.c))).first()
+class Naming:
+    """The tasks of a stream, as segments of some series of one partition are named.
 
-
-def _others(conn: Connection, place: Place, before: Row[Any] | None) -> dict[int, Known]:
-    """The tasks that a segment may be again, by its fingerprint: not the one made for it.
-
-    One that only segments of its own series have shown is known by their fingerprints alone: until
-    there is one, nothing but units would tell, and those tell regimes of a series apart badly.
+    What is known is read once; what is said is known at once and written at the end.
     """
-    elsewhere = select(t.segments.c.id).where(
-        t.segments.c.task_id == t.tasks.c.id, ~place.of_series(t.segments.c)
-    )
-    known = _known(conn, place, elsewhere.exists())
-    if before is not None and not before.recurrence:
-        known.pop(before.task_id, None)
-    return known
 
+    def __init__(
+        self, conn: Connection, stream_id: int, partition: int, series: Collection[str]
+    ) -> None:
+        self.conn = conn
+        self.stream_id = stream_id
+        self.partition = partition
+        #: By id, oldest first: its number, and what compares between series.
+        self.tasks = {
+            row.id: (row.number, np.array(json.loads(row.fingerprint), dtype=np.float64))
+            for row in conn.execute(
+                select(t.tasks).where(t.tasks.c.stream_id == stream_id).order_by(t.tasks.c.id)
+            )
+        }
+        #: By series and task, and by series and segment.
+        self._own = self._prints(series)
+        self._said, self._ids = self._segments(series)
+        #: Segments that something was said of; the entries of it; and fingerprints that changed.
+        self._told: dict[tuple[str, int], Said] = {}
+        self._entries: list[dict[str, Any]] = []
+        self._learnt: set[tuple[str, int]] = set()
 
-def _known(conn: Connection, place: Place, shown: ColumnElement[bool]) -> dict[int, Known]:
-    """The stream's tasks that are `shown`, or of which the series has a fingerprint."""
-    own = t.task_prints.alias("own")
-    mine = (own.c.task_id == t.tasks.c.id) & place.of_series(own.c)
-    rows = conn.execute(
-        select(t.tasks.c.id, t.tasks.c.fingerprint, own.c.fingerprint.label("own"))
-        .outerjoin(own, mine)
-        .where(t.tasks.c.stream_id == place.stream_id, or_(own.c.task_id.is_not(None), shown))
-        .order_by(t.tasks.c.id)
-    )
-    return {
-        row.id: Known(
-            own=Fingerprint.from_json(row.own) if row.own else None,
-            units=np.array(json.loads(row.fingerprint), dtype=np.float64),
+    def _prints(self, series: Collection[str]) -> dict[tuple[str, int], Fingerprint]:
+        c = t.task_prints.c
+        rows = self.conn.execute(
+            select(t.task_prints)
+            .join(t.tasks, t.tasks.c.id == c.task_id)
+            .where(
+                t.tasks.c.stream_id == self.stream_id,
+                c.partition == self.partition,
+                c.series.in_(series),
+            )
         )
-        for row in rows
-    }
+        return {(row.series, row.task_id): Fingerprint.from_json(row.fingerprint) for row in rows}
 
+    def _segments(
+        self, series: Collection[str]
+    ) -> tuple[dict[tuple[str, int], Said], dict[tuple[str, int], int]]:
+        """What was said of the series' segments, and the numbers of the rows that say so."""
+        c = t.segments.c
+        rows = self.conn.execute(
+            select(t.segments).where(
+                c.stream_id == self.stream_id,
+                c.partition == self.partition,
+                c.series.in_(series),
+            )
+        ).all()
+        said = {
+            (row.series, row.segment): Said(
+                task_id=row.task_id,
+                recurrence=row.recurrence,
+                distance=row.distance,
+                rows=row.rows,
+                final=row.final,
+            )
+            for row in rows
+        }
+        return said, {(row.series, row.segment): row.id for row in rows}
 
-def _keep(conn: Connection, place: Place, before: Row[Any] | None, answer: Answer, at: int) -> int:
-    """Write an answer down; the id of its task. One that was made for the segment stays it."""
-    task_id = answer.task_id
-    if task_id is None and before is not None and not before.recurrence:
-        task_id = int(before.task_id)
-    elif task_id is None:
-        task_id = _make(conn, place.stream_id, answer.units, at)
-    said = {
-        "task_id": task_id,
-        "recurrence": answer.task_id is not None,
-        "distance": answer.distance if np.isfinite(answer.distance) else None,
-        "rows": answer.rows,
-        "final": answer.final,
-    }
-    if before is None:
-        conn.execute(insert(t.segments).values(**asdict(place), **said, named=at))
-    else:
-        this = t.segments.c.id == before.id
-        conn.execute(update(t.segments).where(this).values(**said, named=at))
-    _tell(conn, place, task_id)
-    entry = asdict(place) | said
-    ledger.append(conn, "task_named", entry, at=at, stream_id=place.stream_id)
-    return task_id
+    @cached_property
+    def _shown(self) -> dict[int, Counter[tuple[int, str]]]:
+        """Segments of each series that have shown a task."""
+        c = t.segments.c
+        rows = self.conn.execute(
+            select(c.task_id, c.partition, c.series, func.count())
+            .where(c.stream_id == self.stream_id)
+            .group_by(c.task_id, c.partition, c.series)
+        )
+        shown: dict[int, Counter[tuple[int, str]]] = {}
+        for task_id, partition, series, count in rows:
+            shown.setdefault(task_id, Counter())[partition, series] = count
+        return shown
 
+    def name(self, made: Print, at: int) -> Said | None:
+        """What a segment's fingerprint says it is; None if as much was known of it before."""
+        place, print_ = (made.series, made.segment), made.fingerprint
+        before = self._said.get(place)
+        if before is not None and (before.final or (before.rows >= made.rows and not made.final)):
+            return None
+        task_id, distance = nearest(print_.units, self._others(made.series, before), print_)
+        said = self._say(
+            place, task_id, distance, print_.units, rows=made.rows, final=made.final, at=at
+        )
+        if made.final:
+            of = made.series, said.task_id
+            self._own[of] = merge(self._own[of], print_) if of in self._own else print_
+            self._learnt.add(of)
+        return said
 
-def _tell(conn: Connection, place: Place, task_id: int) -> None:
-    """The segment's requests are of that task."""
-    conn.execute(
-        update(t.requests)
-        .where(place.rows(t.requests.c), t.requests.c.task_id.is_distinct_from(task_id))
-        .values(task_id=task_id)
-    )
+    def assign(self, series: str, segment: int, units: Units, at: int) -> Said:
+        """What a segment was named, or what its readings say."""
+        said = self._said.get((series, segment))
+        if said is not None:
+            self._tell({(series, segment): said})
+            return said
+        known = {
+            task_id: Known(own=self._own.get((series, task_id)), units=theirs)
+            for task_id, (_, theirs) in self.tasks.items()
+        }
+        task_id, distance = nearest(units, known)
+        return self._say((series, segment), task_id, distance, units, rows=0, final=False, at=at)
 
+    def _others(self, series: str, before: Said | None) -> dict[int, Known]:
+        """The tasks that a segment may be again, by its fingerprint: not the one made for it.
 
-def _learn(conn: Connection, place: Place, task_id: int, print_: Fingerprint) -> None:
-    """The series' fingerprint of a task, with one more segment in it."""
-    mine = (t.task_prints.c.task_id == task_id) & place.of_series(t.task_prints.c)
-    held = conn.execute(select(t.task_prints.c.fingerprint).where(mine)).scalar()
-    whole = merge(Fingerprint.from_json(held), print_) if held else print_
-    key = {"task_id": task_id, "partition": place.partition, "series": place.series}
-    text = whole.to_json()
-    conn.execute(
-        inserting(conn, t.task_prints)
-        .values(**key, fingerprint=text)
-        .on_conflict_do_update(index_elements=list(key), set_={"fingerprint": text})
-    )
+        One that only segments of its own series have shown is known by their fingerprints alone:
+        until there is one, nothing but units would tell, and those tell regimes of a series apart
+        badly.
+        """
+        mine = None if before is None or before.recurrence else before.task_id
+        here = self.partition, series
+        return {
+            task_id: Known(own=self._own.get((series, task_id)), units=units)
+            for task_id, (_, units) in self.tasks.items()
+            if task_id != mine
+            and (
+                (series, task_id) in self._own
+                or any(n for other, n in self._shown.get(task_id, {}).items() if other != here)
+            )
+        }
 
+    def _say(
+        self,
+        place: tuple[str, int],
+        again: int | None,
+        distance: float,
+        units: Units,
+        *,
+        rows: int,
+        final: bool,
+        at: int,
+    ) -> Said:
+        """Of a segment that it is a task again, or a new one; one that was made for it stays it."""
+        before = self._said.get(place)
+        task_id = again
+        if task_id is None and before is not None and not before.recurrence:
+            task_id = before.task_id
+        elif task_id is None:
+            task_id = self._make(units, at)
+        said = Said(
+            task_id=task_id,
+            recurrence=again is not None,
+            distance=distance if np.isfinite(distance) else None,
+            rows=rows,
+            final=final,
+        )
+        here = self.partition, place[0]
+        if before is not None:
+            self._shown[before.task_id][here] -= 1
+        self._shown.setdefault(task_id, Counter())[here] += 1
+        self._said[place] = self._told[place] = said
+        self._entries.append(self._row(place) | asdict(said))
+        return said
 
-def _make(conn: Connection, stream_id: int, units: Units, at: int) -> int:
-    row = {
-        "stream_id": stream_id,
-        "number": next_number(conn, t.tasks, stream_id),
-        "kind": "normal",
-        "fingerprint": ledger.canonical(units.tolist()),
-        "created": at,
-    }
-    return inserted(conn, insert(t.tasks).values(row))
+    def _row(self, place: tuple[str, int]) -> dict[str, Any]:
+        """Columns of a segment."""
+        series, segment = place
+        whose = {"stream_id": self.stream_id, "partition": self.partition}
+        return whose | {"series": series, "segment": segment}
+
+    def _make(self, units: Units, at: int) -> int:
+        number = next_number(self.conn, t.tasks, self.stream_id)
+        row = {
+            "stream_id": self.stream_id,
+            "number": number,
+            "kind": "normal",
+            "fingerprint": ledger.canonical(units.tolist()),
+            "created": at,
+        }
+        task_id = inserted(self.conn, insert(t.tasks).values(row))
+        self.tasks[task_id] = number, units
+        return task_id
+
+    def write(self, at: int) -> None:
+        """Write down what was said."""
+        if not self._told:
+            return
+        new, old = [], []
+        for place, said in self._told.items():
+            if place in self._ids:
+                old.append({"this": self._ids[place]} | asdict(said))
+            else:
+                new.append(self._row(place) | asdict(said) | {"named": at})
+        if new:
+            self.conn.execute(insert(t.segments), new)
+        if old:
+            this = t.segments.c.id == bindparam("this")
+            self.conn.execute(update(t.segments).where(this).values(named=at), old)
+        self._tell(self._told)
+        ledger.append(self.conn, "task_named", *self._entries, at=at, stream_id=self.stream_id)
+        self._learn()
+
+    def _tell(self, told: Mapping[tuple[str, int], Said]) -> None:
+        """The segments' requests are of their tasks."""
+        c = t.requests.c
+        self.conn.execute(
+            update(t.requests)
+            .where(
+                c.stream_id == self.stream_id,
+                c.partition == self.partition,
+                c.series == bindparam("whose"),
+                c.segment == bindparam("which"),
+                c.task_id.is_distinct_from(bindparam("task")),
+            )
+            .values(task_id=bindparam("task")),
+            [
+                {"whose": series, "which": segment, "task": said.task_id}
+                for (series, segment), said in told.items()
+            ],
+        )
+
+    def _learn(self) -> None:
+        """The series' fingerprints of tasks, with one more segment in them."""
+        if not self._learnt:
+            return
+        new = inserting(self.conn, t.task_prints)
+        self.conn.execute(
+            new.on_conflict_do_update(
+                index_elements=["task_id", "partition", "series"],
+                set_={"fingerprint": new.excluded.fingerprint},
+            ),
+            [
+                {
+                    "task_id": task_id,
+                    "partition": self.partition,
+                    "series": series,
+                    "fingerprint": self._own[series, task_id].to_json(),
+                }
+                for series, task_id in sorted(self._learnt)
+            ],
+        )

@@ -117,16 +117,13 @@ class SqlRegistry:
             )
             for kind, content in (artifacts or {}).values():
                 blobs.put(conn, kind, content, at=at)
-            for boundary in boundaries:
-                changes.record(conn, stream_id, partition, boundary, at=at)
-            for end in settled:
-                changes.settle(conn, stream_id, partition, end, at=at)
+            changes.record(conn, stream_id, partition, boundaries, at=at)
+            changes.settle(conn, stream_id, partition, settled, at=at)
             changes.record_events(conn, stream_id, partition, events, at=at)
             for request in requests:
                 queue.submit(conn, request, at=at)
             checkpoints.note_scored(conn, stream_id, partition, scored)
-            answers = [naming.name(conn, stream_id, partition, each, at=at) for each in prints]
-            return [answer for answer in answers if answer is not None]
+            return list(naming.name(conn, stream_id, partition, prints, at=at))
 
     # Artifacts --------------------------------------------------------------------------------
 
