@@ -54,17 +54,15 @@ class Blocks:
     last: IntArray
 
     @cached_property
-    def holes(self) -> bool:
-        """Whether anything is missing."""
-        return bool(self.missing.any() or self.before_missing.any())
+    def holed(self) -> IntArray:
+        """(H,) the blocks in which, or in front of which, something is missing."""
+        return np.flatnonzero(self.missing.any(axis=(1, 2)) | self.before_missing.any(axis=1))
 
     @cached_property
-    def blanks(self) -> Mask:
-        """(NB,) whether something is missing throughout a block."""
-        if not self.holes:
-            return np.zeros(len(self.missing), dtype=np.bool_)
-        some = np.any(touched(self.missing, self.before_missing), axis=2)
-        return np.asarray(np.all(some, axis=1))
+    def blanks(self) -> IntArray:
+        """The blocks throughout which something is missing."""
+        some = np.any(touched(self.missing[self.holed], self.before_missing[self.holed]), axis=2)
+        return self.holed[np.all(some, axis=1)]
 
     def part(self, rows: IntArray, counts: IntArray) -> Blocks:
         """`counts` (S,) blocks from row `rows` (S,) on, of each series."""

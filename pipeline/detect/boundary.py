@@ -235,8 +235,8 @@ class BoundaryDetector:
         while (left := np.flatnonzero(done < counts)).size:
             now = self.fields[f"{which[0]}_blocks"][slots[left]]
             size = np.minimum((counts - done)[left], LONGEST)
-            if blocks.blanks.any():
-                size = np.minimum(_until_refreshed(blocks, (first + done)[left], now, size), size)
+            if blocks.blanks.size:
+                size = _until_refreshed(blocks.blanks, (first + done)[left], now, size)
             all_ = len(left) == len(slots) and (size == counts).all()
             part = blocks if all_ else blocks.part(first[left] + done[left], size)
             found += self._piece(Piece(slots[left], now, size, part), which, names)
@@ -366,18 +366,16 @@ class BoundaryDetector:
         return made
 
 
-def _until_refreshed(blocks: Blocks, row: IntArray, now: IntArray, size: IntArray) -> IntArray:
-    """Blocks (S,) until what stands in for blanks is refreshed, where one comes after that.
+def _until_refreshed(blanks: IntArray, row: IntArray, now: IntArray, size: IntArray) -> IntArray:
+    """Blocks (S,) until what stands in for blanks is refreshed, where one of them comes after that.
 
-    row, now: (S,) row in `blocks` and number of each series' next block, `size` (S,) of which come.
+    blanks: their rows. row, now: (S,) row and number of each series' next block, `size` of which
+    come.
     """
-    until = size.copy()
-    for i, (r, n, k) in enumerate(zip(row.tolist(), now.tolist(), size.tolist(), strict=True)):
-        further = STRIDE - n % STRIDE
-        late = blocks.blanks[r + further : r + k]
-        if late.any():
-            until[i] = further + int(late.argmax()) // STRIDE * STRIDE
-    return until
+    further = STRIDE - now % STRIDE
+    later = np.searchsorted(blanks, row + further)
+    first = np.append(blanks, np.iinfo(np.int64).max)[later] - row
+    return np.where(first < size, first - (first - further) % STRIDE, size)
 
 
 def _ring(signal: str, features: int, back: int) -> Ring:

@@ -63,7 +63,7 @@ def levels(fields: Fields, piece: Piece) -> IntArray:
     z = signals.block_means(piece.blocks.readings)
     z -= fields["fit_location"][at]
     z /= fields["fit_scale"][at]
-    if piece.blocks.holes:
+    if piece.blocks.holed.size:
         z[np.isnan(z)] = 0.0
     np.minimum(z, MOST, out=z)
     np.maximum(z, -MOST, out=z)

@@ -13,6 +13,7 @@ from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.fields import Fields
 from pipeline.detect.piece import Means, Piece
 from pipeline.detect.ring import UNIT, WHOLE, Ring, Whole, whole
+from pipeline.records import IntArray
 
 Array = NDArray[np.float64]
 
@@ -42,17 +43,17 @@ def means(fields: Fields, signal: str, piece: Piece, offset: Array | None) -> Me
 
 def _block_means(fields: Fields, signal: str, piece: Piece, offset: Array | None) -> Whole:
     """(NB, F) whole numbers."""
-    blocks = piece.blocks
+    blocks, holed = piece.blocks, piece.blocks.holed
     single = len(piece.slots) == 1
     at: Any = piece.slots[0] if single else piece.each
-    holes = blocks.holes
-    readings, before = _spoken(fields, blocks, at, holes)
+    each = piece.each[holed]
+    readings, before = _spoken(fields, blocks, at)
     if signal == "level":
         location, scale = fields["location"][at], fields["scale"][at]
         if not single:
             location, scale = location[:, None], scale[:, None]
         rows: NDArray[Any] = signals.level(readings, location, scale)
-        missing = blocks.missing
+        missing = blocks.missing[holed]
     else:
         fit = {
             name[4:]: fields[name][piece.slots[0]] if single else fields[name]
@@ -60,19 +61,21 @@ def _block_means(fields: Fields, signal: str, piece: Piece, offset: Array | None
         }
         of = None if single else piece.each
         rows = signals.residual(readings, before, fit, of, offset, light=fields.light)
-        missing = _untold(fields, blocks, at) if holes else blocks.missing
+        missing = _untold(fields, blocks, each)
         if fields.few:
             rows, missing = _with_echoes(fields, piece, rows, missing)
-    if not holes:
-        return whole(signals.block_means(rows), signal)
-    return whole(signals.known_means(rows, missing, fields[f"{signal}_fill"][at]), signal)
+    means = signals.block_means(rows)
+    if holed.size:
+        fill = fields[f"{signal}_fill"][each]
+        means[holed] = signals.known_means(rows[holed], missing, fill)
+    return whole(means, signal)
 
 
-def _spoken(fields: Fields, blocks: Blocks, at: Any, holes: bool) -> tuple[Array, Array]:
+def _spoken(fields: Fields, blocks: Blocks, at: Any) -> tuple[Array, Array]:
     """Readings (NB, BLOCK, d) and the one before each block (NB, d): the location stands in for a
     sensor that has not spoken yet."""
     readings, before = blocks.readings, blocks.before
-    if not holes:
+    if not blocks.holed.size:
         return readings, before
     if np.isnan(readings).any() or np.isnan(before).any():
         location = np.broadcast_to(fields["location"][at], before.shape)
@@ -81,35 +84,41 @@ def _spoken(fields: Fields, blocks: Blocks, at: Any, holes: bool) -> tuple[Array
     return readings, before
 
 
-def _untold(fields: Fields, blocks: Blocks, at: Any) -> NDArray[np.bool_]:
-    """Features (NB, BLOCK, F) of the residual that touch a missing sensor."""
-    count, d = blocks.before.shape
-    pairs = np.zeros((1, 2, 0), dtype=np.int64) if fields.light else fields["fit_pairs"][at]
+def _untold(fields: Fields, blocks: Blocks, each: IntArray) -> NDArray[np.bool_]:
+    """Features (H, BLOCK, F) of the residual that touch a missing sensor, of the blocks with holes.
+
+    each: (H,) their series' slots.
+    """
+    if fields.light:
+        pairs = np.zeros((len(each), 2, 0), dtype=np.int64)
+    else:
+        pairs = fields["fit_pairs"][each]
     untold = signals.features_of(
-        signals.touched(blocks.missing, blocks.before_missing),
-        np.broadcast_to(fields["live"][at], blocks.before.shape),
-        np.broadcast_to(pairs, (count, *pairs.shape[-2:])),
+        signals.touched(blocks.missing[blocks.holed], blocks.before_missing[blocks.holed]),
+        fields["live"][each],
+        pairs,
     )
+    d = blocks.before.shape[1]
     return untold[..., -d - 1 : -d] if fields.light else untold
 
 
 def _with_echoes(
     fields: Fields, piece: Piece, rows: NDArray[Any], missing: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Features (NB, BLOCK, F) of the residual and what is missing of them, with the echoes.
+    """Features (NB, BLOCK, F) of the residual, and what is missing of them in blocks with holes
+    (H, BLOCK, F), with the echoes.
 
     Where a sensor is missing its residual counts as 0 for the echoes that follow.
     """
-    d, past = piece.blocks.before.shape[1], fields["past"]
+    d, past, holed = piece.blocks.before.shape[1], fields["past"], piece.blocks.holed
     e = rows[..., d : 2 * d]
-    gone = missing[..., d : 2 * d] if piece.blocks.holes else None
-    if gone is not None:
-        e = np.where(gone, np.float32(0), e)
+    gone = missing[..., d : 2 * d]
+    if holed.size:
+        e = e.copy()
+        e[holed] = np.where(gone, np.float32(0), e[holed])
     made, past[piece.slots] = echoes.products(e, past[piece.slots], piece.size)
-    if gone is not None:
-        silent = np.tile(gone, made.shape[2] // d)
-        missing = echoes.between(missing, silent, d)
-    return echoes.between(rows, made, d), missing
+    silent = np.tile(gone, made.shape[2] // d)
+    return echoes.between(rows, made, d), echoes.between(missing, silent, d)
 
 
 def refresh(fields: Fields, signal: str, piece: Piece, new: Means, ring: Ring) -> None:
