@@ -37,6 +37,8 @@ PADDING = 8
 PEAK, NOISY, NEAR = 4.5, 20.0, 3.0
 #: And it is alike in so many parts of what is kept: this cosine, of any two.
 PARTS, ALIKE = 4, 0.8
+#: Later than any mean.
+NEVER = np.iinfo(np.int64).max
 #: The harmonic is that of about so many readings.
 MEMORY = 6000
 
@@ -63,25 +65,24 @@ def _follow(fields: Fields, piece: Piece, levels: IntArray, centre: Array) -> Ar
     if not learns.any() and not fields["season_cycle"][slots].any():
         _keep(fields, slots, first, count, means)
         return None
-    here = np.arange(means.shape[1]) < count[:, None]
-    angle, wave = _turns(fields, slots, first, here), fields["season_wave"][slots]
-    path = [(fields["season_cycle"][slots], _seen(fields, slots, wave))]
-    for k in range(int(count.max(initial=0))):
-        due = here[:, k] & (fields["season_due"][slots] == first + k + 1)
-        if not (due.any() or path[-1][0].any()):
-            path.append(path[-1])
-            continue
-        error = means[:, k] * LEAST - (wave * angle[:, k, None]).real
-        wave = wave + 2 * ROWS / MEMORY * error * angle[:, k, None].conj()
-        for i in np.flatnonzero(due).tolist():
-            _keep(fields, slots[[i]], first[[i]], np.array([k + 1]), means[[i]])
-            wave[i] = _learn(fields, int(slots[i]), int(first[i]) + k + 1, wave[i])
-        if due.any():
-            angle = _turns(fields, slots, first, here)
-        path.append((fields["season_cycle"][slots], _seen(fields, slots, wave)))
+    wave, path, begin = fields["season_wave"][slots], [], 0
+    while begin < means.shape[1]:
+        due = fields["season_due"][slots] - first
+        due = np.where((due > begin) & (due <= count), due, NEVER)
+        end = int(due.min(initial=means.shape[1]))
+        angle = _turns(fields, slots, first, np.arange(begin, end), count)
+        waves = _waves(means[:, begin:end].astype(np.float64) * LEAST, angle, wave)
+        path.append(_stage(fields, slots, waves[:, :-1]))
+        wave = waves[:, -1].copy()
+        for i in np.flatnonzero(due == end).tolist():
+            _keep(fields, slots[[i]], first[[i]], np.array([end]), means[[i]])
+            wave[i] = _learn(fields, int(slots[i]), int(first[i]) + end, wave[i])
+        begin = end
+    path.append(_stage(fields, slots, wave[:, None]))
     fields["season_wave"][slots] = wave
     _keep(fields, slots, first, count, means)
-    return _rows(piece, first, path)
+    cycles, seen = (np.concatenate(parts, axis=1) for parts in zip(*path, strict=True))
+    return _rows(piece, first, cycles, seen)
 
 
 def _residuals(
@@ -124,11 +125,14 @@ def _keep(
     kept[slots[s], (first[s] + k) % size] = means[s, k]
 
 
-def _turns(fields: Fields, slots: IntArray, first: IntArray, here: NDArray[np.bool_]) -> Complex:
-    """The mean of exp(i angle) over the readings of each mean (S, G); 0 where there is none."""
+def _turns(
+    fields: Fields, slots: IntArray, first: IntArray, which: IntArray, count: IntArray
+) -> Complex:
+    """The mean of exp(i angle) over the readings of means `which` (G,), of those that are numbered
+    from `first` (S,) on and `count` (S,): (S, G), 0 where there is none or no season."""
     cycle = fields["season_cycle"][slots][:, None]
-    turns = _turn((first[:, None] + np.arange(here.shape[1])), cycle)
-    return np.where(here & (cycle > 0), turns, 0.0)
+    turns = _turn(first[:, None] + which, cycle)
+    return np.where((which < count[:, None]) & (cycle > 0), turns, 0.0)
 
 
 def _turn(number: IntArray, cycle: Array) -> Complex:
@@ -138,17 +142,29 @@ def _turn(number: IntArray, cycle: Array) -> Complex:
     return np.asarray(size * np.exp(2j * np.pi * (middle * cycle % 1.0)))
 
 
-def _seen(fields: Fields, slots: IntArray, wave: Complex) -> Complex:
-    """A harmonic of the residuals (S, d) in the readings, in the sensors' units."""
-    return np.asarray(np.matmul(wave[:, None], fields["season_response"][slots])[:, 0])
+def _waves(x: Array, angle: Complex, wave: Complex) -> Complex:
+    """The harmonic (S, d) of mean residuals x (S, G, d), before each and after the last."""
+    path = [wave]
+    step = angle.conj()[..., None]
+    for k in range(x.shape[1]) if angle.any() else ():
+        error = x[:, k] - (path[-1] * angle[:, k, None]).real
+        path.append(path[-1] + 2 * ROWS / MEMORY * error * step[:, k])
+    path += [path[-1]] * (x.shape[1] + 1 - len(path))
+    return np.stack(path, axis=1)
 
 
-def _rows(piece: Piece, first: IntArray, path: list[tuple[Array, Complex]]) -> Array | None:
+def _stage(fields: Fields, slots: IntArray, waves: Complex) -> tuple[Array, Complex]:
+    """Cycles a reading (S, G), and harmonics of the residuals (S, G, d) as they are in the
+    readings, in the sensors' units."""
+    cycles = np.repeat(fields["season_cycle"][slots][:, None], waves.shape[1], axis=1)
+    seen = np.matmul(waves[:, :, None], fields["season_response"][slots][:, None])
+    return cycles, np.asarray(seen[:, :, 0])
+
+
+def _rows(piece: Piece, first: IntArray, cycles: Array, waves: Complex) -> Array | None:
     """The season of every reading: a block's is as of the last whole mean before it."""
-    cycles = np.stack([cycle for cycle, _ in path], axis=1)
     if not cycles.any():
         return None
-    waves = np.stack([wave for _, wave in path], axis=1)
     number = piece.now[piece.of] + piece.rank
     at = piece.of, number // GROUP - first[piece.of]
     t = number[:, None] * BLOCK + np.arange(-1, BLOCK)
