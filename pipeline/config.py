@@ -227,19 +227,37 @@ class Learn(Section, frozen=True, kw_only=True):
         Count, Meta(description="Windows kept for replay, for each partition")
     ] = 2000
     strategy: Annotated[
-        Literal["ewc_replay", "fine_tune"], Meta(description="Method of consolidation")
+        Literal[
+            "ewc_replay",
+            "replay_only",
+            "ewc_only",
+            "fine_tune",
+            "joint",
+            "replay",
+            "fifo",
+            "ewc",
+            "online_ewc",
+            "der",
+            "derpp",
+        ],
+        Meta(description="Method of consolidation"),
     ] = "ewc_replay"
     epochs: Annotated[Count, Meta(description="Passes over the new segment")] = 20
     batch: Annotated[Count, Meta(description="New windows in a step (and as many replayed)")] = 64
     lr: Annotated[Positive, Meta(description="Adam's learning rate, falling linearly to 0")] = 2e-3
     ewc_lambda: Annotated[
-        NotNegative, Meta(description="Strength of the EWC penalty; 0: no penalty")
-    ] = 10.0
+        NotNegative | Literal["rule"],
+        Meta(description="Strength of the EWC penalty, 0: none; rule: the less is kept the more"),
+    ] = "rule"
     gamma: Annotated[Share, Meta(description="Decay of the running Fisher at a boundary")] = 0.9
     fisher_rows: Annotated[Count, Meta(description="Windows behind the Fisher diagonal")] = 500
     max_seconds: Annotated[
         Positive, Meta(description="A training that takes longer fails for good, in seconds")
     ] = 60.0
+    max_steps: Annotated[
+        int,
+        Meta(ge=0, le=LARGEST, description="A training ends after so many steps; 0: by itself"),
+    ] = 0
     seed: Annotated[int, Meta(ge=0, le=LARGEST, description="Seed of everything random")] = 0
 
 

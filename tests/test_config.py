@@ -45,6 +45,8 @@ def values(info: Any) -> st.SearchStrategy[Any]:
             return st.booleans()
         case inspect.LiteralType(values=choices):
             return st.sampled_from(sorted(choices))
+        case inspect.UnionType(types=each):
+            return st.one_of(*map(values, each))
         case inspect.VarTupleType(item_type=item, min_length=least):
             return st.lists(values(item), min_size=least or 0, max_size=4).map(tuple)
         case inspect.IntType(ge=least, le=most):
@@ -81,6 +83,7 @@ def other_value(key: Key) -> Any:
         "api_version": "2.3",
         "series": "topic",
         "url": "sqlite:///b.db",
+        "ewc_lambda": 3.5,
     }
     return fitting.get(key.name, "other")
 

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Learn, Score
-from pipeline.consolidate.ewc import Anchor, merge
+from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.examples import examples, windows_of
 from pipeline.consolidate.fisher import fisher_diagonal
-from pipeline.consolidate.readings import Readings
+from pipeline.consolidate.readings import Readings, Windows
 from pipeline.consolidate.reservoir import union
-from pipeline.consolidate.strategies import STRATEGIES, Task
-from pipeline.consolidate.training import Examples
+from pipeline.consolidate.strategies import STRATEGIES
+from pipeline.consolidate.strategies.base import Keeps, Strategy
+from pipeline.consolidate.training import Examples, Kept, Task
 from pipeline.errors import TrainingFailed
 from pipeline.model.networks import forecaster
+from pipeline.model.objectives import Squared
 from pipeline.model.scaling import Scaling
 from pipeline.model.weights import Weights
 from pipeline.records import Candidate
@@ -38,8 +40,12 @@ class Inputs:
     ewc: bytes | None
     #: (task id, readings): what is to be learned now.
     segments: tuple[tuple[int, bytes], ...]
-    #: The newest reservoir of each partition.
+    #: What the parent learned: the tasks that have ended since.
+    ended: tuple[bytes, ...]
+    #: The newest reservoir of each partition; and all older segments, the oldest first, if the
+    #: strategy keeps more than a sample.
     reservoirs: tuple[bytes, ...]
+    earlier: tuple[bytes, ...] = ()
     #: Task id -> readings whose held-out part measures it; the new tasks are among them.
     held_out: Mapping[int, tuple[bytes, ...]]
     seed: int
@@ -54,7 +60,7 @@ def consolidate(
     """Make a candidate; the same inputs and settings give the same bytes on the same platform.
 
     1. Load the parent, or begin: scaling from the new readings, fresh weights from the seed.
-    2. Fold the Fisher diagonal at the parent's weights, on what it knew, into the running anchor.
+    2. Fold the Fisher diagonal at the parent's weights, on what it learned, into its anchor.
     3. Train on the new segments, with replay from the reservoirs, under the anchor.
     4. Measure candidate and parent on every task's held-out readings: a row of R each.
 
@@ -65,16 +71,18 @@ def consolidate(
     """
     started = time.monotonic()
     with _one_thread():
-        material = _material(inputs, score, learn)  # 1
+        strategy = STRATEGIES[learn.strategy]
+        material = _material(inputs, strategy.keeps, score, learn)  # 1
         generator = torch.Generator().manual_seed(inputs.seed)
-        anchor = _anchor(inputs, material, learn, generator)  # 2
+        anchor = _anchor(inputs, material, strategy, learn, generator)  # 2
         model = Weights.from_bytes(material.start.to_bytes()).model.train()
-        trained = STRATEGIES[learn.strategy](  # 3
+        trained = strategy(  # 3
             Task(
                 model=model,
+                objective=Squared(),
                 new=material.new,
                 held_out=material.held_out,
-                old=material.old,
+                kept=material.kept,
                 anchor=anchor,
                 learn=learn,
                 generator=generator,
@@ -125,10 +133,10 @@ class _Material:
     start: Weights
     new: Examples
     held_out: Examples
-    old: Examples | None
+    kept: Kept | None
 
 
-def _material(inputs: Inputs, score: Score, learn: Learn) -> _Material:
+def _material(inputs: Inputs, keeps: Keeps, score: Score, learn: Learn) -> _Material:
     """Step 1: the inputs' bytes as a model and windows; TrainingFailed if there is too little."""
     segments = [Readings.from_bytes(content) for _, content in inputs.segments]
     if not sum(len(segment.offsets) for segment in segments):
@@ -141,9 +149,29 @@ def _material(inputs: Inputs, score: Score, learn: Learn) -> _Material:
     new, held_out = (examples(part.values, start.scaling) for part in (train, held))
     if not _observed(new) or not _observed(held_out):
         raise TrainingFailed("the new segment has no observed cell to train or to measure on")
-    kept = union(inputs.reservoirs, learn.reservoir_capacity, inputs.seed)
-    old = examples(kept.values, start.scaling) if kept is not None else None
-    return _Material(start=start, new=new, held_out=held_out, old=old)
+    old = _old(inputs, keeps, start.window, learn) if inputs.parent else None
+    kept = _kept(start, examples(old.values, start.scaling)) if old is not None else None
+    return _Material(start=start, new=new, held_out=held_out, kept=kept)
+
+
+def _old(inputs: Inputs, keeps: Keeps, window: int, learn: Learn) -> Windows | None:
+    """The windows that a strategy replays; None if there are none."""
+    if keeps == "reservoir":
+        return union(inputs.reservoirs, learn.reservoir_capacity, inputs.seed)
+    if keeps == "nothing" or not inputs.earlier:
+        return None
+    segments = [Readings.from_bytes(content) for content in inputs.earlier]
+    old, _ = windows_of(segments, window, learn.held_out)
+    if keeps == "latest":
+        last = slice(-learn.reservoir_capacity, None)
+        old = Windows(values=old.values[last], offsets=old.offsets[last])
+    return old if len(old) else None
+
+
+@torch.no_grad()
+def _kept(parent: Weights, old: Examples) -> Kept:
+    """Old examples with what the parent answers on them."""
+    return Kept(examples=old, outputs=parent.model(old.x))
 
 
 def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
@@ -160,19 +188,26 @@ def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
 
 
 def _anchor(
-    inputs: Inputs, material: _Material, learn: Learn, generator: torch.Generator
+    inputs: Inputs,
+    material: _Material,
+    strategy: Strategy,
+    learn: Learn,
+    generator: torch.Generator,
 ) -> Anchor | None:
     """Step 2: the parent's weights and the Fisher diagonal there, merged with what came before."""
-    if not inputs.parent:
+    if not inputs.parent or strategy.merge is None:
         return None
     before = Anchor.from_bytes(inputs.ewc) if inputs.ewc else None
-    if material.old is None:
+    start = material.start
+    segments = [Readings.from_bytes(content) for content in inputs.ended]
+    ended, _ = windows_of(segments, start.window, learn.held_out)
+    if not len(ended):
         return before
-    model = material.start.model
-    rows = torch.randperm(len(material.old), generator=generator)[: learn.fisher_rows]
-    fisher = fisher_diagonal(model, material.old.x[rows], generator)
-    theta = {name: p.detach().clone() for name, p in model.named_parameters()}
-    return merge(before, Anchor(theta=theta, fisher=fisher), learn.gamma)
+    x = examples(ended.values, start.scaling).x
+    rows = torch.randperm(len(x), generator=generator)[: learn.fisher_rows]
+    fisher = fisher_diagonal(start.model, Squared(), x[rows], generator)
+    theta = {name: p.detach().clone() for name, p in start.model.named_parameters()}
+    return strategy.merge(before, Anchor(theta=theta, fisher=fisher), learn.gamma)
 
 
 def _finish(

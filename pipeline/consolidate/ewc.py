@@ -1,4 +1,4 @@
-"""Online EWC (Schwarz et al. 2018): one running anchor, merged at boundaries, pulling each step."""
+"""Elastic weight consolidation: what past tasks want of the weights, as one quadratic penalty."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.errors import ArtifactCorrupt
 
 Params = dict[str, Tensor]
+
+#: lambda with nothing kept, the least, and how fast it falls with the rows that are kept.
+BARE, LEAST, ROWS = 100.0, 10.0, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +50,41 @@ class Anchor:
         return cls(theta=parts["theta"], fisher=parts["fisher"])
 
 
-def merge(old: Anchor | None, new: Anchor, gamma: float) -> Anchor:
-    """Fold the past into the present: F = gamma F_old + F_new, theta* = theta_new."""
+def running(old: Anchor | None, new: Anchor, gamma: float) -> Anchor:
+    """Online EWC (Schwarz et al. 2018): F = gamma F_old + F_new, theta* = theta_new."""
     if old is None:
         return new
     fisher = {name: gamma * old.fisher[name] + f for name, f in new.fisher.items()}
     return Anchor(theta=new.theta, fisher=fisher)
 
 
-@torch.no_grad()
-def proximal_step(
-    model: nn.Module, anchor: Anchor, optimiser: torch.optim.Adam, ewc_lambda: float
-) -> None:
-    """Pull the weights to the anchor after Adam's own step, in Adam's metric.
+def separate(old: Anchor | None, new: Anchor, gamma: float) -> Anchor:
+    """EWC with an anchor for each task (Kirkpatrick et al. 2017), in the memory of one.
 
-    theta <- (theta + c theta*) / (1 + c),  c = lr lambda F / (sqrt(v_hat) + eps)
-
-    The minimiser of lambda/2 F (theta - theta*)^2 + |theta - theta_adam|^2 / (2 lr'), lr' Adam's
-    step size for the weight: it never overshoots, whatever lambda, as the explicit penalty does.
+    sum_k F_k (theta - theta_k)^2 = F (theta - theta*)^2 + constant, with F = sum_k F_k and
+    theta* = sum_k F_k theta_k / F; where F is 0, theta* does not matter. gamma: not used.
     """
-    group = optimiser.param_groups[0]
-    lr, eps, beta = float(group["lr"]), float(group["eps"]), float(group["betas"][1])
-    for name, p in model.named_parameters():
-        state = optimiser.state[p]
-        corrected = state["exp_avg_sq"] / (1 - beta ** float(state["step"]))
-        c = lr * ewc_lambda * anchor.fisher[name] / (corrected.sqrt() + eps)
-        p.add_(c * anchor.theta[name]).div_(1 + c)
+    if old is None:
+        return new
+    theta, fisher = {}, {}
+    for name, f in new.fisher.items():
+        fisher[name] = total = old.fisher[name] + f
+        weighted = old.fisher[name] * old.theta[name] + f * new.theta[name]
+        theta[name] = torch.where(total > 0, weighted / total, new.theta[name])
+    return Anchor(theta=theta, fisher=fisher)
+
+
+def by_rule(kept: int) -> float:
+    """lambda = max(LEAST, BARE / (1 + kept / ROWS)): the less is replayed, the more it is worth.
+
+    kept: rows that are replayed.
+
+    >>> by_rule(0), by_rule(20), by_rule(2000)
+    (100.0, 50.0, 10.0)
+    """
+    return max(LEAST, BARE / (1 + kept / ROWS))
+
+
+def strength(wanted: float | str, rule: float) -> float:
+    """lambda as the setting wants it: a number, or "rule"."""
+    return rule if isinstance(wanted, str) else wanted

@@ -28,6 +28,8 @@ def examples(windows: FloatArray, scaling: Scaling) -> Examples:
 
 
 def _join(parts: Sequence[Windows]) -> Windows:
+    if not parts:
+        return Windows(values=np.zeros((0, 1, 1), np.float32), offsets=np.zeros((0, 2), np.int64))
     return Windows(
         values=np.concatenate([p.values for p in parts]),
         offsets=np.concatenate([p.offsets for p in parts]),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+
+from pipeline.model.networks import evaluating
+from pipeline.model.objectives import Objective
 
 Params = dict[str, Tensor]
 
@@ -15,23 +15,25 @@ Params = dict[str, Tensor]
 CHUNK = 32
 
 
-def fisher_diagonal(model: nn.Module, x: Tensor, generator: torch.Generator) -> Params:
-    """Fisher information of a forecaster, diagonal only, with targets sampled from its own output.
+def fisher_diagonal(
+    model: nn.Module, objective: Objective, x: Tensor, generator: torch.Generator
+) -> Params:
+    """Fisher information of a model, diagonal only, with targets sampled from its own output.
 
-    F_i = 1/N sum_n (d log p(y_n | x_n) / d theta_i)^2,  y_n ~ N(f(x_n), 1): the output gradient
-    of a sample is its noise, y_n - f(x_n).
+    F_i = 1/N sum_n (d log p(y_n | x_n) / d theta_i)^2,  y_n ~ p(y | x_n).
 
-    x: (N, W, d). Squaring a batch's mean gradient instead lets opposite signs cancel and keeps a
+    x: (N, ...). Squaring a batch's mean gradient instead lets opposite signs cancel and keeps a
     few per cent of the trace. The model is put in eval mode and given back as it was; its gradients
     are not touched. Modules of linear layers go by outer products, others by vmap.
     """
-    with _evaluating(model):
-        noise = torch.randn(len(x), _outputs(model, x), generator=generator)
-        fisher = _by_outer_products(model, x, noise) if _only_linear(model) else None
-        return fisher or _by_vmap(model, x, noise)
+    with evaluating(model):
+        with torch.no_grad():
+            score = objective.score(model(x), generator)
+        fisher = _by_outer_products(model, x, score) if _only_linear(model) else None
+        return fisher or _by_vmap(model, x, score)
 
 
-def _by_outer_products(model: nn.Module, x: Tensor, noise: Tensor) -> Params | None:
+def _by_outer_products(model: nn.Module, x: Tensor, score: Tensor) -> Params | None:
     """For y = W a + b: sum_n (g_n a_n')^2 = (g^2)' (a^2), element by element.
 
     None if a sample passes a layer more or less than once: the square is then not of one product.
@@ -45,7 +47,7 @@ def _by_outer_products(model: nn.Module, x: Tensor, noise: Tensor) -> Params | N
     hooks = [layer.register_forward_hook(keep) for layer in layers.values()]
     try:
         with torch.enable_grad():
-            loss = (model(x) * noise).sum()
+            loss = (model(x) * score).sum()
     finally:
         for hook in hooks:
             hook.remove()
@@ -61,15 +63,15 @@ def _by_outer_products(model: nn.Module, x: Tensor, noise: Tensor) -> Params | N
     return {name: fisher[name] for name, _ in model.named_parameters()}
 
 
-def _by_vmap(model: nn.Module, x: Tensor, noise: Tensor) -> Params:
+def _by_vmap(model: nn.Module, x: Tensor, score: Tensor) -> Params:
     """Any module: one gradient a sample, vectorised."""
     theta = {name: p.detach() for name, p in model.named_parameters()}
 
-    def sample(theta: Params, x_n: Tensor, noise_n: Tensor) -> Tensor:
+    def sample(theta: Params, x_n: Tensor, score_n: Tensor) -> Tensor:
         output: Tensor = functional_call(model, theta, (x_n.unsqueeze(0),))
-        return (output.squeeze(0) * noise_n).sum()
+        return (output.squeeze(0) * score_n).sum()
 
-    grads: Params = vmap(grad(sample), in_dims=(None, 0, 0), chunk_size=CHUNK)(theta, x, noise)
+    grads: Params = vmap(grad(sample), in_dims=(None, 0, 0), chunk_size=CHUNK)(theta, x, score)
     return {name: g.square().mean(dim=0) for name, g in grads.items()}
 
 
@@ -78,20 +80,3 @@ def _only_linear(model: nn.Module) -> bool:
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     owned = [id(p) for m in linear for p in m.parameters(recurse=False)]
     return len(owned) == len(set(owned)) and set(map(id, model.parameters())) <= set(owned)
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, x: Tensor) -> int:
-    return int(model(x[:1]).shape[1])
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Batch-norm and dropout off, and every module's mode back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

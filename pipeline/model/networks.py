@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -38,3 +41,15 @@ def forecaster(window: int, channels: int, hidden: int, seed: int = 0) -> Foreca
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Forecaster(window, channels, hidden)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Batch-norm and dropout off, and every module's mode back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -212,6 +212,12 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return tasks.held_out(conn, stream_id, upto, per_task)
 
+    def earlier(self, stream_id: int, upto: int) -> list[tuple[int, str]]:
+        """(task id, sha256 of its newest readings) of each segment of the requests up to `upto`,
+        the oldest first."""
+        with reading(self.engine) as conn:
+            return tasks.earlier(conn, stream_id, upto)
+
     def segments(self, stream_id: int) -> list[tuple[int, int, str]]:
         """(request, task, sha256 of the readings) of every named segment, in order of arrival."""
         with reading(self.engine) as conn:
@@ -238,6 +244,11 @@ class SqlRegistry:
         """Task id -> skill, as measured when the version was registered."""
         with reading(self.engine) as conn:
             return versions.skills(conn, version_id)
+
+    def learned(self, version_id: int) -> list[str]:
+        """sha256 of the readings that a version was made to learn."""
+        with reading(self.engine) as conn:
+            return versions.learned(conn, version_id)
 
     def register(
         self,

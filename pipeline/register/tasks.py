@@ -57,7 +57,17 @@ def segments(conn: Connection, stream_id: int) -> list[tuple[int, int, str]]:
 
 
 def held_out(conn: Connection, stream_id: int, upto: int, per_task: int) -> dict[int, list[str]]:
-    """Task id -> sha256 of its newest segments, newest first; of each segment its newest readings.
+    """Task id -> sha256 of its newest segments, newest first, each by its newest readings."""
+    found: dict[int, list[str]] = {}
+    for task_id, sha in reversed(earlier(conn, stream_id, upto)):
+        shas = found.setdefault(task_id, [])
+        if len(shas) < per_task:
+            shas.append(sha)
+    return found
+
+
+def earlier(conn: Connection, stream_id: int, upto: int) -> list[tuple[int, str]]:
+    """(task id, sha256 of its newest readings) of each segment, the oldest first.
 
     The readings of an earlier request are the beginning of those of a later one of the segment.
     """
@@ -73,14 +83,9 @@ def held_out(conn: Connection, stream_id: int, upto: int, per_task: int) -> dict
     rows = conn.execute(
         select(t.requests.c.task_id, t.requests.c.inputs)
         .where(t.requests.c.id.in_(newest))
-        .order_by(t.requests.c.id.desc())
+        .order_by(t.requests.c.id)
     )
-    found: dict[int, list[str]] = {}
-    for row in rows:
-        shas = found.setdefault(row.task_id, [])
-        if len(shas) < per_task:
-            shas.append(_readings(row.inputs))
-    return found
+    return [(row.task_id, _readings(row.inputs)) for row in rows]
 
 
 def latest_reservoirs(conn: Connection, stream_id: int, upto: int) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -117,6 +118,13 @@ def skills(conn: Connection, version_id: int) -> dict[int, float]:
         )
     )
     return {row.task_id: row.skill for row in rows}
+
+
+def learned(conn: Connection, version_id: int) -> list[str]:
+    """sha256 of the segments in a version's inputs."""
+    this = t.versions.c.id == version_id
+    inputs = json.loads(conn.execute(select(t.versions.c.inputs).where(this)).scalar_one())
+    return [sha for _, sha in inputs.get("segments", ())]
 
 
 def _row(conn: Connection, claim: Claim, made: Made, number: int, at: int) -> dict[str, Any]:

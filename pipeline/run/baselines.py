@@ -45,6 +45,7 @@ def _naive(settings: Settings, registry: SqlRegistry, stream_id: int, weights: b
             parent=weights,
             ewc=None,
             segments=((task, content),),
+            ended=(),
             reservoirs=(),
             held_out={task: (content,)},
             seed=number,

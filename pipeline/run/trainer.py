@@ -88,7 +88,7 @@ class Trainer:
         self.registry.fail(claim, reason, retry=retry)
 
     def _work(self, claim: Claim, stop: threading.Event) -> None:
-        work = works.resolve(self.registry, claim, self.settings.learn.seed)  # 2
+        work = works.resolve(self.registry, claim, self.settings.learn)  # 2
         if (served := self._served(claim, work)) is not None:  # 3
             self.registry.finish(claim, served)
             log.info("request_done", request=claim.id, outcome=served)

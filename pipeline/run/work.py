@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
+from pipeline.config import Learn
 from pipeline.consolidate.consolidation import Inputs
 from pipeline.consolidate.readings import Readings
+from pipeline.consolidate.strategies import STRATEGIES
 from pipeline.detect.tasks import in_units
 from pipeline.errors import ArtifactCorrupt
 from pipeline.records import Claim, Request, Version
@@ -28,14 +30,18 @@ class Work:
     parent: Version | None
     #: (task id, sha256 of the readings) to learn now.
     segments: tuple[tuple[int, str], ...]
+    #: sha256 of the readings that the parent learned.
+    ended: tuple[str, ...]
     #: sha256 of the newest reservoir of each partition.
     reservoirs: tuple[str, ...]
+    #: sha256 of all earlier segments, if the strategy replays from them.
+    earlier: tuple[str, ...]
     #: task id -> sha256 of the readings whose held-out part measures it.
     held_out: dict[int, tuple[str, ...]]
     seed: int
 
 
-def resolve(registry: SqlRegistry, claim: Claim, seed: int) -> Work:
+def resolve(registry: SqlRegistry, claim: Claim, learn: Learn) -> Work:
     """Name the tasks of the claim's segments, and find the artifacts to work on."""
     stream = claim.request.stream_id
     segments = _segments(registry, claim)
@@ -43,13 +49,18 @@ def resolve(registry: SqlRegistry, claim: Claim, seed: int) -> Work:
     held_out = _held_out(registry, stream, newest)
     if not segments:  # by hand or by the clock: go over what every task showed last
         segments = tuple((task, shas[0]) for task, shas in held_out.items())
-    reservoirs = registry.latest_reservoirs(stream, newest)
+    parent, keeps = registry.champion(stream), STRATEGIES[learn.strategy].keeps
+    reservoirs = registry.latest_reservoirs(stream, newest) if keeps == "reservoir" else {}
+    earlier = registry.earlier(stream, newest) if keeps in ("latest", "everything") else []
+    now = {sha for _, sha in segments}
     return Work(
-        parent=registry.champion(stream),
+        parent=parent,
         segments=segments,
+        ended=_whole(registry, registry.learned(parent.id)) if parent else (),
         reservoirs=tuple(sha for _, sha in sorted(reservoirs.items())),
+        earlier=_whole(registry, dict.fromkeys(sha for _, sha in earlier if sha not in now)),
         held_out=held_out,
-        seed=_seed(seed, claim.id),
+        seed=_seed(learn.seed, claim.id),
     )
 
 
@@ -60,7 +71,9 @@ def inputs(registry: SqlRegistry, work: Work) -> Inputs:
         parent=get(parent.sha256) if parent else None,
         ewc=get(parent.ewc_sha256) if parent and parent.ewc_sha256 else None,
         segments=tuple((task, get(sha)) for task, sha in work.segments),
-        reservoirs=tuple(get(sha) for sha in work.reservoirs),
+        ended=tuple(map(get, work.ended)),
+        reservoirs=tuple(map(get, work.reservoirs)),
+        earlier=tuple(map(get, work.earlier)),
         held_out={task: tuple(map(get, shas)) for task, shas in work.held_out.items()},
         seed=work.seed,
     )
@@ -99,16 +112,21 @@ def _held_out(registry: SqlRegistry, stream_id: int, upto: int) -> dict[int, tup
     """Task id -> sha256 of its newest segments that are whole; a damaged one is left out."""
     found = {}
     for task, shas in sorted(registry.held_out(stream_id, upto, HELD_OUT_SEGMENTS).items()):
-        if whole := tuple(sha for sha in shas if _is_whole(registry, sha)):
+        if whole := _whole(registry, shas):
             found[task] = whole
     return found
+
+
+def _whole(registry: SqlRegistry, shas: Iterable[str]) -> tuple[str, ...]:
+    """Those whose readings are what they were."""
+    return tuple(sha for sha in shas if _is_whole(registry, sha))
 
 
 def _is_whole(registry: SqlRegistry, sha: str) -> bool:
     try:
         Readings.from_bytes(registry.get(sha))
     except ArtifactCorrupt as exc:
-        log.warning("held_out_skipped", sha256=sha, reason=str(exc))
+        log.warning("readings_skipped", sha256=sha, reason=str(exc))
         return False
     return True
 

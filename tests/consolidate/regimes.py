@@ -56,7 +56,9 @@ def alternating(
             parent=made[-1].weights if made else None,
             ewc=(made[-1].ewc or None) if made else None,
             segments=((task, content),),
+            ended=tuple(s.to_bytes() for s in stream[max(0, i - 1) : i]),
             reservoirs=(reservoir(stream[:i], learn),),
+            earlier=tuple(s.to_bytes() for s in stream[:i]),
             held_out=held_out,
             seed=1000 * seed + i,
         )
@@ -72,6 +74,7 @@ def second(strategy: str = "ewc_replay", n: int = 256) -> Inputs:
         parent=made[-1].weights,
         ewc=made[-1].ewc or None,
         segments=((0, again.to_bytes()),),
+        ended=(stream[1].to_bytes(),),
         reservoirs=(reservoir(stream), reservoir([regime(-1, n, seed=78)])),
         held_out={1: (stream[1].to_bytes(),), 0: (again.to_bytes(), stream[0].to_bytes())},
         seed=5,

@@ -33,7 +33,9 @@ from tests.consolidate.regimes import (
 )
 
 ROOT = Path(__file__).parents[2]
-QUICK = with_(LEARN, epochs=3)
+QUICK = with_(LEARN, epochs=3, ewc_lambda=10.0)
+#: Training windows of two segments of 256 readings.
+ALL = 2 * len(split(regime(1, 256, seed=0), SCORE.window, LEARN.held_out)[0])
 
 
 def first(segment: Readings, seed: int = 0, **changed: object) -> Inputs:
@@ -43,6 +45,7 @@ def first(segment: Readings, seed: int = 0, **changed: object) -> Inputs:
         parent=None,
         ewc=None,
         segments=((0, content),),
+        ended=(),
         reservoirs=(),
         held_out={0: (content,)},
         seed=seed,
@@ -105,7 +108,7 @@ def changed_reading(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "part", ["segment", "reservoir", "parent", "ewc", "seed", "strategy", "lambda"]
+    "part", ["segment", "ended", "reservoir", "parent", "ewc", "seed", "strategy", "lambda"]
 )
 def test_any_input_changed_changes_the_weights(full: Inputs, made: Candidate, part: str) -> None:
     """By a thousandth in one number: nothing that is recorded as an input is without effect."""
@@ -113,6 +116,8 @@ def test_any_input_changed_changes_the_weights(full: Inputs, made: Candidate, pa
     if part == "segment":
         ((task, content),) = full.segments
         inputs = replace(full, segments=((task, changed_reading(content)),))
+    elif part == "ended":
+        inputs = replace(full, ended=tuple(map(changed_reading, full.ended)))
     elif part == "reservoir":
         other = Reservoir(LEARN.reservoir_capacity, SCORE.window, CHANNELS)
         windows = split(regime(-1, 256, seed=78), SCORE.window, LEARN.held_out)[0]
@@ -197,9 +202,9 @@ def test_the_anchor_is_the_parents_weights_and_the_folded_fisher(
     assert made.metrics["fisher_trace"] == pytest.approx(after.trace)
 
 
-def test_without_old_windows_the_anchor_stays_where_it_was(full: Inputs) -> None:
+def test_without_an_ended_task_the_anchor_stays_where_it_was(full: Inputs) -> None:
     """There is nothing to take a Fisher diagonal on: the running one is passed on."""
-    candidate = consolidate(replace(full, reservoirs=()), SCORE, QUICK)
+    candidate = consolidate(replace(full, ended=(), reservoirs=()), SCORE, QUICK)
     assert candidate.ewc == full.ewc
     assert candidate.metrics["windows_replayed"] == 0
     assert candidate.metrics["ewc_lambda"] == QUICK.ewc_lambda
@@ -220,6 +225,18 @@ def test_figures_say_what_was_used(full: Inputs, made: Candidate) -> None:
     assert made.metrics["average_skill"] == pytest.approx(sum(made.skills.values()) / 2)
     assert made.skills.keys() == made.parent_skills.keys() == made.sizes.keys() == {0, 1}
     assert made.sizes == {0: 2 * len(held), 1: len(held)}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "replayed"),
+    [("joint", ALL), ("fifo", 100), ("online_ewc", 0), ("ewc_only", 0)],
+)
+def test_a_strategy_is_given_what_it_keeps(full: Inputs, strategy: str, replayed: int) -> None:
+    """The latest windows up to the reservoir's capacity, everything or nothing."""
+    learn = with_(QUICK, strategy=strategy, reservoir_capacity=100, epochs=1)
+    old = (regime(-1, 256, seed=101).to_bytes(), regime(1, 256, seed=100).to_bytes())
+    candidate = consolidate(replace(full, earlier=old), SCORE, learn)
+    assert candidate.metrics["windows_replayed"] == replayed
 
 
 def test_fine_tuning_does_not_claim_replay_or_penalty(full: Inputs) -> None:
@@ -399,7 +416,7 @@ def test_one_silent_sensor_does_not_stop_the_others() -> None:
     assert 0 < candidate.skills[0] < 1
 
 
-@pytest.mark.parametrize("part", ["parent", "ewc", "segment", "reservoir", "held_out"])
+@pytest.mark.parametrize("part", ["parent", "ewc", "segment", "ended", "reservoir", "held_out"])
 def test_damaged_inputs_are_not_used(full: Inputs, part: str) -> None:
     """One error for every part, before anything is trained."""
     bad = b"garbage"
@@ -407,6 +424,7 @@ def test_damaged_inputs_are_not_used(full: Inputs, part: str) -> None:
         "parent": {"parent": bad},
         "ewc": {"ewc": bad},
         "segment": {"segments": ((0, bad),)},
+        "ended": {"ended": (bad,)},
         "reservoir": {"reservoirs": (bad,)},
         "held_out": {"held_out": {0: (bad,)}},
     }[part]

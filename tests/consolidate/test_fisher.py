@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pipeline.consolidate import fisher
 from pipeline.consolidate.fisher import fisher_diagonal
 from pipeline.model.networks import forecaster
+from pipeline.model.objectives import CrossEntropy, Squared
 
 Params = dict[str, Tensor]
 
@@ -149,10 +150,27 @@ def test_the_fisher_diagonal_is_the_mean_of_squared_per_sample_gradients(
     """Exact for every kind of module, whichever way it is computed: against a plain loop."""
     model, x = case
     expected = per_sample(model, x, seed=3)
-    found = fisher_diagonal(model, x, generator(3))
+    found = fisher_diagonal(model, Squared(), x, generator(3))
     assert found.keys() == expected.keys()
     for name, f in found.items():
         torch.testing.assert_close(f, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_of_a_classifier_labels_are_drawn_from_its_own_output() -> None:
+    """Against a loop: -log softmax(f(x))[y], y drawn once for each sample, squared, then mean."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), torch.randn(40, 4)
+    with torch.no_grad():
+        labels = torch.multinomial(model(x).softmax(dim=1), 1, generator=generator(3))[:, 0]
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for x_n, label in zip(x, labels, strict=True):
+        loss = -model(x_n).log_softmax(dim=0)[label]
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        for (name, _), g in zip(model.named_parameters(), grads, strict=True):
+            total[name] += g.square() / len(x)
+    found = fisher_diagonal(model, CrossEntropy(), x, generator(3))
+    for name, f in found.items():
+        torch.testing.assert_close(f, total[name], rtol=1e-4, atol=1e-7)
 
 
 def test_outer_products_agree_with_vmap() -> None:
@@ -172,7 +190,7 @@ def test_the_default_model_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -
         raise AssertionError("the fallback was asked")
 
     monkeypatch.setattr(fisher, "_by_vmap", refuse)
-    assert fisher_diagonal(mlp(), torch.randn(9, 4, 3), generator(0))
+    assert fisher_diagonal(mlp(), Squared(), torch.randn(9, 4, 3), generator(0))
 
 
 def test_squaring_a_batchs_mean_gradient_is_something_else() -> None:
@@ -182,7 +200,7 @@ def test_squaring_a_batchs_mean_gradient_is_something_else() -> None:
     """
     model, n = mlp(), 256
     x = torch.randn(n, 4, 3)
-    exact = sum(float(f.sum()) for f in fisher_diagonal(model, x, generator(1)).values())
+    exact = sum(float(f.sum()) for f in fisher_diagonal(model, Squared(), x, generator(1)).values())
     noise = torch.randn(n, 3, generator=generator(1))
     mean = torch.autograd.grad((model(x) * noise).sum() / n, list(model.parameters()))
     wrong = sum(float(g.square().sum()) for g in mean)
@@ -194,7 +212,7 @@ def test_fisher_of_a_linear_model_is_the_mean_square_of_its_input() -> None:
     n = 20_000
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1))
     x = torch.full((n, 1, 1), 3.0)
-    found = fisher_diagonal(model, x, generator(8))
+    found = fisher_diagonal(model, Squared(), x, generator(8))
     five_sigma = 5 * (2 / n) ** 0.5  # of the mean of n squared normals
     assert abs(float(found["1.bias"]) - 1) < five_sigma
     assert abs(float(found["1.weight"]) / 9 - 1) < five_sigma
@@ -210,7 +228,7 @@ def test_modes_and_gradients_are_given_back_as_they_were(case: tuple[nn.Module, 
     for p, g in zip(model.parameters(), grads, strict=True):
         p.grad = g.clone()
     state = {name: t.clone() for name, t in model.state_dict().items()}
-    fisher_diagonal(model, x, generator(0))
+    fisher_diagonal(model, Squared(), x, generator(0))
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), grads, strict=True))
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
@@ -221,7 +239,7 @@ def test_modes_are_given_back_after_a_failure() -> None:
     """Inputs that do not fit leave a model that can still be trained, without hooks."""
     model = mlp().train()
     with pytest.raises(RuntimeError):
-        fisher_diagonal(model, torch.randn(5, 9, 9), generator(0))
+        fisher_diagonal(model, Squared(), torch.randn(5, 9, 9), generator(0))
     assert all(m.training for m in model.modules())
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -232,8 +250,8 @@ def test_chance_comes_from_the_generator_alone() -> None:
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
-    one, again = (fisher_diagonal(model, x, generator(6)) for _ in range(2))
+    one, again = (fisher_diagonal(model, Squared(), x, generator(6)) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
-    other = fisher_diagonal(model, x, generator(7))
+    other = fisher_diagonal(model, Squared(), x, generator(7))
     assert all(torch.equal(f, again[name]) for name, f in one.items())
     assert not any(torch.equal(f, other[name]) for name, f in one.items())

@@ -13,21 +13,24 @@ from pipeline.config import Learn
 from pipeline.consolidate import training
 from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.training import (
-    MATCH,
     PATIENCE,
-    REPLAY,
+    Distillation,
     Examples,
-    Replay,
+    Kept,
+    Recipe,
+    Rehearsal,
+    Task,
     Trained,
-    masked_mse,
     train,
 )
 from pipeline.errors import PipelineError, TrainingFailed
 from pipeline.model.networks import forecaster
+from pipeline.model.objectives import Squared
 
 NAN = float("nan")
 WINDOW, CHANNELS = 3, 2
-LEARN = Learn(epochs=6, batch=8, lr=5e-3, ewc_lambda=10.0)
+LEARN = Learn(epochs=6, batch=8, lr=5e-3)
+TARGETS, OUTPUTS, LAMBDA = 0.5, 1.0, 10.0
 
 
 def linear_examples(n: int, seed: int, slope: float = 0.5, holes: float = 0.0) -> Examples:
@@ -42,13 +45,17 @@ def linear_examples(n: int, seed: int, slope: float = 0.5, holes: float = 0.0) -
 def run(model: nn.Module, learn: Learn = LEARN, **changed: Any) -> Trained:
     """Train on one small problem, with parts of it changed."""
     given: dict[str, Any] = {
+        "objective": Squared(),
         "new": linear_examples(60, seed=1),
         "held_out": linear_examples(40, seed=2),
-        "replay": None,
+        "kept": None,
         "anchor": None,
         "generator": torch.Generator().manual_seed(3),
-    } | changed
-    return train(model, given.pop("new"), given.pop("held_out"), learn, **given)
+        "progress": None,
+    }
+    how = {name: value for name, value in changed.items() if name not in given}
+    task = given | {name: value for name, value in changed.items() if name in given}
+    return train(Task(model=model, learn=learn, **task), **how)
 
 
 def fresh(seed: int = 0) -> nn.Module:
@@ -65,7 +72,7 @@ def held_loss(model: nn.Module) -> float:
     """On the held-out examples of `run`."""
     part = linear_examples(40, seed=2)
     with torch.no_grad():
-        return float(masked_mse(model(part.x), part.y))
+        return float(Squared().loss(model(part.x), part.y))
 
 
 # Loss -----------------------------------------------------------------------------------------
@@ -75,25 +82,7 @@ def test_the_loss_is_the_mean_over_observed_cells() -> None:
     """((1 - 0)^2 + (4 - 2)^2 + (0 - 3)^2) / 3 with one cell missing: neither 4 cells nor rows."""
     output = torch.tensor([[1.0, 4.0], [0.0, 7.0]])
     target = torch.tensor([[0.0, 2.0], [3.0, NAN]])
-    assert masked_mse(output, target).item() == pytest.approx(14 / 3)
-
-
-def test_a_missing_cell_gives_no_gradient_and_no_nan() -> None:
-    """2 (output - target) / observed where seen, exactly 0 where not."""
-    output = torch.tensor([[1.0, 4.0]], requires_grad=True)
-    masked_mse(output, torch.tensor([[NAN, 2.0]])).backward()
-    assert output.grad is not None
-    assert output.grad.tolist() == [[0.0, 4.0]]
-
-
-def test_nothing_observed_is_no_loss() -> None:
-    """0, with a gradient of 0: a batch of silent sensors moves nothing."""
-    output = torch.ones(2, 2, requires_grad=True)
-    loss = masked_mse(output, torch.full((2, 2), NAN))
-    loss.backward()
-    assert loss.item() == 0.0
-    assert output.grad is not None
-    assert output.grad.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert Squared().loss(output, target).item() == pytest.approx(14 / 3)
 
 
 def test_holes_in_the_targets_do_not_spoil_a_training() -> None:
@@ -116,8 +105,9 @@ def test_a_training_is_plain_adam_over_shuffled_batches() -> None:
     generator = torch.Generator().manual_seed(3)
     optimiser = torch.optim.Adam(twin.parameters())
     total, step, best = LEARN.epochs * 8, 0, (held_loss(twin), flat(twin))  # 60 / 8: 7 and a half
-    for _ in range(LEARN.epochs):
-        for batch in torch.randperm(60, generator=generator).split(8):
+    orders = [torch.randperm(60, generator=generator) for _ in range(LEARN.epochs)]
+    for order in orders:
+        for batch in order.split(8):
             optimiser.param_groups[0]["lr"] = LEARN.lr * (1 - step / total)
             optimiser.zero_grad()
             (twin(new.x[batch]) - new.y[batch]).square().mean().backward()
@@ -128,7 +118,7 @@ def test_a_training_is_plain_adam_over_shuffled_batches() -> None:
 
 
 def test_a_step_with_replay_and_anchor_is_its_formula() -> None:
-    """MSE(new) + REPLAY MSE(old) + MATCH MSE(output, parent's), then the proximal pull.
+    """MSE(new) + TARGETS MSE(old) + OUTPUTS MSE(output, parent's), then the proximal pull.
 
     One step of Adam from rest moves each weight by lr sign(g) (v_hat = g^2), and the pull has
     c = lr lambda F / (|g| + eps): all from the gradient of the plain formula.
@@ -143,25 +133,80 @@ def test_a_step_with_replay_and_anchor_is_its_formula() -> None:
     learn = replace(LEARN, epochs=1, batch=8)
     always_better = iter([2.0, 1.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_loss", lambda *_: next(always_better))
-        run(model, learn, new=new, replay=Replay(examples=old, outputs=outputs), anchor=anchor)
+        patch.setattr(training, "mean_loss", lambda *_: next(always_better))
+        rehearsal = Rehearsal(
+            kept=Kept(examples=old, outputs=outputs), targets=TARGETS, outputs=OUTPUTS
+        )
+        run(model, learn, new=new, rehearsals=[rehearsal], anchor=anchor, ewc_lambda=LAMBDA)
 
     generator = torch.Generator().manual_seed(3)
     torch.randperm(8, generator=generator)
-    drawn = torch.randint(30, (8,), generator=generator)
+    (drawn,) = torch.randint(30, (1, 8), generator=generator)
     seen = ~old.y[drawn].isnan()
     again = twin(old.x[drawn])
     loss = (twin(new.x) - new.y).square().mean()
-    loss = loss + REPLAY * (again - old.y[drawn])[seen].square().mean()
-    loss = loss + MATCH * (again - outputs[drawn]).square().mean()
+    loss = loss + TARGETS * (again - old.y[drawn])[seen].square().mean()
+    loss = loss + OUTPUTS * (again - outputs[drawn]).square().mean()
     loss.backward()
     for name, p in twin.named_parameters():
         assert p.grad is not None
         adam = p.detach() - learn.lr * p.grad / (p.grad.abs() + 1e-8)
-        c = learn.lr * learn.ewc_lambda * anchor.fisher[name] / (p.grad.abs() + 1e-8)
+        c = learn.lr * LAMBDA * anchor.fisher[name] / (p.grad.abs() + 1e-8)
         expected = (adam + c * anchor.theta[name]) / (1 + c)
         found = dict(model.named_parameters())[name].detach()
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_distillation_is_one_more_term_of_the_new_examples_loss() -> None:
+    """One step of SGD against autograd: MSE(new) + 2 MSE(output, parent's output on new)."""
+    model, twin = fresh(), fresh()
+    new, outputs = linear_examples(8, seed=1), torch.randn(8, CHANNELS)
+    run(
+        model,
+        new=new,
+        held_out=None,
+        recipe=Recipe(optimiser="sgd", lr=0.1, epochs=1, batch=8),
+        distillation=Distillation(outputs=outputs, weight=2.0),
+    )
+    output = twin(new.x)
+    loss = (output - new.y).square().mean() + 2.0 * (output - outputs).square().mean()
+    loss.backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert q.grad is not None
+        torch.testing.assert_close(p, q.detach() - 0.1 * q.grad)
+
+
+def test_the_rate_rises_and_falls_linearly() -> None:
+    """Warm-up over the first fifth of the steps, then down to 0 at the end."""
+    recipe = Recipe(lr=2.0, warm_up=0.2, epochs=1, batch=1)
+    found = [recipe.rate(share) for share in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    assert found == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0])
+    assert Recipe(lr=2.0, epochs=1, batch=1).rate(0.0) == 2.0
+
+
+def test_a_step_budget_cuts_a_training_short_at_the_same_step_everywhere() -> None:
+    """8 steps an epoch: 20 end in the third, whose weights are looked at like any others."""
+    model, shares = fresh(), []
+    trained = run(model, replace(LEARN, max_steps=20), progress=shares.append)
+    assert trained.steps == 20
+    assert len(trained.curve) == 3
+    assert shares == pytest.approx([8 / 48, 16 / 48, 20 / 48])
+
+
+def test_without_held_out_examples_the_last_weights_stay() -> None:
+    """No early stopping: every epoch is gone through, and none is gone back to."""
+    trained = run(fresh(), replace(LEARN, epochs=30), held_out=None)
+    assert trained.steps == 30 * 8
+    assert trained.loss_after == trained.curve[-1]
+
+
+def test_a_trained_model_owns_its_memory() -> None:
+    """No parameter is a view of another's memory, and none has a gradient left."""
+    model = fresh()
+    run(model)
+    starts = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert len(starts) == len(list(model.parameters()))
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_a_training_says_what_it_used() -> None:
@@ -172,7 +217,8 @@ def test_a_training_says_what_it_used() -> None:
     before = held_loss(model)
     trained = run(
         model,
-        replay=Replay(examples=old, outputs=model(old.x).detach()),
+        rehearsals=[Rehearsal(kept=Kept(examples=old, outputs=model(old.x).detach()), targets=1)],
+        ewc_lambda=LAMBDA,
         anchor=Anchor(theta=theta, fisher={n: p.abs() for n, p in theta.items()}),
     )
     assert trained.steps == LEARN.epochs * 8
@@ -214,11 +260,11 @@ def losses(monkeypatch: pytest.MonkeyPatch, found: list[float]) -> list[Tensor]:
     """Give these held-out losses, and note the weights each was asked of."""
     seen: list[Tensor] = []
 
-    def loss(model: nn.Module, _: Examples) -> float:
+    def loss(model: nn.Module, *_: object) -> float:
         seen.append(flat(model))
         return found[len(seen) - 1]
 
-    monkeypatch.setattr(training, "_loss", loss)
+    monkeypatch.setattr(training, "mean_loss", loss)
     return seen
 
 

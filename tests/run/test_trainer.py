@@ -276,7 +276,7 @@ def test_damaged_readings_of_an_old_segment_are_left_out_of_measuring(
     assert versions(registry) == [(1, "retired"), (2, "champion")]
     told = json.loads(column(registry, t.versions.c.inputs)[1])
     assert [len(shas) for shas in told["held_out"].values()] == [1]
-    assert "held_out_skipped" in capsys.readouterr().out
+    assert "readings_skipped" in capsys.readouterr().out
 
 
 def test_a_segment_asked_for_twice_is_learned_once(registry, settings) -> None:

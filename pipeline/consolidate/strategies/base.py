@@ -1,39 +1,35 @@
-"""What every method of consolidation is given, and what it answers."""
+"""What every method of consolidation says of itself, and does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-import torch
-from torch import nn
-
-from pipeline.config import Learn
 from pipeline.consolidate.ewc import Anchor
-from pipeline.consolidate.training import Examples, Trained
+from pipeline.consolidate.training import Task, Trained
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A model to train, and everything it may be trained on."""
-
-    #: The parent's weights, or fresh ones; trained in place.
-    model: nn.Module
-    new: Examples
-    #: Readings apart from those trained on, for early stopping.
-    held_out: Examples
-    #: Windows of ended segments; None if there are none.
-    old: Examples | None
-    #: The running anchor, the parent's Fisher folded in; None for a first version.
-    anchor: Anchor | None
-    learn: Learn
-    generator: torch.Generator
-    progress: Callable[[float], None] | None = None
+#: Which old examples a method replays: a uniform sample, the latest, all, or none.
+Keeps = Literal["reservoir", "latest", "everything", "nothing"]
+#: What was wanted of the weights before, what the ended task wants, and gamma; the two together.
+Merge = Callable[[Anchor | None, Anchor, float], Anchor]
 
 
 class Strategy(Protocol):
-    """Trains `task.model` on the new segment without losing the old ones."""
+    """Trains a model on a new segment, and loses the old ones or not."""
+
+    @property
+    def keeps(self) -> Keeps:
+        """The old examples that it wants in `task.kept`."""
+
+    @property
+    def merge(self) -> Merge | None:
+        """How an ended task enters the anchor; None: the method has no anchor."""
 
     def __call__(self, task: Task) -> Trained:
-        """How it went; deterministic given the task and its generator."""
+        """Train `task.model`; deterministic given the task and its generator.
+
+        Raises
+        ------
+        TrainingFailed
+            The loss is not finite, or time is up.
+        """

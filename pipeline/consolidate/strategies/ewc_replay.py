@@ -1,30 +1,21 @@
-"""The default: online EWC by proximal steps, and replay from the reservoir with stored outputs."""
+"""The default: online EWC by proximal steps, and replay with outputs and targets."""
 
 from __future__ import annotations
 
-import torch
-
-from pipeline.consolidate.strategies.base import Task
-from pipeline.consolidate.training import Replay, Trained, train
-
-
-def ewc_replay(task: Task) -> Trained:
-    """Train under the anchor's pull, each batch with as many old windows."""
-    return train(
-        task.model,
-        task.new,
-        task.held_out,
-        task.learn,
-        replay=_replay(task),
-        anchor=task.anchor,
-        generator=task.generator,
-        progress=task.progress,
-    )
+from pipeline.consolidate.ewc import by_rule, running, strength
+from pipeline.consolidate.strategies.base import Keeps, Merge
+from pipeline.consolidate.strategies.replay_only import rehearsals
+from pipeline.consolidate.training import Task, Trained, train
 
 
-@torch.no_grad()
-def _replay(task: Task) -> Replay | None:
-    """Old windows with what the parent answers on them, before a step is taken."""
-    if task.old is None or task.anchor is None:
-        return None
-    return Replay(examples=task.old, outputs=task.model(task.old.x))
+class EwcReplay:
+    """The loss of `replay_only` under the pull of `online_ewc`: the less is kept, the stronger."""
+
+    keeps: Keeps = "reservoir"
+    merge: Merge | None = staticmethod(running)
+
+    def __call__(self, task: Task) -> Trained:
+        """Adam over both, under the pull."""
+        rule = by_rule(len(task.kept.examples) if task.kept else 0)
+        wanted = strength(task.learn.ewc_lambda, rule)
+        return train(task, rehearsals=rehearsals(task), ewc_lambda=wanted)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pipeline.consolidate.strategies.base import Task
-from pipeline.consolidate.training import Trained, train
+from pipeline.consolidate.strategies.base import Keeps, Merge
+from pipeline.consolidate.training import Task, Trained, train
 
 
-def fine_tune(task: Task) -> Trained:
-    """Train on the new segment as if there had never been another."""
-    return train(
-        task.model,
-        task.new,
-        task.held_out,
-        task.learn,
-        replay=None,
-        anchor=None,
-        generator=task.generator,
-        progress=task.progress,
-    )
+class FineTune:
+    """Trains on the new segment as if there had never been another."""
+
+    keeps: Keeps = "nothing"
+    merge: Merge | None = None
+
+    def __call__(self, task: Task) -> Trained:
+        """Adam over the new examples."""
+        return train(task)

@@ -1,0 +1,61 @@
+"""Nothing kept: online EWC, and the parent's outputs on the new examples. For data that may not be
+stored."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.consolidate.ewc import running, strength
+from pipeline.consolidate.strategies.base import Keeps, Merge
+from pipeline.consolidate.training import Distillation, Recipe, Task, Trained, train
+from pipeline.model.networks import evaluating
+from pipeline.model.objectives import CrossEntropy
+
+#: lambda where targets are classes, and where they are numbers.
+CLASSES, NUMBERS = 100.0, 1000.0
+#: Weight and temperature of the parent's logits; weight of its forecasts.
+LOGITS, TEMPERATURE, FORECASTS = 0.3, 4.0, 1.0
+#: Times `learn.lr`: Adam's rate for numbers, SGD's for classes; its warm-up, and the norm where it
+#: is clipped.
+ADAM_RATE, SGD_RATE, WARM_UP, CLIP = 0.5, 500.0, 0.1, 1.0
+
+
+class EwcOnly:
+    """L(new) + distillation from the parent (Li and Hoiem 2016) under the pull of `online_ewc`."""
+
+    keeps: Keeps = "nothing"
+    merge: Merge | None = staticmethod(running)
+
+    def __call__(self, task: Task) -> Trained:
+        """SGD with clipped gradients for classes, Adam for numbers, under the pull."""
+        classes = isinstance(task.objective, CrossEntropy)
+        return train(
+            task,
+            recipe=_recipe(task, classes),
+            distillation=_parent(task, classes) if task.anchor else None,
+            ewc_lambda=strength(task.learn.ewc_lambda, CLASSES if classes else NUMBERS),
+        )
+
+
+def _recipe(task: Task, classes: bool) -> Recipe:
+    lr, epochs, batch = task.learn.lr, task.learn.epochs, task.learn.batch
+    if not classes:
+        return Recipe(lr=ADAM_RATE * lr, epochs=epochs, batch=batch)
+    return Recipe(
+        optimiser="sgd",
+        lr=SGD_RATE * lr,
+        warm_up=WARM_UP,
+        clip=CLIP,
+        epochs=epochs,
+        batch=batch,
+    )
+
+
+@torch.no_grad()
+def _parent(task: Task, classes: bool) -> Distillation:
+    """What the parent answers on the new examples, before a step is taken."""
+    with evaluating(task.model):
+        outputs: torch.Tensor = task.model(task.new.x)
+    if classes:
+        return Distillation(outputs=outputs, weight=LOGITS, temperature=TEMPERATURE)
+    return Distillation(outputs=outputs, weight=FORECASTS)

@@ -1,0 +1,94 @@
+"""What a model's output is worth: the loss, its gradient, and draws of what the model believes.
+
+Gradients with respect to the output are in closed form: a training step needs no graph of losses.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: The class of a row without a label.
+UNKNOWN = -1
+
+
+class Objective(Protocol):
+    """The negative log-likelihood of targets, given outputs."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean over all that was observed; 0 if nothing was."""
+
+    def gradient(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of the loss, by the output (N, K)."""
+
+    def distil(self, output: Tensor, other: Tensor, temperature: float) -> Tensor:
+        """Gradient of the mean divergence from another model's output, by the output (N, K)."""
+
+    def score(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, K) gradient of -log p(y | output) of each row, with y drawn from p itself."""
+
+
+class Squared:
+    """Squared error: a normal target of unit variance. A cell of NaN was not observed."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error over the observed cells."""
+        observed = ~target.isnan()
+        error = torch.where(observed, output - target, 0.0)
+        return error.square().sum() / observed.sum().clamp(min=1)
+
+    def gradient(self, output: Tensor, target: Tensor) -> Tensor:
+        """2 (output - target) / observed cells; 0 where nothing was observed."""
+        error = output - target
+        total = float(error.sum())
+        if total == total:
+            return error.mul_(2 / error.numel())
+        holes = target.isnan()
+        error.masked_fill_(holes, 0.0)
+        return error.mul_(2 / max(1, holes.numel() - int(holes.sum())))
+
+    def distil(self, output: Tensor, other: Tensor, temperature: float) -> Tensor:
+        """Of the mean squared difference; a temperature means nothing here."""
+        return (output - other).mul_(2 / output.numel())
+
+    def score(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        """The noise of a draw: y - output is standard normal."""
+        return torch.randn(output.shape, generator=generator)
+
+
+class CrossEntropy:
+    """Logits (N, K) of K classes; a target (N,) of UNKNOWN was not observed."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean of -log softmax(output) of the target."""
+        total = functional.cross_entropy(output, target, ignore_index=UNKNOWN, reduction="sum")
+        return total / (target != UNKNOWN).sum().clamp(min=1)
+
+    def gradient(self, output: Tensor, target: Tensor) -> Tensor:
+        """(softmax(output) - one-hot target) / observed rows."""
+        p = output.softmax(dim=1)
+        known = target != UNKNOWN
+        p[torch.arange(len(p)), target.clamp(min=0)] -= 1
+        count = int(known.sum())
+        if count < len(p):
+            p.mul_(known[:, None])
+        return p.div_(max(1, count))
+
+    def distil(self, output: Tensor, other: Tensor, temperature: float) -> Tensor:
+        """Of T^2 KL(softmax(other / T) || softmax(output / T)) (Hinton et al. 2015)."""
+        p = (output / temperature).softmax(dim=1)
+        return p.sub_((other / temperature).softmax(dim=1)).mul_(temperature / len(p))
+
+    def score(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        """softmax(output) - one-hot draw."""
+        p = output.softmax(dim=1)
+        drawn = torch.multinomial(p, 1, generator=generator)
+        return p.scatter_add(1, drawn, torch.full_like(p[:, :1], -1.0))
+
+
+def matched(output: Tensor, other: Tensor) -> Tensor:
+    """Gradient of the mean squared difference of two outputs (N, K), by the first."""
+    return (output - other).mul_(2 / output.numel())

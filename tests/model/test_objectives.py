@@ -1,0 +1,93 @@
+"""Gradients in closed form against autograd; draws against their distribution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.model.objectives import UNKNOWN, CrossEntropy, Objective, Squared, matched
+
+NAN = float("nan")
+
+
+def slope(loss: Tensor, output: Tensor) -> Tensor:
+    """By autograd."""
+    return torch.autograd.grad(loss, output)[0]
+
+
+def some(n: int = 7, k: int = 3) -> Tensor:
+    return torch.randn(n, k, generator=torch.Generator().manual_seed(n), requires_grad=True)
+
+
+def targets(objective: Objective, n: int, unknown: bool) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    if isinstance(objective, Squared):
+        y = torch.randn(n, 3, generator=generator)
+        y[1:3, 0] = NAN if unknown else 0.0
+        return y
+    y = torch.randint(3, (n,), generator=generator)
+    y[1:3] = UNKNOWN if unknown else 2
+    return y
+
+
+@pytest.mark.parametrize("objective", [Squared(), CrossEntropy()], ids=["squared", "classes"])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_the_gradient_is_that_of_the_loss(objective: Objective, unknown: bool) -> None:
+    output = some()
+    y = targets(objective, len(output), unknown)
+    expected = slope(objective.loss(output, y), output)
+    found = objective.gradient(output.detach(), y)
+    torch.testing.assert_close(found, torch.nan_to_num(expected))
+
+
+def test_the_squared_loss_is_the_mean_over_observed_cells() -> None:
+    """((1 - 0)^2 + (4 - 2)^2 + (0 - 3)^2) / 3 with one cell missing: neither 4 cells nor rows."""
+    output = torch.tensor([[1.0, 4.0], [0.0, 7.0]])
+    target = torch.tensor([[0.0, 2.0], [3.0, NAN]])
+    assert Squared().loss(output, target).item() == pytest.approx(14 / 3)
+    assert Squared().gradient(output, target)[1, 1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "y"),
+    [(Squared(), torch.full((7, 3), NAN)), (CrossEntropy(), torch.full((7,), UNKNOWN))],
+    ids=["squared", "classes"],
+)
+def test_nothing_observed_is_no_loss(objective: Objective, y: Tensor) -> None:
+    output = some().detach()
+    assert objective.loss(output, y).item() == 0.0
+    assert not objective.gradient(output, y).any()
+
+
+def test_the_matches_gradient_is_that_of_the_mean_squared_difference() -> None:
+    output, other = some(), some(7).detach() + 1.0
+    expected = slope((output - other).square().mean(), output)
+    torch.testing.assert_close(matched(output.detach(), other), expected)
+    torch.testing.assert_close(Squared().distil(output.detach(), other, 4.0), expected)
+
+
+def test_the_distillation_of_classes_is_the_scaled_divergence() -> None:
+    """T^2 KL(p || q) of the softened outputs, the mean over rows (Hinton et al. 2015)."""
+    output, other, t = some(), 2 * some(7).detach().flip(1), 4.0
+    soft = functional.kl_div(
+        (output / t).log_softmax(dim=1), (other / t).softmax(dim=1), reduction="batchmean"
+    )
+    expected = slope(t * t * soft, output)
+    torch.testing.assert_close(CrossEntropy().distil(output.detach(), other, t), expected)
+
+
+def test_scores_are_the_gradients_of_draws_from_the_output() -> None:
+    """Mean 0; of a normal target the variance is 1, of classes diag(p) - p p'. Five sigma."""
+    n = 40_000
+    output = torch.tensor([[1.0, 0.0, -1.0]]).repeat(n, 1)
+    five_sigma = 5 * (2 / n) ** 0.5
+    normal = Squared().score(output, torch.Generator().manual_seed(0))
+    assert normal.mean(dim=0).abs().max() < five_sigma
+    assert (normal.var(dim=0) - 1).abs().max() < five_sigma
+    classes = CrossEntropy().score(output, torch.Generator().manual_seed(0))
+    p = output[0].softmax(dim=0)
+    torch.testing.assert_close(
+        classes.T @ classes / n, p.diag() - p.outer(p), rtol=0, atol=five_sigma
+    )
