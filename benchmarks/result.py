@@ -48,7 +48,7 @@ def write(
     """
     result = {
         "name": name,
-        "command": f"make bench-{name}" + _arguments(),
+        "command": f"make bench-{name}" + arguments(),
         "seeds": list(seeds),
         "versions": {package: version(package) for package in compared},
         "machine": machine(),
@@ -63,7 +63,8 @@ def write(
         _print_table(name, rows)
 
 
-def _arguments() -> str:
+def arguments() -> str:
+    """What make was given, to be said again."""
     return f' ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""
 
 
