@@ -17,6 +17,7 @@ from pipeline.consolidate.examples import examples, windows_of
 from pipeline.consolidate.fisher import fisher_diagonal
 from pipeline.consolidate.readings import Readings, Windows
 from pipeline.consolidate.reservoir import union
+from pipeline.consolidate.state import Answers, State, keys_of
 from pipeline.consolidate.strategies import STRATEGIES
 from pipeline.consolidate.strategies.base import Keeps, Strategy
 from pipeline.consolidate.training import Examples, Kept, Task
@@ -35,7 +36,7 @@ WORST = -100.0
 class Inputs:
     """Everything that a consolidation depends on, as bytes that have a hash."""
 
-    #: The champion's weights and EWC state; None for a first version.
+    #: The champion's weights, and what it knows beside them; None for a first version.
     parent: bytes | None
     ewc: bytes | None
     #: (task id, readings): what is to be learned now.
@@ -94,7 +95,7 @@ def consolidate(
         parent_skills = _row(material.start, inputs.held_out, learn)[0] if inputs.parent else {}
     return Candidate(
         weights=weights.to_bytes(),
-        ewc=anchor.to_bytes() if anchor else b"",
+        ewc=State(anchor, material.answers).to_bytes(),
         metrics={
             "loss_before": trained.loss_before,
             "loss_after": trained.loss_after,
@@ -134,6 +135,9 @@ class _Material:
     new: Examples
     held_out: Examples
     kept: Kept | None
+    #: What the parent knew; and what was answered on what is kept.
+    before: State
+    answers: Answers | None
 
 
 def _material(inputs: Inputs, keeps: Keeps, score: Score, learn: Learn) -> _Material:
@@ -149,9 +153,12 @@ def _material(inputs: Inputs, keeps: Keeps, score: Score, learn: Learn) -> _Mate
     new, held_out = (examples(part.values, start.scaling) for part in (train, held))
     if not _observed(new) or not _observed(held_out):
         raise TrainingFailed("the new segment has no observed cell to train or to measure on")
+    before = State.from_bytes(inputs.ewc or b"")
     old = _old(inputs, keeps, start.window, learn) if inputs.parent else None
-    kept = _kept(start, examples(old.values, start.scaling)) if old is not None else None
-    return _Material(start=start, new=new, held_out=held_out, kept=kept)
+    kept, answers = _kept(start, old, before.answers) if old is not None else (None, None)
+    return _Material(
+        start=start, new=new, held_out=held_out, kept=kept, before=before, answers=answers
+    )
 
 
 def _old(inputs: Inputs, keeps: Keeps, window: int, learn: Learn) -> Windows | None:
@@ -169,9 +176,15 @@ def _old(inputs: Inputs, keeps: Keeps, window: int, learn: Learn) -> Windows | N
 
 
 @torch.no_grad()
-def _kept(parent: Weights, old: Examples) -> Kept:
-    """Old examples with what the parent answers on them."""
-    return Kept(examples=old, outputs=parent.model(old.x))
+def _kept(parent: Weights, old: Windows, before: Answers | None) -> tuple[Kept, Answers]:
+    """Old windows with what was answered on them when they entered: by the parent, if that is now.
+
+    They keep that answer (DER++, Buzzega et al. 2020): one asked for again and again would drift.
+    """
+    part = examples(old.values, parent.scaling)
+    keys, now = keys_of(old), parent.model(part.x)
+    answers = before.of(keys, now) if before is not None else Answers(keys, now)
+    return Kept(examples=part, outputs=answers.outputs), answers
 
 
 def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
@@ -197,8 +210,7 @@ def _anchor(
     """Step 2: the parent's weights and the Fisher diagonal there, merged with what came before."""
     if not inputs.parent or strategy.merge is None:
         return None
-    before = Anchor.from_bytes(inputs.ewc) if inputs.ewc else None
-    start = material.start
+    before, start = material.before.anchor, material.start
     segments = [Readings.from_bytes(content) for content in inputs.ended]
     ended, _ = windows_of(segments, start.window, learn.held_out)
     if not len(ended):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
-
-from pipeline.errors import ArtifactCorrupt
 
 Params = dict[str, Tensor]
 
@@ -29,24 +26,23 @@ class Anchor:
         """Sum of the Fisher diagonal."""
         return float(sum(f.sum() for f in self.fisher.values()))
 
-    def to_bytes(self) -> bytes:
-        """safetensors; equal anchors, equal bytes."""
-        tensors = {f"fisher.{n}": f for n, f in self.fisher.items()}
-        tensors |= {f"theta.{n}": p for n, p in self.theta.items()}
-        return save({name: tensors[name].contiguous() for name in sorted(tensors)})
+    def tensors(self) -> Params:
+        """By name, as `of` takes them."""
+        parts = {"fisher": self.fisher, "theta": self.theta}
+        return {f"{part}.{n}": t for part, held in parts.items() for n, t in held.items()}
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Anchor:
-        """What `to_bytes` made; ArtifactCorrupt for anything else."""
+    def of(cls, tensors: Mapping[str, Tensor]) -> Anchor:
+        """What `tensors` gave; ValueError if weights and Fisher diagonal do not match."""
         parts: dict[str, Params] = {"theta": {}, "fisher": {}}
-        try:
-            for name, tensor in load(content).items():
-                part, _, parameter = name.partition(".")
-                parts[part][parameter] = tensor
-        except (SafetensorError, KeyError) as exc:
-            raise ArtifactCorrupt(f"not an EWC state: {exc}") from None
-        if parts["theta"].keys() != parts["fisher"].keys():
-            raise ArtifactCorrupt("not an EWC state: weights and Fisher diagonal do not match")
+        for name, tensor in tensors.items():
+            part, _, parameter = name.partition(".")
+            if part not in parts:
+                raise ValueError(f"{name!r} is of no anchor")
+            parts[part][parameter] = tensor
+        shapes = [{n: t.shape for n, t in held.items()} for held in parts.values()]
+        if shapes[0] != shapes[1]:
+            raise ValueError("weights and Fisher diagonal do not match")
         return cls(theta=parts["theta"], fisher=parts["fisher"])
 
 

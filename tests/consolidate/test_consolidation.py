@@ -14,8 +14,10 @@ from msgspec.structs import replace as with_
 from pipeline.config import Learn
 from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate
 from pipeline.consolidate.ewc import Anchor
+from pipeline.consolidate.examples import examples
 from pipeline.consolidate.readings import Readings, split
-from pipeline.consolidate.reservoir import Reservoir
+from pipeline.consolidate.reservoir import Reservoir, union
+from pipeline.consolidate.state import State
 from pipeline.errors import ArtifactCorrupt, PipelineError, TrainingFailed
 from pipeline.model.networks import forecaster
 from pipeline.model.scaling import Scaling
@@ -99,6 +101,13 @@ def test_equal_inputs_in_another_order_give_the_same_bytes(full: Inputs, made: C
     assert figures(again) == figures(made)
 
 
+def anchor_of(content: bytes | None) -> Anchor:
+    """The anchor in a version's state."""
+    anchor = State.from_bytes(content or b"").anchor
+    assert anchor is not None
+    return anchor
+
+
 def changed_reading(content: bytes) -> bytes:
     """The same readings, one cell of one of them a little larger."""
     readings = Readings.from_bytes(content)
@@ -130,9 +139,11 @@ def test_any_input_changed_changes_the_weights(full: Inputs, made: Candidate, pa
             weights.model.layers[0].weight[0, 0] += 1e-3
         inputs = replace(full, parent=weights.to_bytes())
     elif part == "ewc":
-        anchor = Anchor.from_bytes(full.ewc or b"")
+        state = State.from_bytes(full.ewc or b"")
+        anchor = anchor_of(full.ewc)
         louder = {name: 1.001 * f for name, f in anchor.fisher.items()}
-        inputs = replace(full, ewc=Anchor(theta=anchor.theta, fisher=louder).to_bytes())
+        changed = Anchor(theta=anchor.theta, fisher=louder)
+        inputs = replace(full, ewc=State(changed, state.answers).to_bytes())
     elif part == "seed":
         inputs = replace(full, seed=full.seed + 1)
     elif part == "strategy":
@@ -192,7 +203,7 @@ def test_the_anchor_is_the_parents_weights_and_the_folded_fisher(
     full: Inputs, made: Candidate
 ) -> None:
     """F = gamma F_old + F_new with F_new >= 0, theta* = the parent's weights."""
-    before, after = Anchor.from_bytes(full.ewc or b""), Anchor.from_bytes(made.ewc)
+    before, after = anchor_of(full.ewc), anchor_of(made.ewc)
     parent = dict(Weights.from_bytes(full.parent or b"").model.named_parameters())
     assert after.theta.keys() == parent.keys()
     for name, theta in after.theta.items():
@@ -202,10 +213,39 @@ def test_the_anchor_is_the_parents_weights_and_the_folded_fisher(
     assert made.metrics["fisher_trace"] == pytest.approx(after.trace)
 
 
+def test_a_window_keeps_what_was_answered_on_it_when_it_entered(full: Inputs) -> None:
+    """The first child answers by its parent; its own repeats that, and answers what is new."""
+    unanswered = State(anchor_of(full.ewc)).to_bytes()
+    child = consolidate(replace(full, ewc=unanswered), SCORE, QUICK)
+    answers = State.from_bytes(child.ewc).answers
+    assert answers is not None
+    parent = Weights.from_bytes(full.parent or b"")
+    union_ = union(full.reservoirs, QUICK.reservoir_capacity, full.seed)
+    assert union_ is not None
+    with torch.no_grad():
+        expected = parent.model(examples(union_.values, parent.scaling).x)
+    torch.testing.assert_close(answers.outputs, expected)
+
+    more = replace(
+        full,
+        parent=child.weights,
+        ewc=child.ewc,
+        reservoirs=(*full.reservoirs, reservoir([regime(1, 256, seed=79)])),
+    )
+    later = State.from_bytes(consolidate(more, SCORE, QUICK).ewc).answers
+    assert later is not None
+    old = {key.tobytes(): output for key, output in zip(answers.keys, answers.outputs, strict=True)}
+    same = [i for i, key in enumerate(later.keys) if key.tobytes() in old]
+    assert len(same) == len(old) < len(later.keys)
+    for i in same:
+        assert torch.equal(later.outputs[i], old[later.keys[i].tobytes()])
+
+
 def test_without_an_ended_task_the_anchor_stays_where_it_was(full: Inputs) -> None:
     """There is nothing to take a Fisher diagonal on: the running one is passed on."""
     candidate = consolidate(replace(full, ended=(), reservoirs=()), SCORE, QUICK)
-    assert candidate.ewc == full.ewc
+    before, after = anchor_of(full.ewc), anchor_of(candidate.ewc)
+    assert State(after).to_bytes() == State(before).to_bytes()
     assert candidate.metrics["windows_replayed"] == 0
     assert candidate.metrics["ewc_lambda"] == QUICK.ewc_lambda
 

@@ -6,13 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.consolidate.ewc import Anchor, by_rule, running, separate, strength
 from pipeline.consolidate.flat import Flat
 from pipeline.consolidate.optimisers import Adam, Pull, Sgd
-from pipeline.errors import ArtifactCorrupt
 from pipeline.model.networks import forecaster
 
 
@@ -290,62 +288,3 @@ def test_every_parameter_of_a_model_is_pulled_to_its_own_anchor() -> None:
     optimiser.pull(Anchor(theta=theta, fisher=fisher), 1.0)
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach(), theta[name], rtol=1e-4, atol=1e-4)
-
-
-# Bytes ----------------------------------------------------------------------------------------
-
-
-def of_model(seed: int) -> Anchor:
-    """An anchor of a forecaster's shapes."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def like(p: Tensor) -> Tensor:
-        return torch.rand(p.shape, generator=generator)
-
-    model = forecaster(3, 2, 4)
-    return Anchor(
-        theta={n: like(p) for n, p in model.named_parameters()},
-        fisher={n: like(p) for n, p in model.named_parameters()},
-    )
-
-
-def test_an_anchor_comes_back_from_its_bytes() -> None:
-    """Bit for bit, names with dots in them too, and then the same bytes again."""
-    before = of_model(0)
-    after = Anchor.from_bytes(before.to_bytes())
-    for part in ("theta", "fisher"):
-        one, other = getattr(before, part), getattr(after, part)
-        assert one.keys() == other.keys()
-        assert all(torch.equal(t, other[name]) for name, t in one.items())
-    assert after.to_bytes() == before.to_bytes()
-
-
-def test_equal_anchors_have_equal_bytes() -> None:
-    """Whatever the order of their parameters and the layout in memory; other numbers, others."""
-    one = of_model(0)
-    turned = {
-        n: t.T.contiguous().T if t.dim() == 2 else t for n, t in reversed(list(one.theta.items()))
-    }
-    other = Anchor(theta=turned, fisher=dict(reversed(list(one.fisher.items()))))
-    assert one.to_bytes() == other.to_bytes()
-    assert one.to_bytes() != of_model(1).to_bytes()
-    assert one.to_bytes() != Anchor(theta=one.fisher, fisher=one.theta).to_bytes()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"garbage",
-        of_model(0).to_bytes()[:-1],
-        save({"model.layers.0.weight": torch.ones(2)}),
-        save({"theta": torch.ones(2)}),
-        save({"theta.a": torch.ones(2)}),
-        save({"theta.a": torch.ones(2), "fisher.b": torch.ones(2)}),
-    ],
-    ids=["empty", "garbage", "cut short", "weights", "no name", "no Fisher", "other names"],
-)
-def test_anything_else_is_corrupt(content: bytes) -> None:
-    """A version's weights in the place of its EWC state are refused, as is half a state."""
-    with pytest.raises(ArtifactCorrupt):
-        Anchor.from_bytes(content)
