@@ -14,6 +14,7 @@ from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.fisher import fisher_diagonal
 from pipeline.consolidate.readings import Windows
 from pipeline.consolidate.reservoir import Reservoir
+from pipeline.consolidate.state import Answers
 from pipeline.consolidate.strategies import STRATEGIES
 from pipeline.consolidate.training import Examples, Kept, Task
 from pipeline.model.networks import evaluating
@@ -39,6 +40,7 @@ class Learner:
         self.strategy = STRATEGIES[learn.strategy]
         self.reservoir = Reservoir(learn.reservoir_capacity, 0, 1, seed=(seed,))
         self.anchor: Anchor | None = None
+        self.answers: Answers | None = None
         self.seen: list[Examples] = []
         #: In training, Fisher diagonal and reservoir included.
         self.seconds = 0.0
@@ -84,13 +86,16 @@ class Learner:
 
     @torch.no_grad()
     def _kept(self) -> Kept | None:
-        """What the strategy replays, with what the model answers on it now."""
+        """What the strategy replays, with what was answered on it when it entered."""
         if not self.seen or self.strategy.keeps == "nothing":
             return None
         x, y = (torch.cat([getattr(part, name) for part in self.seen]) for name in ("x", "y"))
         rows = self._rows(len(x))
+        keys = torch.stack([rows, rows], dim=1).numpy()
         with evaluating(self.model):
-            return Kept(examples=Examples(x=x[rows], y=y[rows]), outputs=self.model(x[rows]))
+            now = self.model(x[rows])
+        self.answers = self.answers.of(keys, now) if self.answers else Answers(keys, now)
+        return Kept(examples=Examples(x=x[rows], y=y[rows]), outputs=self.answers.outputs)
 
     def _rows(self, count: int) -> Tensor:
         """Numbers of the rows that are kept, of `count`."""

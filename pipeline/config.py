@@ -244,13 +244,15 @@ class Learn(Section, frozen=True, kw_only=True):
     ] = "ewc_replay"
     epochs: Annotated[Count, Meta(description="Passes over the new segment")] = 20
     batch: Annotated[Count, Meta(description="New windows in a step (and as many replayed)")] = 64
-    lr: Annotated[Positive, Meta(description="Adam's learning rate, falling linearly to 0")] = 2e-3
+    lr: Annotated[
+        Positive, Meta(description="Adam's largest learning rate; it rises, and falls to 0")
+    ] = 6e-3
     ewc_lambda: Annotated[
         NotNegative | Literal["rule"],
         Meta(description="Strength of the EWC penalty, 0: none; rule: the less is kept the more"),
     ] = "rule"
     gamma: Annotated[Share, Meta(description="Decay of the running Fisher at a boundary")] = 0.9
-    fisher_rows: Annotated[Count, Meta(description="Windows behind the Fisher diagonal")] = 500
+    fisher_rows: Annotated[Count, Meta(description="Windows behind the Fisher diagonal")] = 2000
     max_seconds: Annotated[
         Positive, Meta(description="A training that takes longer fails for good, in seconds")
     ] = 60.0

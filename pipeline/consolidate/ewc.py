@@ -10,8 +10,8 @@ from torch import Tensor
 
 Params = dict[str, Tensor]
 
-#: lambda with nothing kept, the least, and how fast it falls with the rows that are kept.
-BARE, LEAST, ROWS = 100.0, 10.0, 20.0
+#: lambda with nothing kept, and how fast it falls with the rows that are kept.
+BARE, ROWS = 100.0, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +70,15 @@ def separate(old: Anchor | None, new: Anchor, gamma: float) -> Anchor:
     return Anchor(theta=theta, fisher=fisher)
 
 
-def by_rule(kept: int) -> float:
-    """lambda = max(LEAST, BARE / (1 + kept / ROWS)): the less is replayed, the more it is worth.
+def by_rule(kept: int, least: float) -> float:
+    """lambda = max(least, BARE / (1 + kept / ROWS)): the less is replayed, the more it is worth.
 
     kept: rows that are replayed.
 
-    >>> by_rule(0), by_rule(20), by_rule(2000)
+    >>> by_rule(0, 10.0), by_rule(20, 10.0), by_rule(2000, 10.0)
     (100.0, 50.0, 10.0)
     """
-    return max(LEAST, BARE / (1 + kept / ROWS))
+    return max(least, BARE / (1 + kept / ROWS))
 
 
 def strength(wanted: float | str, rule: float) -> float:

@@ -1,4 +1,4 @@
-"""One step of Adam or SGD on flat parameters, and the pull to an anchor that follows it."""
+"""One step of AdamW or SGD on flat parameters, and the pull to an anchor that follows it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,17 @@ class Optimiser(Protocol):
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015), the moments of which begin anew."""
+    """AdamW (Loshchilov and Hutter 2019), the moments of which begin anew.
 
-    def __init__(self, flat: Flat) -> None:
+    Parameters
+    ----------
+    decay
+        Of the weights, times the rate, in each step; 0: plain Adam (Kingma and Ba 2015).
+    """
+
+    def __init__(self, flat: Flat, decay: float = 0.0) -> None:
         self.flat = flat
-        self.optimiser = torch.optim.Adam([flat.theta], fused=True)
+        self.optimiser = torch.optim.AdamW([flat.theta], weight_decay=decay, fused=True)
 
     def step(self, lr: float) -> None:
         """At a rate."""

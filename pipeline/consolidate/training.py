@@ -24,6 +24,8 @@ from pipeline.model.objectives import Objective, matched
 
 #: Epochs without a better held-out loss after which training stops.
 PATIENCE = 5
+#: Share of a training in which the rate rises, and decay of the weights.
+WARM_UP, DECAY = 0.3, 0.05
 #: New examples that are looked at where none are held out.
 SOME = 256
 
@@ -77,7 +79,8 @@ class Recipe:
     lr: float
     #: Share of the steps in which the rate rises to `lr`; from there it falls linearly to 0.
     warm_up: float = 0.0
-    #: The gradient's largest norm, of SGD.
+    #: Decay of the weights, of Adam; and the gradient's largest norm, of SGD.
+    decay: float = 0.0
     clip: float | None = None
     epochs: int
     batch: int
@@ -85,7 +88,9 @@ class Recipe:
     @classmethod
     def of(cls, learn: Learn) -> Recipe:
         """As the settings say."""
-        return cls(lr=learn.lr, epochs=learn.epochs, batch=learn.batch)
+        return cls(
+            lr=learn.lr, warm_up=WARM_UP, decay=DECAY, epochs=learn.epochs, batch=learn.batch
+        )
 
     def rate(self, share: float) -> float:
         """The learning rate after a share of the steps."""
@@ -95,7 +100,7 @@ class Recipe:
 
     def make(self, flat: Flat) -> Optimiser:
         """The optimiser, at rest."""
-        return Adam(flat) if self.optimiser == "adam" else Sgd(flat, self.clip)
+        return Adam(flat, self.decay) if self.optimiser == "adam" else Sgd(flat, self.clip)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

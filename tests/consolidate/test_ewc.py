@@ -112,7 +112,7 @@ def test_separate_anchors_are_the_sum_of_their_quadratics() -> None:
 )
 def test_lambda_falls_with_what_is_kept(kept: int, expected: float) -> None:
     """max(10, 100 / (1 + n / 20))."""
-    assert by_rule(kept) == pytest.approx(expected)
+    assert by_rule(kept, 10.0) == pytest.approx(expected)
     assert strength("rule", 7.0) == 7.0
     assert strength(0.0, 7.0) == 0.0
 

@@ -53,7 +53,8 @@ def run(model: nn.Module, learn: Learn = LEARN, **changed: Any) -> Trained:
         "generator": torch.Generator().manual_seed(3),
         "progress": None,
     }
-    how = {name: value for name, value in changed.items() if name not in given}
+    plain = Recipe(lr=learn.lr, epochs=learn.epochs, batch=learn.batch)
+    how = {"recipe": plain} | {name: value for name, value in changed.items() if name not in given}
     task = given | {name: value for name, value in changed.items() if name in given}
     return train(Task(model=model, learn=learn, **task), **how)
 

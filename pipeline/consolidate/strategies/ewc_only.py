@@ -17,7 +17,7 @@ CLASSES, NUMBERS = 100.0, 1000.0
 LOGITS, TEMPERATURE, FORECASTS = 0.3, 4.0, 1.0
 #: Times `learn.lr`: Adam's rate for numbers, SGD's for classes; its warm-up, and the norm where it
 #: is clipped.
-ADAM_RATE, SGD_RATE, WARM_UP, CLIP = 0.5, 500.0, 0.1, 1.0
+ADAM_RATE, SGD_RATE, WARM_UP, CLIP = 1 / 6, 500 / 3, 0.3, 1.0
 
 
 class EwcOnly:

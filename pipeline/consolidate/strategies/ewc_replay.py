@@ -6,6 +6,10 @@ from pipeline.consolidate.ewc import by_rule, running, strength
 from pipeline.consolidate.strategies.base import Keeps, Merge
 from pipeline.consolidate.strategies.replay_only import rehearsals
 from pipeline.consolidate.training import Task, Trained, train
+from pipeline.model.objectives import CrossEntropy
+
+#: The least lambda, where targets are classes and where they are numbers.
+CLASSES, NUMBERS = 10.0, 1.0
 
 
 class EwcReplay:
@@ -16,6 +20,7 @@ class EwcReplay:
 
     def __call__(self, task: Task) -> Trained:
         """Adam over both, under the pull."""
-        rule = by_rule(len(task.kept.examples) if task.kept else 0)
+        least = CLASSES if isinstance(task.objective, CrossEntropy) else NUMBERS
+        rule = by_rule(len(task.kept.examples) if task.kept else 0, least)
         wanted = strength(task.learn.ewc_lambda, rule)
         return train(task, rehearsals=rehearsals(task), ewc_lambda=wanted)

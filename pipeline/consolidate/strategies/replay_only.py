@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pipeline.consolidate.strategies.base import Keeps, Merge
 from pipeline.consolidate.training import Rehearsal, Task, Trained, train
+from pipeline.model.objectives import CrossEntropy
 
-#: Weights of the replayed targets, and of the stored outputs.
-TARGETS, OUTPUTS = 0.5, 1.0
+#: Weights of the replayed targets, and of the stored outputs: where targets are classes, and where
+#: they are numbers, of which the outputs say as much as the noisy targets.
+CLASSES, NUMBERS = (1.0, 0.5), (0.0, 2.0)
 
 
 class ReplayOnly:
-    """L(new) + TARGETS L(replayed) + OUTPUTS |output - stored output|^2, on one replayed batch."""
+    """L(new) + a L(replayed) + b |output - stored output|^2, on one replayed batch."""
 
     keeps: Keeps = "reservoir"
     merge: Merge | None = None
@@ -24,4 +26,5 @@ def rehearsals(task: Task) -> list[Rehearsal]:
     """One batch of old examples a step carries both terms."""
     if task.kept is None:
         return []
-    return [Rehearsal(kept=task.kept, targets=TARGETS, outputs=OUTPUTS)]
+    targets, outputs = CLASSES if isinstance(task.objective, CrossEntropy) else NUMBERS
+    return [Rehearsal(kept=task.kept, targets=targets, outputs=outputs)]
