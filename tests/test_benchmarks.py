@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import detection_data as data
+from benchmarks import learning_data, learning_sequence
 from benchmarks.detection_ablations import MODULES, changed
 from benchmarks.detection_data import Labelled
 from benchmarks.detection_goals import F1, Goal, at_least, at_most, row
@@ -15,8 +17,11 @@ from benchmarks.detection_page import page
 from benchmarks.detection_parts import broken
 from benchmarks.detection_peers import adwin, poll
 from benchmarks.detection_score import control, covering, location_errors, naming, pooled
+from pipeline.config import Learn
+from pipeline.consolidate.training import Examples
 from pipeline.detect.prints import Print
 from pipeline.detect.tasks import Fingerprint
+from pipeline.model.objectives import CrossEntropy
 
 
 def labelled(rows: int, truth: tuple[int, ...], tolerance: int) -> Labelled:
@@ -241,3 +246,43 @@ def test_without_the_streams_one_line_says_so(
     )
     assert data.prototype() is None
     assert data.missing()[0] == "../shared/data/arem"
+
+
+def test_summary_of_the_error_matrix_by_hand() -> None:
+    """Average of the last row; forgetting (.9 - .6 and .8 - .7) / 2, the last task has none."""
+    matrix = np.array([[0.9, 0.1, 0.2], [0.7, 0.8, 0.1], [0.6, 0.7, 0.95]])
+    average, forgetting = learning_sequence.summary(matrix)
+    assert average == pytest.approx((0.6 + 0.7 + 0.95) / 3)
+    assert forgetting == pytest.approx((0.3 + 0.1) / 2)
+
+
+def test_held_out_windows_of_a_segment_share_no_reading_with_the_others() -> None:
+    """Readings that count from 0 say which windows they are in."""
+    train, held = learning_data._windows(np.arange(1200, dtype=np.float32)[:, None])
+    seen = [{int(v) for part in (e.x, e.y) for v in part.ravel()} for e in (train, held)]
+    assert len(train) > 2 * len(held) > 0
+    assert not seen[0] & seen[1]
+    assert (train.y[:, 0] - train.x[:, -1, 0] == 1).all()
+
+
+def test_a_learner_goes_through_the_trainers_parts() -> None:
+    """Two tasks that disagree: replay keeps the first, fine-tuning loses it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 2000, 4, generator=generator)
+    tasks = [Examples(x=x[0] + 1, y=(x[0, :, 0] > 0).long())]
+    tasks += [Examples(x=x[1] - 1, y=(x[1, :, 0] < 0).long())]
+    kept = {}
+    for strategy in ("ewc_replay", "fine_tune", "joint"):
+        learn = Learn(strategy=strategy, epochs=10, reservoir_capacity=100)
+        matrix, seconds = learning_sequence.run(
+            learning_data.mlp(0, 4, 16, 2),
+            CrossEntropy(),
+            learn,
+            0,
+            tasks,
+            lambda model: [float((model(t.x).argmax(dim=1) == t.y).float().mean()) for t in tasks],
+        )
+        assert seconds > 0
+        kept[strategy] = matrix[-1, 0]
+    assert kept["joint"] > 0.9
+    assert kept["fine_tune"] < kept["ewc_replay"] - 0.1
