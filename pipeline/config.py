@@ -272,6 +272,12 @@ class Gate(Section, frozen=True, kw_only=True):
     max_forgetting: Annotated[
         NotNegative, Meta(description="Largest fall of the skill on any old task")
     ] = 0.05
+    confidence: Annotated[
+        float, Meta(gt=0, lt=1, description="Of the intervals of gain and fall")
+    ] = 0.95
+    bootstrap: Annotated[
+        int, Meta(ge=100, le=1_000_000, description="Draws behind an interval")
+    ] = 1000
 
 
 class Run(Section, frozen=True, kw_only=True):

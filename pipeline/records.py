@@ -221,7 +221,7 @@ class Version:
     sha256: str
     #: sha256 of the online EWC state's artifact.
     ewc_sha256: str | None
-    #: candidate | champion | retired | rejected
+    #: candidate | champion | retired | rejected | rolled_back
     status: str
 
 
@@ -242,6 +242,14 @@ class Candidate:
     new_tasks: tuple[int, ...]
     #: Held-out windows behind each skill.
     sizes: Mapping[int, int]
+    #: Task id -> (N,) losses of its held-out windows in their order, the candidate's and its
+    #: parent's; a skill is 1 - their mean.
+    losses: Mapping[int, NDArray[np.float64]]
+    parent_losses: Mapping[int, NDArray[np.float64]]
+    #: Consecutive held-out windows that share readings: those of one run.
+    block: int
+    #: Task id -> mean and standard deviation of the candidate's scores of the held-out readings.
+    scores: Mapping[int, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import Learn, Score
 from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.examples import examples, windows_of
 from pipeline.consolidate.fisher import fisher_diagonal
-from pipeline.consolidate.readings import Readings, Windows
+from pipeline.consolidate.readings import Readings, Windows, held_out_windows
 from pipeline.consolidate.reservoir import union
 from pipeline.consolidate.state import Answers, State, keys_of
 from pipeline.consolidate.strategies import STRATEGIES
@@ -28,7 +29,7 @@ from pipeline.model.scaling import Scaling
 from pipeline.model.weights import Weights
 from pipeline.records import Candidate
 
-#: A skill is never reported below this.
+#: A skill is never below this: a window's loss is cut there.
 WORST = -100.0
 
 
@@ -91,8 +92,9 @@ def consolidate(
             )
         )
         weights = _finish(model.eval(), material.start, inputs.held_out, learn)
-        skills, sizes = _row(weights, inputs.held_out, learn)  # 4
-        parent_skills = _row(material.start, inputs.held_out, learn)[0] if inputs.parent else {}
+        row = _row(weights, inputs.held_out, learn)  # 4
+        before = _row(material.start, inputs.held_out, learn) if inputs.parent else {}
+        skills = _skills(row)
     return Candidate(
         weights=weights.to_bytes(),
         ewc=State(anchor, material.answers).to_bytes(),
@@ -109,9 +111,13 @@ def consolidate(
             "average_skill": float(np.mean(list(skills.values()))),
         },
         skills=skills,
-        parent_skills=parent_skills,
+        parent_skills=_skills(before),
         new_tasks=tuple(sorted({task for task, _ in inputs.segments})),
-        sizes=sizes,
+        sizes={task: len(measured.losses) for task, measured in row.items()},
+        losses={task: measured.losses for task, measured in row.items()},
+        parent_losses={task: measured.losses for task, measured in before.items()},
+        block=held_out_windows(weights.window),
+        scores={task: measured.scores for task, measured in row.items()},
     )
 
 
@@ -124,7 +130,8 @@ def evaluate(
     in the task: 0 for who forecasts the regime's mean, below for who takes it for another regime.
     """
     with _one_thread():
-        return _row(Weights.from_bytes(weights), held_out, learn)
+        row = _row(Weights.from_bytes(weights), held_out, learn)
+    return _skills(row), {task: len(measured.losses) for task, measured in row.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,16 +250,30 @@ def _finish(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """A model on one task's held-out windows."""
+
+    losses: NDArray[np.float64]  # (N,)
+    #: Mean and standard deviation of its scores of the windows' targets.
+    scores: tuple[float, float]
+
+
 def _row(
     weights: Weights, held_out: Mapping[int, Sequence[bytes]], learn: Learn
-) -> tuple[dict[int, float], dict[int, int]]:
-    skills, sizes = {}, {}
+) -> dict[int, _Measured]:
+    row = {}
     for task, contents in sorted(held_out.items()):
         part = _held_out(contents, weights, learn)
         if _observed(part):
-            skills[task] = _skill(_errors(weights.model, part), part.y)
-            sizes[task] = len(part)
-    return skills, sizes
+            errors = _errors(weights.model, part)
+            scores = (errors / weights.error_scale).square().nanmean(dim=1).sqrt()
+            row[task] = _Measured(losses=_losses(errors, part.y), scores=_spread(scores))
+    return row
+
+
+def _skills(row: Mapping[int, _Measured]) -> dict[int, float]:
+    return {task: 1.0 - float(measured.losses.mean()) for task, measured in row.items()}
 
 
 def _held_out(contents: Sequence[bytes], weights: Weights, learn: Learn) -> Examples:
@@ -273,12 +294,25 @@ def _errors(model: torch.nn.Module, part: Examples) -> Tensor:
     return output - part.y
 
 
-def _skill(errors: Tensor, targets: Tensor) -> float:
+def _losses(errors: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    """(N,) each window's part in MSE / variance, which is their mean; at most 1 - WORST.
+
+    A window without an observed cell has none.
+    """
     mean = targets.nanmean(dim=0)
     variance = (targets - mean).square().nanmean(dim=0).clamp(min=1e-4)
     ratio = errors.square() / variance
-    mse = ratio.nan_to_num(0.0).sum() / (~ratio.isnan()).sum().clamp(min=1)
-    return max(WORST, 1.0 - float(mse))
+    observed = ~targets.isnan()
+    cells = torch.where(observed, ratio, 0.0).double().sum(dim=1) * (len(ratio) / observed.sum())
+    losses: NDArray[np.float64] = cells.clamp(max=1.0 - WORST).numpy()
+    return losses
+
+
+def _spread(scores: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of what is not NaN."""
+    seen = scores[~scores.isnan()].double()
+    mean = seen.mean()
+    return float(mean), float((seen - mean).square().mean().sqrt())
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def split(readings: Readings, window: int, held_out: float) -> tuple[Windows, Wi
     Runs of rows alternate: one held-out run of two windows' length, then as many training rows as
     the share `held_out` asks for. A window never crosses the end of a run.
     """
-    run = 2 * (window + 1)
+    run = _held_out_run(window)
     period = max(round(run / held_out), run + window + 1)
     row = np.arange(len(readings.values) - window)
     phase, last = row % period, (row + window) % period
@@ -60,6 +60,16 @@ def split(readings: Readings, window: int, held_out: float) -> tuple[Windows, Wi
     held = inside & (last < run)
     train = inside & (phase >= run)
     return _windows(readings, window, row[train]), _windows(readings, window, row[held])
+
+
+def held_out_windows(window: int) -> int:
+    """Windows in one held-out run: those beyond share no reading with them."""
+    return _held_out_run(window) - window
+
+
+def _held_out_run(window: int) -> int:
+    """Rows of a held-out run."""
+    return 2 * (window + 1)
 
 
 def _windows(readings: Readings, window: int, first: IntArray) -> Windows:

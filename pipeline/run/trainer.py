@@ -100,7 +100,7 @@ class Trainer:
             progress=_until(stop),
         )
         numbers = self._numbers(claim)
-        decision = decide(candidate, work.parent, self.settings.gate, numbers)  # 5
+        decision = decide(candidate, work.parent, self.settings.gate, numbers, work.seed)  # 5
         version = self.registry.register(  # 6
             claim,
             candidate,

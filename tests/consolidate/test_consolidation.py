@@ -12,6 +12,7 @@ import torch
 from msgspec.structs import replace as with_
 
 from pipeline.config import Learn
+from pipeline.consolidate import consolidation
 from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate
 from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.examples import examples
@@ -23,6 +24,7 @@ from pipeline.model.networks import forecaster
 from pipeline.model.scaling import Scaling
 from pipeline.model.weights import Weights
 from pipeline.records import Candidate
+from pipeline.score.scoring import Scorer
 from tests.consolidate.regimes import (
     CHANNELS,
     LEARN,
@@ -290,6 +292,36 @@ def test_evaluate_agrees_with_the_row_that_was_registered(full: Inputs, made: Ca
     """Champion and parent measured later on the same readings: the same bits, the same sizes."""
     assert evaluate(made.weights, full.held_out, QUICK) == (made.skills, made.sizes)
     assert evaluate(full.parent or b"", full.held_out, QUICK) == (made.parent_skills, made.sizes)
+
+
+def test_a_skill_is_the_mean_of_its_windows_losses(full: Inputs, made: Candidate) -> None:
+    """The gate resamples windows; what it sees must be what was reported, in pairs."""
+    assert made.block == 2 * (SCORE.window + 1) - SCORE.window
+    for skills, losses in ((made.skills, made.losses), (made.parent_skills, made.parent_losses)):
+        assert skills == {task: 1.0 - values.mean() for task, values in losses.items()}
+        assert {task: len(values) for task, values in losses.items()} == made.sizes
+
+
+def test_a_window_s_loss_is_its_share_of_mse_over_variance() -> None:
+    """Forecast 0, targets 0 and 4 and a hole: variance 4, so errors of 0 and 16 weigh 0 and 4."""
+    targets = torch.tensor([[0.0, 1.0], [4.0, torch.nan], [torch.nan, -1.0]])
+    losses = consolidation._losses(0.0 - targets, targets)
+    # four observed cells of three windows: each cell's ratio (0, 1, 4, 1) times 3 / 4
+    assert losses.tolist() == [0.75, 3.0, 0.75]
+    assert losses.mean() == (0 + 1 + 4 + 1) / 4
+    assert consolidation._losses(1e9 - targets, targets).max() == 1 - consolidation.WORST
+
+
+def test_the_gate_s_scores_are_those_that_the_stream_would_give(
+    full: Inputs, made: Candidate
+) -> None:
+    """Mean and spread of the candidate's scores on a task's held-out readings, by the scorer."""
+    for task, contents in full.held_out.items():
+        held = [split(Readings.from_bytes(c), SCORE.window, QUICK.held_out)[1] for c in contents]
+        windows = np.concatenate([part.values for part in held])
+        scores = Scorer.load(made.weights).score(windows[:, :-1], windows[:, -1])
+        expected = (scores.mean(), scores.std())
+        assert made.scores[task] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_error_scale_is_the_held_out_error_over_every_task(

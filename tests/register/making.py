@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine, event, select, text
 
 from pipeline.config import Database
@@ -153,7 +155,16 @@ def candidate(
         parent_skills=parent_skills or {},
         new_tasks=new,
         sizes=dict.fromkeys(skills, 40),
+        losses=_losses(skills),
+        parent_losses=_losses(parent_skills or {}),
+        block=18,
+        scores=dict.fromkeys(skills, (1.0, 0.25)),
     )
+
+
+def _losses(skills: Mapping[int, float]) -> dict[int, NDArray[np.float64]]:
+    """Losses of one window a task: too few for an interval."""
+    return {task: np.array([1.0 - skill]) for task, skill in skills.items()}
 
 
 def promoted(reason: str = "better") -> Decision:

@@ -317,7 +317,7 @@ def test_sentences_name_tasks_by_their_number_in_the_stream(registry, settings) 
     last = requests(registry)[-1][1]
     assert "(task 1: " in last
     strict = replace(settings, gate=Gate(min_gain=0.0, max_forgetting=0.0))
-    ask(registry, 3, segment(30.0, 3))
+    ask(registry, 3, segment(4.0, 3))
     assert Trainer(strict, registry, owner="a").work_once()
     decision = column(registry, t.versions.c.decision)[-1]
     assert re.search(r"^task [12] got worse by", decision)
