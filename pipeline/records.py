@@ -226,6 +226,20 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolledBack:
+    """A promotion that was taken back."""
+
+    #: Number of the version that was left, and of the one that is champion again.
+    version: int
+    to: int
+    #: `rollback` where the stream saw by itself that it had to be.
+    actor: str
+    reason: str
+    #: Microseconds since 1970 UTC.
+    time: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """What a consolidation made: weights and state as safetensors bytes, and its figures."""
 

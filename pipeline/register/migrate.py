@@ -30,26 +30,30 @@ def downgrade(database: Database, revision: str) -> None:
     _run(database, command.downgrade, revision)
 
 
+def head() -> str:
+    """The newest revision that there is."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
 def current_and_head(database: Database) -> tuple[str | None, str]:
     """The schema's revision (None: no schema yet) and the newest one there is."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
     engine = connect(database)
     try:
         if not exists(engine):
-            return None, str(head)
+            return None, head()
         with reading(engine) as conn:
             current = MigrationContext.configure(conn).get_current_revision()
     finally:
         engine.dispose()
-    return current, str(head)
+    return current, head()
 
 
 def check_schema(database: Database) -> None:
     """Raise RegistryError unless the schema is at head."""
-    current, head = current_and_head(database)
-    if current != head:
+    current, newest = current_and_head(database)
+    if current != newest:
         raise RegistryError(
-            f"schema at {current or 'nothing'}, head is {head}: run `tidemark migrate`"
+            f"schema at {current or 'nothing'}, head is {newest}: run `tidemark migrate`"
         )
 
 

@@ -18,13 +18,23 @@ from pipeline.records import (
     Decision,
     Named,
     Request,
+    RolledBack,
     SensorEvent,
     Settled,
     Version,
 )
 from pipeline.register import artifacts as blobs
 from pipeline.register import boundaries as changes
-from pipeline.register import checkpoints, leases, migrate, naming, streams, tasks, versions
+from pipeline.register import (
+    checkpoints,
+    leases,
+    migrate,
+    naming,
+    rollback,
+    streams,
+    tasks,
+    versions,
+)
 from pipeline.register import requests as queue
 from pipeline.register.checkpoints import Checkpoint
 from pipeline.register.engine import connect, now_us, reading, writing
@@ -202,6 +212,11 @@ class SqlRegistry:
         with writing(self.engine) as conn:
             return naming.assign(conn, claim, request_id, units, at=self.clock())
 
+    def newest_named(self, stream_id: int, partition: int) -> list[tuple[str, int, int]]:
+        """(series, segment, number of its task) of each series' newest segment that has a name."""
+        with reading(self.engine) as conn:
+            return tasks.newest_named(conn, stream_id, partition)
+
     def latest_reservoirs(self, stream_id: int, upto: int) -> dict[int, str]:
         """partition -> sha256 of its newest reservoir among the requests up to `upto`."""
         with reading(self.engine) as conn:
@@ -285,6 +300,37 @@ class SqlRegistry:
         )
         with writing(self.engine) as conn:
             return versions.register(conn, claim, made, at=self.clock())
+
+    def roll_back(
+        self,
+        stream_id: int,
+        *,
+        actor: str,
+        reason: str,
+        leave: Version | None = None,
+        to: int | None = None,
+    ) -> RolledBack:
+        """Make the champion before, or version `to`, champion again; `leave`: only if it is that.
+
+        Raises
+        ------
+        VersionConflict
+            `leave` is no longer champion, or the actor is no person and it came back itself.
+        RegistryError
+            There is no version to leave or to go back to. In both cases nothing is written.
+        """
+        with writing(self.engine) as conn:
+            return rollback.roll_back(
+                conn, stream_id, leave=leave, to=to, actor=actor, reason=reason, at=self.clock()
+            )
+
+    def expected_scores(self, version: Version) -> dict[int, tuple[float, float]]:
+        """Task's number -> mean and spread of the scores that the gate saw of it.
+
+        Empty for a champion that is not rolled back by itself: the first, or one that came back.
+        """
+        with reading(self.engine) as conn:
+            return rollback.expected_scores(conn, version)
 
     # Leases -----------------------------------------------------------------------------------
 

@@ -228,8 +228,8 @@ versions = Table(
     Column("request_id", ForeignKey("requests.id"), nullable=False),
     Column("sha256", ForeignKey("artifacts.sha256"), nullable=False),  # weights
     Column("ewc_sha256", ForeignKey("artifacts.sha256")),
-    # candidate -> champion -> retired; candidate -> rejected
-    Column("status", String(9), nullable=False),
+    # candidate -> champion -> retired | rolled_back -> champion; candidate -> rejected
+    Column("status", String(11), nullable=False),
     Column("decision", Text, nullable=False),  # the gate's sentence
     Column("figures", Text, nullable=False),  # JSON: what the gate looked at
     Column("strategy", String(32), nullable=False),
@@ -240,7 +240,8 @@ versions = Table(
     Column("created", BigInteger, nullable=False),
     UniqueConstraint("stream_id", "number"),
     CheckConstraint(
-        "status IN ('candidate', 'champion', 'retired', 'rejected')", name="known_status"
+        "status IN ('candidate', 'champion', 'retired', 'rejected', 'rolled_back')",
+        name="known_status",
     ),
 )
 is_champion = versions.c.status == "champion"
@@ -293,6 +294,8 @@ evaluations = Table(
     Column("skill", Float, nullable=False),
     Column("parent_skill", Float),
     Column("windows", Integer, nullable=False),
+    Column("score_mean", Float),  # of its scores of those readings, and their spread
+    Column("score_spread", Float),
 )
 
 #: Which version scored which offsets: half-open, [first_offset, end_offset), without overlap.

@@ -56,6 +56,25 @@ def segments(conn: Connection, stream_id: int) -> list[tuple[int, int, str]]:
     return [(row.id, row.task_id, _readings(row.inputs)) for row in rows]
 
 
+def newest_named(conn: Connection, stream_id: int, partition: int) -> list[tuple[str, int, int]]:
+    """(series, segment, number of its task) of each series' newest segment that has a name."""
+    c = t.segments.c
+    newest = (
+        select(c.series, func.max(c.segment).label("segment"))
+        .where(c.stream_id == stream_id, c.partition == partition)
+        .group_by(c.series)
+        .subquery()
+    )
+    rows = conn.execute(
+        select(c.series, c.segment, t.tasks.c.number)
+        .join(newest, (newest.c.series == c.series) & (newest.c.segment == c.segment))
+        .join(t.tasks, t.tasks.c.id == c.task_id)
+        .where(c.stream_id == stream_id, c.partition == partition)
+        .order_by(c.id)
+    )
+    return [(row.series, row.segment, row.number) for row in rows]
+
+
 def held_out(conn: Connection, stream_id: int, upto: int, per_task: int) -> dict[int, list[str]]:
     """Task id -> sha256 of its newest segments, newest first, each by its newest readings."""
     found: dict[int, list[str]] = {}

@@ -69,20 +69,12 @@ def promote(
     """
     try:
         if instead_of is not None:
-            if not _move(conn, instead_of.id, "champion", "retired"):
+            if not move(conn, instead_of.id, "champion", "retired"):
                 raise VersionConflict(f"version {instead_of.number} is no longer champion")
-            at = max(at, _close_live(conn, stream_id, at))
-        if not _move(conn, version_id, "candidate", "champion"):
+            at = max(at, close_live(conn, stream_id, at))
+        if not move(conn, version_id, "candidate", "champion"):
             raise VersionConflict("the version to promote is no longer a candidate")
-        conn.execute(
-            insert(t.promotions).values(
-                stream_id=stream_id,
-                version_id=version_id,
-                live_from=at,
-                actor=GATE,
-                reason=reason,
-            )
-        )
+        open_live(conn, stream_id, version_id, GATE, reason, at=at)
     except IntegrityError as exc:  # the index allows one champion a stream
         raise VersionConflict("the stream has another champion by now") from exc
     facts = {"version": version_id, "instead_of": instead_of.id if instead_of else None}
@@ -110,6 +102,11 @@ def first(conn: Connection, stream_id: int) -> Version | None:
     return _version(conn, row.version_id) if row else None
 
 
+def of(conn: Connection, version_id: int) -> Version:
+    """The version of that id."""
+    return _version(conn, version_id)
+
+
 def skills(conn: Connection, version_id: int) -> dict[int, float]:
     """A version's row of R."""
     rows = conn.execute(
@@ -125,6 +122,33 @@ def learned(conn: Connection, version_id: int) -> list[str]:
     this = t.versions.c.id == version_id
     inputs = json.loads(conn.execute(select(t.versions.c.inputs).where(this)).scalar_one())
     return [sha for _, sha in inputs.get("segments", ())]
+
+
+def open_live(
+    conn: Connection, stream_id: int, version_id: int, actor: str, reason: str, *, at: int
+) -> None:
+    """Begin a live interval."""
+    conn.execute(
+        insert(t.promotions).values(
+            stream_id=stream_id, version_id=version_id, live_from=at, actor=actor, reason=reason
+        )
+    )
+
+
+def close_live(conn: Connection, stream_id: int, at: int) -> int:
+    """End the live interval, never before it began; when it ended."""
+    live = conn.execute(
+        select(t.promotions).where(t.promotions.c.stream_id == stream_id, t.is_live)
+    ).one()
+    until = max(at, int(live.live_from))
+    conn.execute(update(t.promotions).where(t.promotions.c.id == live.id).values(live_until=until))
+    return until
+
+
+def move(conn: Connection, version_id: int, before: str, after: str) -> bool:
+    """Change a version's status if it still is `before`; whether it was."""
+    this = (t.versions.c.id == version_id) & (t.versions.c.status == before)
+    return conn.execute(update(t.versions).where(this).values(status=after)).rowcount == 1
 
 
 def _row(conn: Connection, claim: Claim, made: Made, number: int, at: int) -> dict[str, Any]:
@@ -166,6 +190,8 @@ def _insert_figures(conn: Connection, version_id: int, candidate: Candidate) -> 
             "skill": skill,
             "parent_skill": _finite(candidate.parent_skills.get(task)),
             "windows": candidate.sizes[task],
+            "score_mean": _finite(candidate.scores[task][0]),
+            "score_spread": _finite(candidate.scores[task][1]),
         }
         for task, skill in candidate.skills.items()
         if isfinite(skill)
@@ -176,22 +202,6 @@ def _insert_figures(conn: Connection, version_id: int, candidate: Candidate) -> 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
-
-
-def _close_live(conn: Connection, stream_id: int, at: int) -> int:
-    """End the live interval, never before it began; when it ended."""
-    live = conn.execute(
-        select(t.promotions).where(t.promotions.c.stream_id == stream_id, t.is_live)
-    ).one()
-    until = max(at, int(live.live_from))
-    conn.execute(update(t.promotions).where(t.promotions.c.id == live.id).values(live_until=until))
-    return until
-
-
-def _move(conn: Connection, version_id: int, before: str, after: str) -> bool:
-    """Change a version's status if it still is `before`; whether it was."""
-    this = (t.versions.c.id == version_id) & (t.versions.c.status == before)
-    return conn.execute(update(t.versions).where(this).values(status=after)).rowcount == 1
 
 
 def _version(conn: Connection, version_id: int) -> Version:

@@ -123,7 +123,7 @@ class TrainedVersion(Part, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=1)]
     trigger: Annotated[str, Meta(description="Reason of its request, such as boundary")]
     row: Annotated[int, Meta(ge=0, description="Rows of the recording read when it was made")]
-    status: Annotated[str, Meta(description="champion, retired or rejected")]
+    status: Annotated[str, Meta(description="champion, retired, rejected or rolled_back")]
     decision: Annotated[str, Meta(description="What the gate said")]
     seconds: Annotated[float, Meta(ge=0, description="Duration of its training")]
 

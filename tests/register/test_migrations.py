@@ -28,6 +28,7 @@ from tests.register.making import change, column
 from tests.register.processes import migrated_by_itself
 
 ROOT = Path(__file__).parents[2]
+HEAD = migrate.head()
 Schema = dict[str, list[Any]]
 
 
@@ -287,7 +288,7 @@ def test_the_database_keeps_the_invariants(engine: Engine) -> None:
 
 @pytest.fixture
 def add_migration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Put revision 0002 with this upgrade behind the real ones."""
+    """Put a revision with this upgrade behind the real ones."""
     scripts = tmp_path / "alembic"
     shutil.copytree(ROOT / "alembic", scripts, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(migrate, "_scripts", lambda: scripts)
@@ -295,9 +296,9 @@ def add_migration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
     def add(upgrade: str) -> None:
         lines = upgrade.strip().splitlines()
         body = "\n".join(f"    {line}" for line in lines)
-        (scripts / "versions" / "0002_next.py").write_text(
+        (scripts / "versions" / "9999_next.py").write_text(
             "import sqlalchemy as sa\nfrom alembic import op\n"
-            "revision, down_revision = '0002', '0001'\n"
+            f"revision, down_revision = '9999', {HEAD!r}\n"
             f"def upgrade():\n{body}\n"
         )
 
@@ -334,14 +335,14 @@ def test_a_failing_migration_leaves_nothing_behind(
     with pytest.raises(error):
         migrate.upgrade(database)
     assert schema(engine) == before
-    assert column(engine, "SELECT version_num FROM alembic_version") == ["0001"]
+    assert column(engine, "SELECT version_num FROM alembic_version") == [HEAD]
     assert column(engine, "SELECT name FROM streams ORDER BY id") == ["s", "r"]
 
 
 def test_a_first_migration_that_fails_leaves_an_empty_database(
     database: Database, add_migration: Callable[[str], None]
 ) -> None:
-    """From nothing to head is one transaction as well: 0001 goes if 0002 fails."""
+    """From nothing to head is one transaction as well: all goes if the last step fails."""
     add_migration(HALF + "op.execute('SELECT nonsense')")
     with pytest.raises(RegistryError):
         migrate.upgrade(database)
@@ -398,7 +399,7 @@ def test_processes_that_migrate_at_once_queue_up(database: Database) -> None:
     answers = [found.get(timeout=120) for _ in workers]
     for worker in workers:
         worker.join()
-    assert answers == ["0001"] * 3
+    assert answers == [HEAD] * 3
 
 
 # What a person is told ------------------------------------------------------------------------
@@ -407,11 +408,11 @@ def test_processes_that_migrate_at_once_queue_up(database: Database) -> None:
 def test_check_schema_says_what_to_do(database: Database) -> None:
     """A process refuses to start on another schema, and names the command that helps."""
     registry = SqlRegistry(database)
-    with pytest.raises(RegistryError, match=r"schema at nothing, head is 0001: run .tidemark mig"):
+    with pytest.raises(RegistryError, match=rf"nothing, head is {HEAD}: run .tidemark mig"):
         registry.check_schema()
     migrate.upgrade(database)
     registry.check_schema()
-    assert migrate.current_and_head(database) == ("0001", "0001")
+    assert migrate.current_and_head(database) == (HEAD, HEAD)
     registry.close()
 
 
