@@ -133,8 +133,8 @@ class Stream(Section, frozen=True, kw_only=True):
 
     @property
     def result_topics(self) -> tuple[str, ...]:
-        """Where scores, boundaries and dead letters go."""
-        kinds = ("scores", "boundaries", "dead") if self.publish_scores else ("boundaries", "dead")
+        """Where scores, boundaries, events of the whole stream and dead letters go."""
+        kinds = (*(("scores",) if self.publish_scores else ()), "boundaries", "events", "dead")
         return tuple(f"{self.topic}.{kind}" for kind in kinds)
 
 
@@ -278,6 +278,14 @@ class Gate(Section, frozen=True, kw_only=True):
     bootstrap: Annotated[
         int, Meta(ge=100, le=1_000_000, description="Draws behind an interval")
     ] = 1000
+    rollback_after: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=LARGEST,
+            description="Readings a champion scores too badly before it is rolled back; 0: never",
+        ),
+    ] = 500
 
 
 class Run(Section, frozen=True, kw_only=True):

@@ -179,7 +179,7 @@ def test_the_topics_made_are_those_that_the_stream_uses() -> None:
     listed = re.search(r"for topic in (.*); do", script)
     topic = example().stream.topic
     assert listed is not None
-    assert listed[1].split() == [topic, f"{topic}.scores", f"{topic}.boundaries", f"{topic}.dead"]
+    assert tuple(listed[1].split()) == (topic, *example().stream.result_topics)
     assert SERVICES["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 
 

@@ -64,13 +64,13 @@ def roll_back(
     return RolledBack(version=champion.number, to=back.number, actor=actor, reason=reason, time=at)
 
 
-def expected_scores(conn: Connection, version: Version) -> dict[int, tuple[float, float]]:
-    """Task's number -> mean and spread of the scores that the gate saw of it.
+def on_trial(conn: Connection, champion: Version) -> bool:
+    """Whether it may be left without a person's word: not the first, nor one that came back."""
+    return _former(conn, champion) is not None and _promoted_by_gate(conn, champion)
 
-    Empty for a champion that is not rolled back by itself: the first, or one that came back.
-    """
-    if _former(conn, version) is None or not _promoted_by_gate(conn, version):
-        return {}
+
+def expected_scores(conn: Connection, version: Version) -> dict[int, tuple[float, float]]:
+    """Task's number -> mean and spread of the scores that the gate saw of it."""
     e = t.evaluations.c
     rows = conn.execute(
         select(t.tasks.c.number, e.score_mean, e.score_spread)

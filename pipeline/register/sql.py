@@ -324,11 +324,13 @@ class SqlRegistry:
                 conn, stream_id, leave=leave, to=to, actor=actor, reason=reason, at=self.clock()
             )
 
-    def expected_scores(self, version: Version) -> dict[int, tuple[float, float]]:
-        """Task's number -> mean and spread of the scores that the gate saw of it.
+    def on_trial(self, champion: Version) -> bool:
+        """Whether it may be left without a person's word: not the first, nor one that came back."""
+        with reading(self.engine) as conn:
+            return rollback.on_trial(conn, champion)
 
-        Empty for a champion that is not rolled back by itself: the first, or one that came back.
-        """
+    def expected_scores(self, version: Version) -> dict[int, tuple[float, float]]:
+        """Task's number -> mean and spread of the scores that the gate saw of it."""
         with reading(self.engine) as conn:
             return rollback.expected_scores(conn, version)
 

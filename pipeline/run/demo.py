@@ -66,7 +66,7 @@ def run_demo(
     started = time.monotonic()
     _prepare(directory)
     recording = shuttle.write(directory / "shuttle.csv")
-    topics = {TOPIC: PARTITIONS} | {f"{TOPIC}.{t}": 1 for t in ("scores", "boundaries", "dead")}
+    topics = {TOPIC: PARTITIONS} | dict.fromkeys(Stream(topic=TOPIC).result_topics, 1)
     with EmbeddedBroker(topics) as broker:
         settings = _settings(directory, broker.address)
         config = directory / "tidemark.toml"

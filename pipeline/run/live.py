@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import structlog
@@ -26,12 +26,16 @@ class LiveChampion:
         self.stream_id = stream_id
         self.clock = clock
         self.version: Version | None = None
+        #: Task's number -> mean and spread of the scores that the gate saw of the version.
+        self.expected: Mapping[int, tuple[float, float]] = {}
+        #: Whether it may be rolled back.
+        self.on_trial = False
         self._scorer: Scorer | None = None
         self._due = 0.0
 
-    def refresh(self) -> None:
-        """Load another champion, if there is one; asks at most every INTERVAL_S."""
-        if self.clock() < self._due:
+    def refresh(self, *, now: bool = False) -> None:
+        """Load another champion, if there is one; asks at most every INTERVAL_S, or `now`."""
+        if not now and self.clock() < self._due:
             return
         self._due = self.clock() + INTERVAL_S
         version = self.registry.champion(self.stream_id)
@@ -39,6 +43,8 @@ class LiveChampion:
             return
         self._scorer = Scorer.load(self.registry.get(version.sha256))
         self.version = version
+        self.expected = self.registry.expected_scores(version)
+        self.on_trial = self.registry.on_trial(version)
         log.info("champion_loaded", version=version.number, sha256=version.sha256[:12])
 
     def score(self, batches: Sequence[Batch], steps: Sequence[Step]) -> list[FloatArray]:

@@ -17,6 +17,7 @@ from pipeline.records import (
     FloatArray,
     IntArray,
     Named,
+    RolledBack,
     SensorEvent,
     Settled,
 )
@@ -144,3 +145,17 @@ def name_message(topic: str, partition: int, named: Named) -> tuple[bytes, bytes
         named
     )
     return f"{topic}/{partition}/{named.series}/{named.segment}/task".encode(), _encode(value)
+
+
+def rollback_message(topic: str, back: RolledBack) -> tuple[bytes, bytes]:
+    """(key, value) of a promotion that was taken back; for TOPIC.events."""
+    value = {
+        "event": "rolled_back",
+        "topic": topic,
+        "version": back.version,
+        "to": back.to,
+        "actor": back.actor,
+        "reason": back.reason,
+        "at": iso(back.time),
+    }
+    return f"{topic}/version/{back.version}".encode(), _encode(value)

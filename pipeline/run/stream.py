@@ -10,7 +10,7 @@ import structlog
 
 from pipeline.config import Settings
 from pipeline.detect.prints import Print
-from pipeline.errors import RegistryError, SourceError
+from pipeline.errors import RegistryError, SourceError, VersionConflict
 from pipeline.ingest.decode import Decoder
 from pipeline.ingest.series import admit
 from pipeline.ports import Sink, Source
@@ -24,7 +24,9 @@ from pipeline.records import (
     Request,
     SensorEvent,
     Settled,
+    Version,
 )
+from pipeline.register.rollback import WATCH
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.run.dead_letters import DeadLetters
 from pipeline.run.live import LiveChampion
@@ -32,10 +34,12 @@ from pipeline.run.messages import (
     boundary_message,
     event_message,
     name_message,
+    rollback_message,
     score_messages,
     settled_message,
 )
 from pipeline.run.partition import Partition, Step
+from pipeline.run.watch import Left, Watch
 from pipeline.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -54,6 +58,8 @@ class Owned:
     saved: bytes | None
     state: Partition | None = None
     dirty: bool = False
+    #: Of the champion; it begins anew with the process, and is in no checkpoint.
+    watch: Watch = field(kw_only=True)
     boundaries: list[Boundary] = field(default_factory=list)
     events: list[SensorEvent] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
@@ -118,7 +124,9 @@ class Streamer:
                 epoch=checkpoint.epoch,
                 next_offset=checkpoint.next_offset,
                 saved=checkpoint.state,
+                watch=Watch(self.settings.gate.rollback_after),
             )
+            self.owned[number].watch.named(self.registry.newest_named(self.stream.id, number))
             if checkpoint.next_offset is not None:
                 go_on[number] = checkpoint.next_offset
             log.info(
@@ -196,7 +204,37 @@ class Streamer:
         steps = [self._advance(batch) for batch in batches]  # 3 (windows), 4, 5
         scores = self.live.score(batches, steps)  # 3
         self._publish(batches, steps, scores)  # 6
+        if scores:
+            self._watch(batches, steps, scores)
         return steps
+
+    def _watch(
+        self, batches: Sequence[Batch], steps: Sequence[Step], scores: Sequence[FloatArray]
+    ) -> None:
+        """Take the champion's promotion back if it has left what the gate saw of it."""
+        version = self.live.version
+        if version is None:
+            return
+        found = []
+        for batch, step, part in zip(batches, steps, scores, strict=True):
+            watch = self.owned[batch.partition].watch
+            watch.follow(version.id, self.live.expected, on_trial=self.live.on_trial)
+            found += watch.update(batch.series, batch.starts, part, step.boundaries, step.settled)
+        if found:
+            self._roll_back(version, max(found, key=lambda left: left.readings))
+
+    def _roll_back(self, version: Version, left: Left) -> None:
+        try:
+            back = self.registry.roll_back(
+                self.stream.id, leave=version, actor=WATCH, reason=str(left)
+            )
+        except VersionConflict as exc:  # another process or a person was quicker
+            log.info("roll_back_refused", version=version.number, reason=str(exc))
+        else:
+            log.warning("rolled_back", version=back.version, to=back.to, reason=back.reason)
+            key, value = rollback_message(self.topic, back)
+            self.sink.send(f"{self.topic}.events", key=key, value=value)
+        self.live.refresh(now=True)
 
     def checkpoint(self, partitions: Iterable[int] | None = None) -> None:
         """Write what the owned partitions have become, then commit their offsets.
@@ -238,6 +276,7 @@ class Streamer:
             scored=owned.scored,
             prints=owned.prints,
         )
+        owned.watch.named((each.series, each.segment, each.task) for each in named)
         owned.boundaries, owned.events, owned.settled = [], [], []
         owned.prints, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
         owned.dirty = False

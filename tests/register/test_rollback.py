@@ -231,19 +231,26 @@ def test_half_a_roll_back_is_none(
 
 
 def test_the_scores_that_the_gate_saw_by_task(registry: SqlRegistry, stream: Stream) -> None:
-    """By the task's number, for a champion that may be rolled back; not for the first of all."""
+    """By the task's number; without those that are not finite."""
     number = registry.submit(asked(stream)) or 0
     claim = claimed(registry)
     task = registry.assign(claim, number, np.zeros((2, 2)))
     made = replace(candidate({task: 0.5}), scores={task: (1.25, 0.5)})
     first = register(registry, claim, promoted(), parent=None, made=made)
-    assert registry.expected_scores(first) == {}
-    two = next_version(registry, stream, made=made)
-    assert registry.expected_scores(two) == {1: (1.25, 0.5)}
+    assert registry.expected_scores(first) == {1: (1.25, 0.5)}
     nan = replace(made, scores={task: (float("nan"), 0.5)})
     assert registry.expected_scores(next_version(registry, stream, made=nan)) == {}
+
+
+def test_who_is_on_trial(registry: SqlRegistry, stream: Stream) -> None:
+    """Not the first, for there is none before it, nor one that came back."""
+    first = next_version(registry, stream)
+    assert not registry.on_trial(first)
+    two = next_version(registry, stream)
+    three = next_version(registry, stream)
+    assert registry.on_trial(three)
     registry.roll_back(stream.id, actor=WATCH, reason=WHY)
-    assert registry.expected_scores(two) == {}
+    assert not registry.on_trial(two)
 
 
 def test_migrating_a_database_in_use(database: Database, clock: Clock) -> None:

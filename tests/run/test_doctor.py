@@ -19,4 +19,4 @@ def test_every_topic_that_a_stream_needs_is_looked_for(monkeypatch: pytest.Monke
     monkeypatch.setattr("pipeline.ingest.kafka_client.check", check)
     settings = Settings(stream=Stream(topic="t", publish_scores=False))
     assert list(doctor._broker(settings)) == [("topic", True, "there")]
-    assert asked == [(settings.kafka, "t", ("t.boundaries", "t.dead"))]
+    assert asked == [(settings.kafka, "t", ("t.boundaries", "t.events", "t.dead"))]

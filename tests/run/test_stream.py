@@ -182,7 +182,10 @@ def test_the_topics_for_results_are_required_before_anything_is_followed(
         with pytest.raises(SourceError, match=r"no topic readings\.dead"):
             Streamer(quiet, source, sink, registry, owner="test").run(lambda: True)
         scores = ("readings.scores",) if publish else ()
-        assert sink.required == (*scores, "readings.boundaries", "readings.dead")
+        assert sink.required == (
+            *scores,
+            *(f"readings.{kind}" for kind in ("boundaries", "events", "dead")),
+        )
         assert source._owner is None
 
 

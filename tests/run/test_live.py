@@ -1,0 +1,192 @@
+"""A version that passed the gate and fails on the stream: rolled back, once, and told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import Database, Detect, Gate, Kafka, Learn, Score, Settings, Stream
+from pipeline.ingest.memory import MemorySink, MemorySource, Message
+from pipeline.model.weights import Weights
+from pipeline.records import Candidate, Decision, Request, Version
+from pipeline.register.migrate import upgrade
+from pipeline.register.sql import SqlRegistry
+from pipeline.run.stream import Streamer
+from pipeline.run.trainer import Trainer
+from tests.register.making import register
+
+ROWS, BOOTSTRAP, PROMOTED = 1200, 300, 500
+
+
+@pytest.fixture(scope="module")
+def log() -> list[Message]:
+    """One series of two sensors in which nothing ever changes."""
+    values = np.random.default_rng(2).normal(size=(ROWS, 2)).round(3)
+    return [
+        (b"press", json.dumps({"time": 1_767_225_600 + row, "values": x}).encode())
+        for row, x in enumerate(values.tolist())
+    ]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    configured = Settings(
+        kafka=Kafka(max_poll_records=50),
+        stream=Stream(topic="readings"),
+        database=Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"),
+        score=Score(window=8, hidden=8),
+        detect=Detect(warm_up=60, fit_after=100, settle_after=60),
+        learn=Learn(adapt_after=64, refine_after=0, epochs=2, reservoir_capacity=50),
+        gate=Gate(rollback_after=200),
+    )
+    upgrade(configured.database)
+    return configured
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Iterator[SqlRegistry]:
+    made = SqlRegistry(settings.database)
+    yield made
+    made.close()
+
+
+def streamer(
+    settings: Settings, registry: SqlRegistry, log: list[Message], sink: MemorySink
+) -> Streamer:
+    source = MemorySource({0: log}, topic="readings", max_poll_records=50)
+    made = Streamer(settings, source, sink, registry, owner="test")
+    source.subscribe(made)
+    return made
+
+
+def follow(made: Streamer, until: int) -> None:
+    """Go on to an offset, looking for a champion at every poll."""
+    while made.source.lag().get(0, ROWS) > ROWS - until:
+        made.live._due = 0.0
+        made.poll_once()
+
+
+def blind(registry: SqlRegistry, champion: Version) -> Version:
+    """A version like the champion that forecasts nonsense, and whose figures are the champion's."""
+    weights = Weights.from_bytes(registry.get(champion.sha256))
+    with torch.no_grad():
+        for p in weights.model.parameters():
+            p.add_(3.0)
+    task = registry.tasks(champion.stream_id)[0].id
+    seen = registry.expected_scores(champion)
+    registry.submit(
+        Request(stream_id=champion.stream_id, reason="manual", actor="ada", note="again")
+    )
+    claim = registry.claim("trainer", 60.0)
+    assert claim is not None
+    made = Candidate(
+        weights=weights.to_bytes(),
+        ewc=b"",
+        metrics={},
+        skills={task: 0.5},
+        parent_skills={task: 0.25},
+        new_tasks=(task,),
+        sizes={task: 1},
+        losses={task: np.ones(1)},
+        parent_losses={task: np.ones(1)},
+        block=1,
+        scores={task: seen[1]},
+    )
+    decision = Decision(promote=True, reason="it looked better")
+    return register(registry, claim, decision, parent=champion, made=made)
+
+
+def promoted_blind(
+    settings: Settings, registry: SqlRegistry, log: list[Message]
+) -> tuple[Streamer, MemorySink, Version]:
+    """A stream at PROMOTED, with a first version that serves and a second that does not."""
+    sink = MemorySink()
+    made = streamer(settings, registry, log, sink)
+    follow(made, BOOTSTRAP)
+    assert Trainer(settings, registry, owner="trainer").work_once()
+    follow(made, PROMOTED)
+    first = registry.champion(made.stream.id)
+    assert first is not None
+    return made, sink, blind(registry, first)
+
+
+def events(sink: MemorySink) -> list[dict[str, object]]:
+    return [json.loads(value) for topic, _, value, _ in sink.sent if topic == "readings.events"]
+
+
+def test_it_is_rolled_back_by_itself_and_told(settings, registry, log) -> None:
+    """After rollback_after readings, to the one before; the reason has the figures; once."""
+    made, sink, bad = promoted_blind(settings, registry, log)
+    follow(made, PROMOTED + 200)
+    assert registry.champion(made.stream.id).number == bad.number == 2
+    assert events(sink) == []
+    follow(made, PROMOTED + 250)
+    assert registry.champion(made.stream.id).number == 1
+    assert made.live.version.number == 1
+    follow(made, ROWS)
+    (event,) = events(sink)
+    seen = registry.expected_scores(bad)[1]
+    reason = event.pop("reason")
+    assert reason.startswith("task 1 in series press: mean score ")
+    assert f"over 250 readings, the gate saw {seen[0]:.2f} and up to " in reason
+    assert event.pop("at").endswith("+00:00")
+    assert event == {
+        "event": "rolled_back",
+        "topic": "readings",
+        "version": 2,
+        "to": 1,
+        "actor": "rollback",
+    }
+
+
+def test_what_a_partition_finds_does_not_depend_on_it(settings, registry, log, tmp_path) -> None:
+    """The same checkpoint bytes as where nothing is watched and nothing was ever promoted."""
+    made, _, _ = promoted_blind(settings, registry, log)
+    follow(made, ROWS)
+    database = Database(url=f"sqlite:///{tmp_path / 'other.db'}")
+    upgrade(database)
+    other = SqlRegistry(database)
+    alone = streamer(
+        msgspec.structs.replace(settings, gate=Gate(rollback_after=0)), other, log, MemorySink()
+    )
+    follow(alone, ROWS)
+    assert made.owned[0].state.pack() == alone.owned[0].state.pack()
+    other.close()
+
+
+def test_turned_off_it_stays(settings, registry, log) -> None:
+    """gate.rollback_after = 0: nobody but a person takes it back."""
+    off = msgspec.structs.replace(settings, gate=Gate(rollback_after=0))
+    made, sink, _ = promoted_blind(off, registry, log)
+    follow(made, ROWS)
+    assert registry.champion(made.stream.id).number == 2
+    assert events(sink) == []
+
+
+def test_who_is_second_finds_another_champion_and_goes_on(settings, registry, log) -> None:
+    """A person was quicker by a poll: refused, logged, and the champion that is there is taken."""
+    made, sink, _ = promoted_blind(settings, registry, log)
+    follow(made, PROMOTED + 200)
+    registry.roll_back(made.stream.id, actor="ada", reason="no")
+    made.live._due = np.inf  # it has not heard
+    made.poll_once()
+    assert made.live.version.number == 1
+    assert events(sink) == []
+
+
+def test_after_a_restart_a_series_has_to_be_served_first(settings, registry, log) -> None:
+    """The watch is in no checkpoint: the next owner knows the tasks, and not what was before."""
+    made, _, _ = promoted_blind(settings, registry, log)
+    follow(made, PROMOTED + 150)
+    made.checkpoint()
+    again = streamer(settings, registry, log, MemorySink())
+    follow(again, ROWS)
+    assert registry.champion(again.stream.id).number == 2
+    (known,) = registry.newest_named(again.stream.id, 0)
+    assert known == ("press", 0, 1)
