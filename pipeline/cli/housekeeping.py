@@ -1,4 +1,4 @@
-"""Commands that prepare and check: schema, settings, whether all is there; and one request."""
+"""Commands that prepare and check: schema, settings, whether all is there; and two by hand."""
 
 from __future__ import annotations
 
@@ -81,6 +81,36 @@ def retrain(
         print_json({"request": number, "stream": known.name})
     else:
         typer.echo(f"request {number} for {known.name}: a trainer will take it")
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept for the audit.")],
+    actor: Annotated[str, typer.Option("--actor", help="Who decides; kept for the audit.")],
+    to: Annotated[
+        int | None,
+        typer.Option("--to", help="Version to go back to; default: the champion before.", min=1),
+    ] = None,
+    stream_name: StreamName = None,
+    as_json: Json = False,
+) -> None:
+    """Take the champion's promotion back: an earlier champion is champion again."""
+    from pipeline.register.rollback import WATCH
+    from pipeline.serve.answers import iso
+
+    if actor in ("", WATCH):
+        raise PipelineError(f"--actor {actor!r} is nobody's name: say who decides")
+    registry, known = _open(stream_name)
+    back = registry.roll_back(known.id, to=to, actor=actor, reason=reason)
+    registry.close()
+    if as_json:
+        answer = {"version": back.version, "to": back.to, "at": iso(back.time)}
+        print_json({"stream": known.name} | answer)
+    else:
+        typer.echo(
+            f"version {back.to} of {known.name} is champion again, in place of "
+            f"{back.version}: the stream scores with it from its next poll on"
+        )
 
 
 def _open(name: str | None) -> tuple[SqlRegistry, Stream]:

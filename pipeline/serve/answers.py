@@ -39,8 +39,14 @@ def live(stream: str, at: int, promotion: Any, version: Any) -> Answer:
     }
 
 
-def why(stream: str, version: Any, boundary_: Any, taken_along: Sequence[Answer]) -> Answer:
-    """What a version was trained for, and what the gate said of it."""
+def why(
+    stream: str,
+    version: Any,
+    boundary_: Any,
+    taken_along: Sequence[Answer],
+    roll_backs: Sequence[Answer],
+) -> Answer:
+    """What a version was trained for, what the gate said of it, and whether it was left."""
     return {
         "stream": stream,
         "version": version.number,
@@ -57,6 +63,7 @@ def why(stream: str, version: Any, boundary_: Any, taken_along: Sequence[Answer]
         "inputs": json.loads(version.inputs),
         "status": version.status,
         "decision": version.decision,
+        "rolled_back": list(roll_backs),
     }
 
 
@@ -67,7 +74,11 @@ def taken_along(request: Any, boundary_: Any) -> Answer:
 
 
 def version(
-    row: Any, lives: Sequence[Any], metrics: dict[str, float], skills: dict[str, float]
+    row: Any,
+    lives: Sequence[Any],
+    metrics: dict[str, float],
+    skills: dict[str, float],
+    roll_backs: Sequence[Answer],
 ) -> Answer:
     """A version in one line of the history."""
     return {
@@ -81,6 +92,17 @@ def version(
         "sha256": row.sha256,
         "metrics": metrics,
         "skills": skills,
+        "rolled_back": list(roll_backs),
+    }
+
+
+def roll_back(entry: Any, to: int) -> Answer:
+    """When a version was left, by whom and why, and which one came back."""
+    return {
+        "at": iso(entry.at),
+        "by": entry.actor,
+        "because": json.loads(entry.entry)["reason"],
+        "to": to,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -50,7 +51,8 @@ class Lineage:
             version = _numbered(conn, _stream(conn, stream), number)
             first, *others = _requests(conn, version.request_id)
             along = [answers.taken_along(row, _boundary(conn, row)) for row in others]
-            return answers.why(stream, version, _boundary(conn, first), along)
+            left = _roll_backs(conn, version.stream_id)[version.id]
+            return answers.why(stream, version, _boundary(conn, first), along, left)
 
     def metrics_at(self, stream: str, at: int) -> Answer:
         """The figures of the version live at a time, as they were known then."""
@@ -69,14 +71,15 @@ class Lineage:
     def history(self, stream: str) -> list[Answer]:
         """Every version: parent, reason, figures, fate, when it was live."""
         with reading(self.engine) as conn:
-            mine = t.versions.c.stream_id == _stream(conn, stream)
-            return _told(conn, mine, t.versions.c.number)
+            known = _stream(conn, stream)
+            return _told(conn, known, t.versions.c.stream_id == known, t.versions.c.number)
 
     def lineage(self, stream: str, number: int) -> list[Answer]:
         """A version and its parents, back to the bootstrap."""
         with reading(self.engine) as conn:
-            chain = _chain(_stream(conn, stream), number)
-            told = _told(conn, t.versions.c.id.in_(chain), t.versions.c.number.desc())
+            known = _stream(conn, stream)
+            chain = _chain(known, number)
+            told = _told(conn, known, t.versions.c.id.in_(chain), t.versions.c.number.desc())
             if not told:
                 raise PipelineError(f"stream {stream} has no version {number}")
             return told
@@ -200,8 +203,9 @@ def _chain(stream_id: int, number: int) -> Select[tuple[int]]:
     return select(chain.c.id)
 
 
-def _told(conn: Connection, wanted: Where, order: Any) -> list[Answer]:
+def _told(conn: Connection, stream_id: int, wanted: Where, order: Any) -> list[Answer]:
     """Versions with everything that happened to them, in as many queries for many as for one."""
+    left = _roll_backs(conn, stream_id)
     lives, figures = _promotions(conn, wanted), _metrics(conn, wanted)
     measured = _evaluations(conn, wanted)
     return [
@@ -210,9 +214,22 @@ def _told(conn: Connection, wanted: Where, order: Any) -> list[Answer]:
             lives[row.id],
             answers.metrics(figures[row.id]),
             answers.skills(measured[row.id]),
+            left[row.id],
         )
         for row in conn.execute(_versions().where(wanted).order_by(order))
     ]
+
+
+def _roll_backs(conn: Connection, stream_id: int) -> Mapping[int, Sequence[Answer]]:
+    """Version id -> each time that it was left, as the ledger has it."""
+    mine = select(t.versions.c.id, t.versions.c.number).where(t.versions.c.stream_id == stream_id)
+    numbers = {row.id: row.number for row in conn.execute(mine)}
+    found: defaultdict[int, list[Answer]] = defaultdict(list)
+    entries = select(t.ledger).where(t.ledger.c.stream_id == stream_id)
+    for entry in conn.execute(entries.where(t.ledger.c.kind == "rollback").order_by(t.ledger.c.id)):
+        facts = json.loads(entry.entry)
+        found[facts["version"]].append(answers.roll_back(entry, numbers[facts["to"]]))
+    return found
 
 
 def _promotions(conn: Connection, wanted: Where) -> ByVersion:

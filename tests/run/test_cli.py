@@ -12,12 +12,14 @@ from pipeline import cli
 from pipeline.config import Database
 from pipeline.errors import PipelineError
 from pipeline.records import SensorEvent
+from pipeline.register.migrate import head
 from pipeline.register.sql import SqlRegistry
 from tests.brokers import free_ports
+from tests.register.making import next_version
 
 COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
-    "retrain", "config",
+    "retrain", "rollback", "config",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
     "audit events",
 )  # fmt: skip
@@ -177,7 +179,7 @@ def test_doctor_says_what_to_do_for_each_failure(tidemark) -> None:
 
 def test_migrate_then_ask(tidemark) -> None:
     """The shortest way of a new user: the schema, then a question about nothing yet."""
-    assert json.loads(tidemark("migrate", "--json").stdout) == {"current": "0001", "head": "0001"}
+    assert json.loads(tidemark("migrate", "--json").stdout) == {"current": head(), "head": head()}
     done = tidemark("audit", "history")
     assert done.returncode == 1
     assert "no stream readings; known: none yet" in done.stderr
@@ -214,6 +216,42 @@ def test_what_happened_to_sensors_is_told_as_a_table_and_as_json(tidemark, tmp_p
     for text in ("press", "sensor_frozen", "2023-11-14T22:13:20"):
         assert text in shown
     assert "\x1b" not in shown
+
+
+def test_a_roll_back_by_hand_and_every_way_that_it_cannot_be(tidemark, tmp_path: Path) -> None:
+    """One sentence and exit code 0, or one line and 1; who and why are asked for."""
+    tidemark("migrate")
+    who = ("--actor", "ada", "--reason", "too warm")
+    assert "no stream readings" in tidemark("rollback", *who).stderr
+    registry = SqlRegistry(Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"))
+    stream = registry.open_stream("readings", ["flow"])
+
+    def failed(*arguments: str) -> str:
+        done = tidemark("rollback", *arguments, *who)
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        return line
+
+    assert failed() == "tidemark: there is no champion to leave"
+    for _ in range(2):
+        next_version(registry, stream)
+    assert failed("--to", "2") == "tidemark: version 2 is champion already"
+    assert failed("--to", "7") == "tidemark: the stream has no version 7"
+    for nobody in ("", "rollback"):
+        done = tidemark("rollback", "--actor", nobody, "--reason", "x")
+        assert "is nobody's name" in done.stderr
+        assert done.returncode == 1
+    assert tidemark("rollback", "--actor", "ada").returncode == 2
+    assert registry.champion(stream.id).number == 2
+    told = json.loads(tidemark("rollback", "--json", *who).stdout)
+    assert (told["stream"], told["version"], told["to"]) == ("readings", 2, 1)
+    assert failed().startswith("tidemark: version 1 is the first: ")
+    shown = tidemark("rollback", "--to", "2", *who).stdout
+    assert shown.startswith("version 2 of readings is champion again, in place of 1: ")
+    assert registry.champion(stream.id).number == 2
+    live = json.loads(tidemark("audit", "live-at", "now", "--json").stdout)
+    assert (live["promoted_by"], live["because"]) == ("ada", "too warm")
+    registry.close()
 
 
 def test_the_printed_settings_are_the_ones_that_are_read(tidemark, tmp_path: Path) -> None:

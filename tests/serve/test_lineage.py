@@ -422,6 +422,33 @@ def test_history_tells_every_version(
     assert told[2]["metrics"] == {"loss_after": 0.125}
 
 
+def test_a_roll_back_is_told_of_both_versions(
+    registry: SqlRegistry, stream: Stream, lineage: Lineage, clock: Clock
+) -> None:
+    """Of the one that was left: when, by whom, why, to which; of the other: that it is live again.
+
+    Another stream's roll-back is its own.
+    """
+    other = registry.open_stream("other", ["a"])
+    for known in (stream, other):
+        next_version(registry, known)
+        next_version(registry, known, promoted("better"))
+    clock.pass_s(10)
+    registry.roll_back(stream.id, actor="rollback", reason="mean score 4.1")
+    left = {"at": iso(clock.now), "by": "rollback", "because": "mean score 4.1", "to": 1}
+    one, two = lineage.history("readings")
+    assert (one["fate"], one["rolled_back"]) == ("champion", [])
+    assert (two["fate"], two["rolled_back"]) == ("rolled_back", [left])
+    assert [span["until"] for span in one["live"]] == [iso(START), None]
+    assert two["live"] == [{"from": iso(START), "until": iso(clock.now)}]
+    assert lineage.why("readings", 2)["rolled_back"] == [left]
+    assert lineage.why("readings", 1)["rolled_back"] == []
+    live = lineage.live_at("readings", clock.now)
+    assert (live["version"], live["promoted_by"]) == (1, "rollback")
+    assert live["because"] == "mean score 4.1"
+    assert [v["rolled_back"] for v in lineage.history("other")] == [[], []]
+
+
 def test_lineage_goes_back_to_the_bootstrap(
     registry: SqlRegistry, stream: Stream, lineage: Lineage
 ) -> None:
