@@ -22,6 +22,7 @@ from pipeline.consolidate.state import Answers, State, keys_of
 from pipeline.consolidate.strategies import STRATEGIES
 from pipeline.consolidate.strategies.base import Keeps, Strategy
 from pipeline.consolidate.training import Examples, Kept, Task
+from pipeline.consolidate.transfer import learning_curve_area
 from pipeline.errors import TrainingFailed
 from pipeline.model.networks import forecaster
 from pipeline.model.objectives import Squared
@@ -101,12 +102,15 @@ def consolidate(
         metrics={
             "loss_before": trained.loss_before,
             "loss_after": trained.loss_after,
+            "learning_curve_area": learning_curve_area(trained.loss_before, trained.curve),
             "steps": float(trained.steps),
             "seconds": time.monotonic() - started,
             "ewc_lambda": trained.ewc_lambda,
             "fisher_trace": anchor.trace if anchor else 0.0,
             "windows_new": float(len(material.new)),
             "windows_replayed": float(trained.replayed),
+            "windows_held_out": float(sum(len(measured.losses) for measured in row.values())),
+            "tasks": float(len(row)),
             "parameters": float(sum(p.numel() for p in model.parameters())),
             "average_skill": float(np.mean(list(skills.values()))),
         },

@@ -1,4 +1,4 @@
-"""Error matrix in; average, forgetting, backward and forward transfer out.
+"""Rows of skills in, the error matrix and its summaries out: what was kept, lost, carried over.
 
 R[i, j] is the skill after consolidation i on task j's held-out readings; NaN where it was not
 measured. Average, backward and forward transfer are those of Lopez-Paz and Ranzato 2017 (GEM), with
@@ -8,12 +8,18 @@ the first version in the place of an untrained one; forgetting is that of Chaudh
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+#: What tells tasks apart.
+K = TypeVar("K")
+#: A version's skills by task, and its parent's on the same readings.
+Row = tuple[Mapping[K, float], Mapping[K, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,33 @@ class Transfer:
     forgetting: float | None
     backward: float | None
     forward: float | None
+
+
+def error_matrix(
+    tasks: Sequence[K], rows: Sequence[Row[K]], first: Mapping[K, float]
+) -> tuple[Matrix, list[int]]:
+    """R (T, K), and the row at which each task was learned first (K,).
+
+    rows: of versions of which each is the parent of the next; one at least has measured each task.
+    Before a task was learned, two of its rows are known: the one just before, from the parent of
+    the version that learned it, and the first, from the first version as it is measured now.
+    """
+    r = np.array([[skills.get(task, np.nan) for task in tasks] for skills, _ in rows], dtype=float)
+    learned = [int(np.flatnonzero(~np.isnan(r[:, j]))[0]) for j in range(len(tasks))]
+    for j, (task, row) in enumerate(zip(tasks, learned, strict=True)):
+        if row > 0:
+            r[0, j] = first.get(task, np.nan)
+            r[row - 1, j] = rows[row][1].get(task, np.nan)
+    return r, learned
+
+
+def learning_curve_area(before: float, curve: Sequence[float]) -> float:
+    """Mean held-out loss from the first step to the last, by trapezoids over the epochs.
+
+    Chaudhry et al. 2019 (A-GEM) take it of the accuracy: here less is quicker.
+    """
+    losses = np.array([before, *curve])
+    return float((losses[1:] + losses[:-1]).mean() / 2) if len(curve) else before
 
 
 def transfer(r: Matrix, learned_at: list[int]) -> Transfer:

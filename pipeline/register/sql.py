@@ -265,6 +265,11 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return versions.learned(conn, version_id)
 
+    def rows_of_r(self, version: Version) -> list[tuple[dict[int, float], dict[int, float]]]:
+        """(skills, parent's skills) by task id of a version and its forebears, the first first."""
+        with reading(self.engine) as conn:
+            return versions.rows_of_r(conn, version.id)
+
     def register(
         self,
         claim: Claim,

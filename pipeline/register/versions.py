@@ -124,6 +124,27 @@ def learned(conn: Connection, version_id: int) -> list[str]:
     return [sha for _, sha in inputs.get("segments", ())]
 
 
+def rows_of_r(conn: Connection, version_id: int) -> list[tuple[dict[int, float], dict[int, float]]]:
+    """(skills, parent's skills) by task id of a version and its forebears, the first one first."""
+    v, e = t.versions.c, t.evaluations.c
+    ids = select(v.id, v.parent_id, v.number)
+    chain = ids.where(v.id == version_id).cte("chain", recursive=True)
+    chain = chain.union_all(ids.join(chain, v.id == chain.c.parent_id))
+    found: dict[int, tuple[dict[int, float], dict[int, float]]] = {}
+    measured = (
+        select(chain.c.id, e.task_id, e.skill, e.parent_skill)
+        .outerjoin(t.evaluations, e.version_id == chain.c.id)
+        .order_by(chain.c.number)
+    )
+    for row in conn.execute(measured):
+        skills_, parents = found.setdefault(row.id, ({}, {}))
+        if row.skill is not None:
+            skills_[row.task_id] = row.skill
+        if row.parent_skill is not None:
+            parents[row.task_id] = row.parent_skill
+    return list(found.values())
+
+
 def open_live(
     conn: Connection, stream_id: int, version_id: int, actor: str, reason: str, *, at: int
 ) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import Settings
-from pipeline.consolidate.transfer import transfer
+from pipeline.consolidate.transfer import error_matrix, transfer
 from pipeline.detect.explain import told
 from pipeline.detect.matching import match
 from pipeline.records import Change
@@ -84,21 +84,13 @@ def _boundaries(found: Sequence[Mapping[str, Any]], recording: Recording) -> dic
 
 
 def retention(matrix: Sequence[Mapping[str, Any]], frozen: Mapping[str, float]) -> dict[str, Any]:
-    """R over the versions that became champion, and its summaries.
-
-    Before a task was learned, two of its rows are known: the one just before, from the parent of
-    the version that learned it, and the first, from the first version as it was kept (`frozen`).
-    """
+    """R over the versions that became champion, and its summaries; `frozen`: the first one's."""
     live = [row for row in matrix if row["status"] in ("champion", "retired")]
-    tasks = sorted({task for row in live for task in row["skills"]}, key=_number)
-    r = np.array([[row["skills"].get(task, np.nan) for task in tasks] for row in live], dtype=float)
-    if not r.size:
+    if not live:
         return {"tasks": [], "versions": [], "R": []}
-    learned = [int(np.flatnonzero(~np.isnan(r[:, j]))[0]) for j in range(len(tasks))]
-    for j, (task, row) in enumerate(zip(tasks, learned, strict=True)):
-        if row > 0:
-            r[0, j] = frozen.get(task, np.nan)
-            r[row - 1, j] = live[row]["parent_skills"].get(task, np.nan)
+    rows = [(row["skills"], row["parent_skills"]) for row in live]
+    tasks = sorted({task for skills, _ in rows for task in skills}, key=_number)
+    r, learned = error_matrix(tasks, rows, frozen)
     kept = transfer(r, learned)
     return {
         "tasks": tasks,

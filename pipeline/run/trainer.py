@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import msgspec
 import structlog
 
 import pipeline
 from pipeline.config import Settings, digest
-from pipeline.consolidate.consolidation import WORST, consolidate, evaluate
+from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate
+from pipeline.consolidate.transfer import error_matrix, transfer
 from pipeline.errors import Interrupted, LeaseLost, PipelineError, TrainingFailed, VersionConflict
-from pipeline.records import Claim
+from pipeline.records import Candidate, Claim, Version
 from pipeline.register.promotion import decide
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import work as works
@@ -93,12 +95,11 @@ class Trainer:
             self.registry.finish(claim, served)
             log.info("request_done", request=claim.id, outcome=served)
             return
+        inputs = works.inputs(self.registry, work)
         candidate = consolidate(  # 4
-            works.inputs(self.registry, work),
-            self.settings.score,
-            self.settings.learn,
-            progress=_until(stop),
+            inputs, self.settings.score, self.settings.learn, progress=_until(stop)
         )
+        candidate = self._with_transfer(candidate, work.parent, inputs)
         numbers = self._numbers(claim)
         decision = decide(candidate, work.parent, self.settings.gate, numbers, work.seed)  # 5
         version = self.registry.register(  # 6
@@ -120,6 +121,27 @@ class Trainer:
             decision=decision.reason,
             seconds=round(candidate.metrics.get("seconds", 0.0), 2),
         )
+
+    def _with_transfer(
+        self, candidate: Candidate, parent: Version | None, inputs: Inputs
+    ) -> Candidate:
+        """The candidate with the figures of R so far: what was kept, lost and carried over."""
+        if parent is None:
+            return candidate
+        rows = self.registry.rows_of_r(parent)
+        rows.append((dict(candidate.skills), dict(candidate.parent_skills)))
+        tasks = sorted({task for skills, _ in rows for task in skills})
+        first = self.registry.first_version(parent.stream_id) or parent
+        weights = self.registry.get(first.sha256)
+        skills, _ = evaluate(weights, inputs.held_out, self.settings.learn)
+        kept = transfer(*error_matrix(tasks, rows, skills))
+        figures = {
+            "forgetting": kept.forgetting,
+            "backward_transfer": kept.backward,
+            "forward_transfer": kept.forward,
+        }
+        known = {name: value for name, value in figures.items() if value is not None}
+        return replace(candidate, metrics={**candidate.metrics, **known})
 
     def _served(self, claim: Claim, work: Work) -> str | None:
         """Why no training is needed, if it is not: every segment's task is known and served.

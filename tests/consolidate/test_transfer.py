@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.consolidate.transfer import Transfer, transfer
+from pipeline.consolidate.transfer import (
+    Transfer,
+    error_matrix,
+    learning_curve_area,
+    transfer,
+)
 
 NAN = float("nan")
 
@@ -75,3 +80,27 @@ def test_nothing_measured_is_none_throughout() -> None:
     assert of([[NAN, NAN]] * 3, [0, 1]) == Transfer(
         average=None, forgetting=None, backward=None, forward=None
     )
+
+
+def test_the_matrix_of_rows_knows_what_was_before_a_task_was_learned() -> None:
+    """Tasks a, b, c learned in rows 0, 1, 2; before, the parent's skill and the first's."""
+    rows = [
+        ({"a": 0.75}, {}),
+        ({"a": 0.5, "b": 0.25}, {"a": 0.75, "b": -1.0}),
+        ({"a": 0.5, "b": 0.125, "c": 0.5}, {"a": 0.5, "b": 0.25, "c": -0.25}),
+    ]
+    r, learned = error_matrix(["a", "b", "c"], rows, {"a": 9.0, "b": -2.0, "c": -0.5})
+    # b's row just before is the first row: its parent's own figure counts, not today's
+    expected = [[0.75, -1.0, -0.5], [0.5, 0.25, -0.25], [0.5, 0.125, 0.5]]
+    assert learned == [0, 1, 2]
+    assert r.tolist() == expected
+    found = transfer(r, learned)
+    assert found.forgetting == ((0.75 - 0.5) + (0.25 - 0.125)) / 2
+    assert found.backward == ((0.5 - 0.75) + (0.125 - 0.25)) / 2
+    assert found.forward == -0.25 - -0.5
+
+
+def test_the_learning_curve_s_area_is_that_of_its_trapezoids() -> None:
+    """Losses 4, 2, 1, 1 over three epochs: (3 + 1.5 + 1) / 3; without an epoch, where it began."""
+    assert learning_curve_area(4.0, (2.0, 1.0, 1.0)) == pytest.approx(5.5 / 3)
+    assert learning_curve_area(4.0, ()) == 4.0

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from sqlalchemy import select
 
 from pipeline.config import Database, Gate, Learn, Run, Score, Settings
+from pipeline.consolidate.consolidation import evaluate
 from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
 from pipeline.errors import PipelineError, VersionConflict
@@ -25,6 +26,7 @@ from pipeline.register.requests import LONGEST_S
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import trainer
 from pipeline.run.trainer import Trainer
+from pipeline.serve.lineage import Lineage
 
 STREAM = 1
 
@@ -109,6 +111,44 @@ def versions(registry: SqlRegistry) -> list[tuple[int, str]]:
             select(t.versions.c.number, t.versions.c.status).order_by(t.versions.c.number)
         )
         return [tuple(row) for row in rows]
+
+
+def test_each_version_has_the_figures_of_r_so_far(registry, settings) -> None:
+    """From the rows in SQL, by the definitions: task k was learned by version k.
+
+    forward: of task 3 alone, its skill before it was learned, less that of the first version.
+    """
+    tolerant = replace(settings, gate=Gate(max_forgetting=1000.0))
+    worker = Trainer(tolerant, registry, owner="a")
+    for number, level in enumerate((0.0, 3.0, 6.0)):
+        ask(registry, number, segment(level, number), "bootstrap" if not number else "boundary")
+        assert worker.work_once()
+    lineage = Lineage(settings.database)
+    one, two, three = (row["skills"] for row in lineage.matrix("readings"))
+    parents = lineage.matrix("readings")[2]["parent_skills"]
+    figures = [row["metrics"] for row in lineage.history("readings")]
+    assert [row["fate"] for row in lineage.history("readings")] == [
+        "retired",
+        "retired",
+        "champion",
+    ]
+    names = ("forgetting", "backward_transfer", "forward_transfer")
+    first, second, third = ([f.get(name) for name in names] for f in figures)
+    lost = [one["task 1"] - two["task 1"]]
+    assert first == [None, None, None]
+    assert second == [pytest.approx(lost[0]), pytest.approx(-lost[0]), None]
+    best = [max(one["task 1"], two["task 1"]), two["task 2"]]
+    forgetting = sum(b - three[t] for b, t in zip(best, ("task 1", "task 2"), strict=True)) / 2
+    backward = (three["task 1"] - one["task 1"] + three["task 2"] - two["task 2"]) / 2
+    begun = registry.first_version(STREAM)
+    held = {0: (segment(6.0, 2).to_bytes(),)}
+    frozen = evaluate(registry.get(begun.sha256), held, settings.learn)[0][0]
+    forward = parents["task 3"] - frozen
+    assert third == [pytest.approx(x) for x in (forgetting, backward, forward)]
+    for f in figures:
+        assert f["learning_curve_area"] > 0
+        assert f["windows_held_out"] == len(split(segment(0.0, 0), 8, 0.25)[1]) * f["tasks"]
+    lineage.close()
 
 
 def test_nothing_to_do_is_told(registry, settings) -> None:

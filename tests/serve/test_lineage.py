@@ -306,6 +306,7 @@ def test_why_because_of_a_boundary(
         "inputs": {"segments": ["segment-1"]},
         "status": "champion",
         "decision": "gain 0.5",
+        "rolled_back": [],
     }
 
 
@@ -429,7 +430,7 @@ def test_a_roll_back_is_told_of_both_versions(
 
     Another stream's roll-back is its own.
     """
-    other = registry.open_stream("other", ["a"])
+    other = registry.open_stream("another", ["a"])
     for known in (stream, other):
         next_version(registry, known)
         next_version(registry, known, promoted("better"))
@@ -446,7 +447,7 @@ def test_a_roll_back_is_told_of_both_versions(
     live = lineage.live_at("readings", clock.now)
     assert (live["version"], live["promoted_by"]) == (1, "rollback")
     assert live["because"] == "mean score 4.1"
-    assert [v["rolled_back"] for v in lineage.history("other")] == [[], []]
+    assert [v["rolled_back"] for v in lineage.history("another")] == [[], []]
 
 
 def test_lineage_goes_back_to_the_bootstrap(
