@@ -81,6 +81,19 @@ def lineage(number: Number, stream_name: StreamName = None, as_json: Json = Fals
 
 
 @app.command()
+def card(number: Number, stream_name: StreamName = None, as_json: Json = False) -> None:
+    """Everything about a version on one page: why, on what, how, how good, what became of it."""
+    from pipeline.serve.card import page
+
+    _ask(
+        lambda lineage, name: lineage.card(name, number),
+        stream_name,
+        as_json,
+        lambda found: typer.echo(page(found), nl=False),
+    )
+
+
+@app.command()
 def events(stream_name: StreamName = None, as_json: Json = False) -> None:
     """Every sensor that fell silent, repeats one value or is back."""
     from pipeline.run.report import print_events

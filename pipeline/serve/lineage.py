@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
 
 from pipeline.config import Database
-from pipeline.errors import PipelineError
+from pipeline.consolidate.readings import Readings
+from pipeline.errors import ArtifactCorrupt, PipelineError
+from pipeline.records import IntArray
+from pipeline.register import artifacts
 from pipeline.register import tables as t
 from pipeline.register.engine import connect, reading
 from pipeline.serve import answers
+from pipeline.serve import card as cards
 from pipeline.serve.answers import Answer, iso
+from pipeline.serve.card import Card
 
 Where = ColumnElement[bool]
 #: Rows of several versions, by version id.
@@ -83,6 +88,49 @@ class Lineage:
             if not told:
                 raise PipelineError(f"stream {stream} has no version {number}")
             return told
+
+    def card(self, stream: str, number: int) -> Card:
+        """Everything that one must know of a version.
+
+        Raises
+        ------
+        PipelineError
+            No such stream or version.
+        """
+        with reading(self.engine) as conn:
+            stream_id = _stream(conn, stream)
+            version = _numbered(conn, stream_id, number)
+            this = t.versions.c.id == version.id
+            figures, inputs = json.loads(version.figures), json.loads(version.inputs)
+            named = select(t.streams.c.channels).where(t.streams.c.id == stream_id)
+            channels = json.loads(conn.execute(named).scalar_one())
+            requests = _requests(conn, version.request_id)
+            return Card(
+                stream=stream,
+                version=number,
+                status=version.status,
+                parent=version.parent,
+                made_at=str(iso(version.created)),
+                sha256=version.sha256,
+                ewc_sha256=version.ewc_sha256,
+                reasons=tuple(cards.reason(r, _boundary(conn, r), channels) for r in requests),
+                learned=tuple(_learned(conn, stream_id, inputs["segments"])),
+                inputs=inputs,
+                strategy=version.strategy,
+                settings=json.loads(version.settings),
+                seed=version.seed,
+                code_version=version.code_version,
+                skills=tuple(
+                    cards.measured(r, figures) for r in _evaluations(conn, this)[version.id]
+                ),
+                metrics=answers.metrics(_metrics(conn, this)[version.id]),
+                decision=version.decision,
+                figures=figures,
+                live=tuple(cards.live(row) for row in _promotions(conn, this)[version.id]),
+                rolled_back=tuple(
+                    cards.Left(**left) for left in _roll_backs(conn, stream_id)[version.id]
+                ),
+            )
 
     def boundaries(self, stream: str) -> list[Answer]:
         """Every boundary, in the order in which it was recorded."""
@@ -277,6 +325,37 @@ def _requests(conn: Connection, request_id: int) -> Sequence[Row[Any]]:
     """A request, and behind it those that it took along."""
     this = or_(t.requests.c.id == request_id, t.requests.c.folded_into == request_id)
     return conn.execute(select(t.requests).where(this).order_by(t.requests.c.id)).all()
+
+
+def _learned(
+    conn: Connection, stream_id: int, segments: Iterable[tuple[int, str]]
+) -> Iterator[cards.Learned]:
+    """What (task id, sha256 of readings) stand for: where they are of, and how many."""
+    numbers = select(t.tasks.c.id, t.tasks.c.number).where(t.tasks.c.stream_id == stream_id)
+    known = {row.id: row.number for row in conn.execute(numbers)}
+    r = t.requests.c
+    for task, sha256 in segments:
+        this = (r.stream_id == stream_id) & r.inputs.contains(sha256)
+        asked = conn.execute(select(t.requests).where(this).order_by(r.id.desc()).limit(1)).first()
+        offsets = _offsets(conn, sha256)
+        yield cards.Learned(
+            task=known[task],
+            partition=asked.partition if asked else None,
+            series=asked.series if asked else None,
+            segment=asked.segment if asked else None,
+            readings=len(offsets) if offsets is not None else None,
+            first_offset=int(offsets[0]) if offsets is not None and len(offsets) else None,
+            last_offset=int(offsets[-1]) if offsets is not None and len(offsets) else None,
+            sha256=sha256,
+        )
+
+
+def _offsets(conn: Connection, sha256: str) -> IntArray | None:
+    """Of the readings in an artifact; None if it is damaged."""
+    try:
+        return Readings.from_bytes(artifacts.get(conn, sha256)).offsets
+    except ArtifactCorrupt:
+        return None
 
 
 def _boundaries() -> Select[Any]:

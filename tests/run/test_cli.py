@@ -21,7 +21,7 @@ COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
     "retrain", "rollback", "config",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
-    "audit events",
+    "audit events", "audit card",
 )  # fmt: skip
 
 
