@@ -943,8 +943,8 @@ class RegistryContract:
         rows = everything(registry.engine)
         assert rows["metrics"] == [(version.id, "loss_after", 0.125), (version.id, "seconds", 2.0)]
         assert rows["evaluations"] == [
-            (version.id, tasks[0], 0.75, 0.25, 40),
-            (version.id, tasks[1], 0.5, None, 40),
+            (version.id, tasks[0], 0.75, 0.25, 40, 1.0, 0.25),
+            (version.id, tasks[1], 0.5, None, 40, 1.0, 0.25),
         ]
         assert self.statuses(registry) == ["done", "done"]
         assert column(registry.engine, "SELECT outcome FROM requests ORDER BY id") == [
