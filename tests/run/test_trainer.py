@@ -356,7 +356,11 @@ def test_sentences_name_tasks_by_their_number_in_the_stream(registry, settings) 
         assert worker.work_once()
     last = requests(registry)[-1][1]
     assert "(task 1: " in last
-    strict = replace(settings, gate=Gate(min_gain=0.0, max_forgetting=0.0))
+    strict = replace(
+        settings,
+        gate=Gate(min_gain=0.0, max_forgetting=0.0),
+        learn=replace(settings.learn, strategy="fine_tune"),  # it forgets
+    )
     ask(registry, 3, segment(4.0, 3))
     assert Trainer(strict, registry, owner="a").work_once()
     decision = column(registry, t.versions.c.decision)[-1]
