@@ -133,9 +133,9 @@ class Stream(Section, frozen=True, kw_only=True):
 
     @property
     def result_topics(self) -> tuple[str, ...]:
-        """Where scores, boundaries, events of the whole stream and dead letters go."""
-        kinds = (*(("scores",) if self.publish_scores else ()), "boundaries", "events", "dead")
-        return tuple(f"{self.topic}.{kind}" for kind in kinds)
+        """Where scores, boundaries, events and dead letters go."""
+        scores = ("scores",) if self.publish_scores else ()
+        return tuple(f"{self.topic}.{kind}" for kind in (*scores, "boundaries", "events", "dead"))
 
 
 class Database(Section, frozen=True, kw_only=True):
@@ -260,6 +260,10 @@ class Learn(Section, frozen=True, kw_only=True):
         int,
         Meta(ge=0, le=LARGEST, description="A training ends after so many steps; 0: by itself"),
     ] = 0
+    new_tasks: Annotated[
+        Literal["normal", "ask"],
+        Meta(description="A new regime is learned, or waits for `tidemark task mark`"),
+    ] = "normal"
     seed: Annotated[int, Meta(ge=0, le=LARGEST, description="Seed of everything random")] = 0
 
 

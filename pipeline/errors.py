@@ -28,7 +28,8 @@ class LeaseLost(RegistryError):
 
 
 class VersionConflict(RegistryError):
-    """The champion is no longer the one that the candidate was measured against."""
+    """The champion is no longer the one that the candidate was measured against, or what it was
+    made from is not to be learned any more. Its request is given back."""
 
 
 class ArtifactCorrupt(RegistryError):

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
+#: What a person may say of a task. Until somebody does, it may be `asked` (learn.new_tasks).
+KINDS = ("normal", "fault", "ignore")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
@@ -166,14 +169,18 @@ class Named:
 
     series: str
     segment: int
-    #: Number of the task within the stream.
+    #: Number of the task within the stream; what people said of it.
     task: int
+    kind: str
+    name: str | None
     recurrence: bool
     #: To the nearest other task, in borders (from 1 on a regime is new); None: there was none.
     distance: float | None
     #: Readings of the segment that were seen, and whether no more will be asked.
     rows: int
     final: bool
+    #: Whether it was another task, or none, that was said of the segment before.
+    changed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +200,8 @@ class Request:
     inputs: Mapping[str, str] = field(default_factory=dict)
     #: For `schedule`: the time it was due, microseconds; unique per stream.
     due: int | None = None
+    #: Number of the task that the version may not have learned.
+    without_task: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

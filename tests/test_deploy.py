@@ -177,9 +177,9 @@ def test_the_topics_made_are_those_that_the_stream_uses() -> None:
     """The broker makes none by itself, and the stream never does."""
     script = SERVICES["topics"]["command"][-1]
     listed = re.search(r"for topic in (.*); do", script)
-    topic = example().stream.topic
+    stream = example().stream
     assert listed is not None
-    assert tuple(listed[1].split()) == (topic, *example().stream.result_topics)
+    assert listed[1].split() == [stream.topic, *stream.result_topics]
     assert SERVICES["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 
 

@@ -1,7 +1,7 @@
 """The command line: arguments in, one clear answer out; everything heavy is imported on use.
 
 `processes` starts what runs, `backtest` tries it on a recording, `housekeeping` prepares and
-checks, `audit` asks the history.
+checks, `audit` asks the history, `tasks` says what regimes are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline.cli import audit, backtest, housekeeping, processes
+from pipeline.cli import audit, backtest, housekeeping, processes, tasks
 from pipeline.cli.shared import options
 from pipeline.errors import PipelineError, SettingsError
 
@@ -29,6 +29,7 @@ app.add_typer(processes.app)
 app.add_typer(backtest.app)
 app.add_typer(housekeeping.app)
 app.add_typer(audit.app, name="audit")
+app.add_typer(tasks.app, name="task")
 
 #: What typer answers for Ctrl-C; to whoever called us it is a failure like any other.
 INTERRUPTED = 130

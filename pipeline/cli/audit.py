@@ -17,7 +17,7 @@ Time = Annotated[str, typer.Argument(help="ISO 8601 with zone, or `now`.")]
 Number = Annotated[int, typer.Argument(help="Number of the version in its stream.", min=1)]
 
 
-def _ask(
+def ask(
     question: Callable[[Any, str], Any],
     stream_name: str | None,
     as_json: bool,
@@ -50,13 +50,13 @@ def live_at(at: Time, stream_name: StreamName = None, as_json: Json = False) -> 
     from pipeline.run.times import parse_time
 
     when = parse_time(at)
-    _ask(lambda lineage, name: lineage.live_at(name, when), stream_name, as_json)
+    ask(lambda lineage, name: lineage.live_at(name, when), stream_name, as_json)
 
 
 @app.command()
 def why(number: Number, stream_name: StreamName = None, as_json: Json = False) -> None:
     """Why a version was trained: detector, statistic, offsets, or who asked."""
-    _ask(lambda lineage, name: lineage.why(name, number), stream_name, as_json)
+    ask(lambda lineage, name: lineage.why(name, number), stream_name, as_json)
 
 
 @app.command("metrics-at")
@@ -65,19 +65,19 @@ def metrics_at(at: Time, stream_name: StreamName = None, as_json: Json = False) 
     from pipeline.run.times import parse_time
 
     when = parse_time(at)
-    _ask(lambda lineage, name: lineage.metrics_at(name, when), stream_name, as_json)
+    ask(lambda lineage, name: lineage.metrics_at(name, when), stream_name, as_json)
 
 
 @app.command()
 def history(stream_name: StreamName = None, as_json: Json = False) -> None:
     """Every version with its parent, reason, figures and fate."""
-    _ask(lambda lineage, name: lineage.history(name), stream_name, as_json)
+    ask(lambda lineage, name: lineage.history(name), stream_name, as_json)
 
 
 @app.command()
 def lineage(number: Number, stream_name: StreamName = None, as_json: Json = False) -> None:
     """A version's parents, back to the bootstrap."""
-    _ask(lambda lineage, name: lineage.lineage(name, number), stream_name, as_json)
+    ask(lambda lineage, name: lineage.lineage(name, number), stream_name, as_json)
 
 
 @app.command()
@@ -85,7 +85,7 @@ def card(number: Number, stream_name: StreamName = None, as_json: Json = False) 
     """Everything about a version on one page: why, on what, how, how good, what became of it."""
     from pipeline.serve.card import page
 
-    _ask(
+    ask(
         lambda lineage, name: lineage.card(name, number),
         stream_name,
         as_json,
@@ -98,4 +98,4 @@ def events(stream_name: StreamName = None, as_json: Json = False) -> None:
     """Every sensor that fell silent, repeats one value or is back."""
     from pipeline.run.report import print_events
 
-    _ask(lambda lineage, name: lineage.events(name), stream_name, as_json, print_events)
+    ask(lambda lineage, name: lineage.events(name), stream_name, as_json, print_events)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pipeline.cli.shared import Json, StreamName, options, print_json, read_settings
+from pipeline.cli.shared import (
+    Actor,
+    Json,
+    Reason,
+    StreamName,
+    open_stream,
+    options,
+    print_json,
+    read_settings,
+)
 from pipeline.errors import PipelineError
-
-if TYPE_CHECKING:
-    from pipeline.register.sql import SqlRegistry
-    from pipeline.register.streams import Stream
 
 app = typer.Typer()
 
@@ -66,21 +71,38 @@ def config(
 
 @app.command()
 def retrain(
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept for the audit.")],
-    actor: Annotated[str, typer.Option("--actor", help="Who asks; kept for the audit.")],
+    reason: Reason,
+    actor: Actor,
+    without_task: Annotated[
+        int | None,
+        typer.Option(
+            "--without-task", min=1, help="Number of a task that the version may not have learned."
+        ),
+    ] = None,
     stream_name: StreamName = None,
     as_json: Json = False,
 ) -> None:
     """Ask for a consolidation by hand."""
     from pipeline.records import Request
 
-    registry, known = _open(stream_name)
-    number = registry.submit(Request(stream_id=known.id, reason="manual", actor=actor, note=reason))
+    registry, known = open_stream(stream_name)
+    answer: dict[str, object] = {"stream": known.name}
+    if without_task is not None:
+        base = registry.unaware(known.id, without_task)
+        answer |= {"without_task": without_task, "from_version": base.number if base else None}
+    request = Request(
+        stream_id=known.id, reason="manual", actor=actor, note=reason, without_task=without_task
+    )
+    answer = {"request": registry.submit(request)} | answer
     registry.close()
     if as_json:
-        print_json({"request": number, "stream": known.name})
-    else:
-        typer.echo(f"request {number} for {known.name}: a trainer will take it")
+        print_json(answer)
+        return
+    typer.echo(f"request {answer['request']} for {known.name}: a trainer will take it")
+    if without_task is not None:
+        base_ = answer["from_version"]
+        begin = "from scratch: every version has learned it" if base_ is None else f"from {base_}"
+        typer.echo(f"without task {without_task}, {begin}")
 
 
 @app.command()
@@ -100,7 +122,7 @@ def rollback(
 
     if actor in ("", WATCH):
         raise PipelineError(f"--actor {actor!r} is nobody's name: say who decides")
-    registry, known = _open(stream_name)
+    registry, known = open_stream(stream_name)
     back = registry.roll_back(known.id, to=to, actor=actor, reason=reason)
     registry.close()
     if as_json:
@@ -111,17 +133,3 @@ def rollback(
             f"version {back.to} of {known.name} is champion again, in place of "
             f"{back.version}: the stream scores with it from its next poll on"
         )
-
-
-def _open(name: str | None) -> tuple[SqlRegistry, Stream]:
-    from pipeline.register.sql import SqlRegistry
-
-    settings = read_settings()
-    registry = SqlRegistry(settings.database)
-    registry.check_schema()
-    name = name or settings.stream.topic
-    known = registry.stream(name)
-    if known is None:
-        names = ", ".join(s.name for s in registry.streams()) or "none yet"
-        raise PipelineError(f"no stream {name}; known: {names}")
-    return registry, known

@@ -10,11 +10,16 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
+    from pipeline.register.sql import SqlRegistry, Stream
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 StreamName = Annotated[
     str | None, typer.Option("--stream", help="Stream to ask about; default: stream.topic.")
 ]
+
+
+Actor = Annotated[str, typer.Option("--actor", help="Who asks; kept for the audit.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept for the audit.")]
 
 
 @dataclass(slots=True)
@@ -36,6 +41,22 @@ def read_settings(*, quiet: bool = False) -> Settings:
     settings = load(options.config)
     configure(settings.run.log_format, debug=options.debug, quiet=quiet)
     return settings
+
+
+def open_stream(name: str | None) -> tuple[SqlRegistry, Stream]:
+    """The registry, and the stream of that name (None: stream.topic); PipelineError without it."""
+    from pipeline.errors import PipelineError
+    from pipeline.register.sql import SqlRegistry
+
+    settings = read_settings()
+    registry = SqlRegistry(settings.database)
+    registry.check_schema()
+    name = name or settings.stream.topic
+    known = registry.stream(name)
+    if known is None:
+        names = ", ".join(s.name for s in registry.streams()) or "none yet"
+        raise PipelineError(f"no stream {name}; known: {names}")
+    return registry, known
 
 
 def print_json(answer: Any) -> None:

@@ -17,7 +17,7 @@ from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.examples import examples, windows_of
 from pipeline.consolidate.fisher import fisher_diagonal
 from pipeline.consolidate.readings import Readings, Windows, held_out_windows
-from pipeline.consolidate.reservoir import union
+from pipeline.consolidate.reservoir import Origin, union
 from pipeline.consolidate.state import Answers, State, keys_of
 from pipeline.consolidate.strategies import STRATEGIES
 from pipeline.consolidate.strategies.base import Keeps, Strategy
@@ -49,6 +49,8 @@ class Inputs:
     #: strategy keeps more than a sample.
     reservoirs: tuple[bytes, ...]
     earlier: tuple[bytes, ...] = ()
+    #: Of each of them, the segments that are not replayed.
+    left_out: tuple[tuple[Origin, ...], ...] = ()
     #: Task id -> readings whose held-out part measures it; the new tasks are among them.
     held_out: Mapping[int, tuple[bytes, ...]]
     seed: int
@@ -138,6 +140,15 @@ def evaluate(
     return _skills(row), {task: len(measured.losses) for task, measured in row.items()}
 
 
+def losses_of(
+    weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn
+) -> dict[int, NDArray[np.float64]]:
+    """Task id -> (N,) loss of each held-out window: the skill is 1 - their mean."""
+    with _one_thread():
+        row = _row(Weights.from_bytes(weights), held_out, learn)
+    return {task: measured.losses for task, measured in row.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Material:
     """What is trained from and on: `start`'s weights, and windows in its scaling."""
@@ -175,7 +186,8 @@ def _material(inputs: Inputs, keeps: Keeps, score: Score, learn: Learn) -> _Mate
 def _old(inputs: Inputs, keeps: Keeps, window: int, learn: Learn) -> Windows | None:
     """The windows that a strategy replays; None if there are none."""
     if keeps == "reservoir":
-        return union(inputs.reservoirs, learn.reservoir_capacity, inputs.seed)
+        capacity = learn.reservoir_capacity
+        return union(inputs.reservoirs, capacity, inputs.seed, inputs.left_out)
     if keeps == "nothing" or not inputs.earlier:
         return None
     segments = [Readings.from_bytes(content) for content in inputs.earlier]

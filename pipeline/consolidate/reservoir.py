@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,17 @@ from safetensors.numpy import load, save
 from pipeline.consolidate.readings import Windows
 from pipeline.errors import ArtifactCorrupt
 
+#: Series and number of the segment that a window was cut from.
+Origin = tuple[str, int]
+
+#: Of windows in an artifact from before origins were kept: no segment has this one.
+UNKNOWN: Origin = ("", -1)
+
 
 class Reservoir:
     """A uniform sample of everything offered (Vitter 1985, Algorithm R).
+
+    It knows no tasks: each window keeps its origin, by which a consolidation leaves it out.
 
     Parameters
     ----------
@@ -36,18 +45,23 @@ class Reservoir:
         self._rng = np.random.Generator(np.random.PCG64(list(seed)))
         self._values = np.zeros((0, window + 1, channels), dtype=np.float32)
         self._offsets = np.zeros((0, 2), dtype=np.int64)
+        #: (k, 2) slot of the series, and number of the segment.
+        self._origins = np.zeros((0, 2), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def offer(self, windows: Windows) -> None:
-        """Take windows in, perhaps in place of older ones; of two for one place the later stays.
+    def offer(self, windows: Windows, slot: int = 0, segment: int = 0) -> None:
+        """Take a segment's windows in, perhaps in place of older ones; of two for one place the
+        later stays.
 
         Item number n (from 1) gets the place randrange(n), and is held if that is < capacity.
         """
         free = min(self.capacity - len(self), len(windows))
         self._values = np.concatenate([self._values, windows.values[:free]])
         self._offsets = np.concatenate([self._offsets, windows.offsets[:free]])
+        origin = np.array([slot, segment], dtype=np.int64)
+        self._origins = np.concatenate([self._origins, np.tile(origin, (free, 1))])
         n = self.seen + np.arange(free + 1, len(windows) + 1)
         self.seen += len(windows)
         if not len(n):
@@ -57,6 +71,7 @@ class Reservoir:
         # assignment with repeated indices keeps the last one
         self._values[place[taken]] = windows.values[free + taken]
         self._offsets[place[taken]] = windows.offsets[free + taken]
+        self._origins[place[taken]] = origin
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Arrays that `restore` goes on from."""
@@ -64,6 +79,7 @@ class Reservoir:
         return {
             "values": self._values,
             "offsets": self._offsets,
+            "origins": self._origins,
             "seen": np.array([self.seen]),
             "rng": np.frombuffer(rng, dtype=np.uint8),
         }
@@ -77,22 +93,50 @@ class Reservoir:
         reservoir.seen = int(state["seen"][0])
         reservoir._values = np.array(state["values"], dtype=np.float32)
         reservoir._offsets = np.array(state["offsets"], dtype=np.int64)
+        reservoir._origins = np.array(state["origins"], dtype=np.int64)
         reservoir._rng.bit_generator.state = json.loads(state["rng"].tobytes())
         return reservoir
 
-    def to_bytes(self) -> bytes:
-        """What is held and how much was seen, as an artifact."""
-        arrays = {"values": self._values, "offsets": self._offsets, "seen": np.array([self.seen])}
+    def to_bytes(self, series: Sequence[str] = ("",)) -> bytes:
+        """What is held, of which segments, and how much was seen, as an artifact.
+
+        series: name of each slot; only those of what is held are kept.
+        """
+        slots, rows = np.unique(self._origins[:, 0], return_inverse=True)
+        names = json.dumps([series[slot] for slot in slots]).encode()
+        arrays = {
+            "values": self._values,
+            "offsets": self._offsets,
+            "origins": np.stack([rows, self._origins[:, 1]], axis=1),
+            "series": np.frombuffer(names, dtype=np.uint8),
+            "seen": np.array([self.seen]),
+        }
         return save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
 
 
-def union(artifacts: Sequence[bytes], capacity: int, seed: int) -> Windows | None:
+def origins(artifact: bytes) -> Counter[Origin]:
+    """Windows held of each segment; ArtifactCorrupt if it is no reservoir."""
+    return Counter(_origins(_load(artifact)))
+
+
+def union(
+    artifacts: Sequence[bytes],
+    capacity: int,
+    seed: int,
+    left_out: Sequence[Collection[Origin]] = (),
+) -> Windows | None:
     """One sample of several partitions' reservoirs; None if they hold nothing.
 
     Drawn down to `capacity`, from each in proportion to what it has seen; give or take a window
     for each partition, since none is left out.
+
+    left_out: of each reservoir, the segments whose windows do not count; of what it has seen, the
+    share counts that is still held.
     """
-    parts = [part for part in map(_load, artifacts) if len(part["values"])]
+    every = [_load(content) for content in artifacts]
+    for part, gone in zip(every, left_out, strict=bool(left_out)):
+        part |= _without(part, set(gone))
+    parts = [part for part in every if len(part["values"])]
     if not parts:
         return None
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -108,9 +152,36 @@ def union(artifacts: Sequence[bytes], capacity: int, seed: int) -> Windows | Non
     return Windows(values=np.concatenate(values), offsets=np.concatenate(offsets))
 
 
-def _load(content: bytes) -> dict[str, NDArray[Any]]:
+Arrays = dict[str, NDArray[Any]]
+
+
+def _load(content: bytes) -> Arrays:
     try:
-        arrays: dict[str, NDArray[Any]] = load(content)
-        return {name: arrays[name] for name in ("values", "offsets", "seen")}
+        arrays: Arrays = load(content)
+        known = {"origins", "series"} & arrays.keys()
+        return {name: arrays[name] for name in ("values", "offsets", "seen", *known)}
     except (SafetensorError, KeyError) as exc:
         raise ArtifactCorrupt(f"not a reservoir: {exc}") from None
+
+
+def _origins(part: Arrays) -> list[Origin]:
+    """Of each window."""
+    if "origins" not in part:
+        return [UNKNOWN] * len(part["values"])
+    try:
+        names = json.loads(part["series"].tobytes())
+        return [(names[row], segment) for row, segment in part["origins"].tolist()]
+    except (KeyError, ValueError, IndexError) as exc:
+        raise ArtifactCorrupt(f"not a reservoir: {exc}") from None
+
+
+def _without(part: Arrays, left_out: Collection[Origin]) -> Arrays:
+    """The reservoir as if it had never been offered some segments' windows."""
+    if not left_out:
+        return part
+    stays = np.array([origin not in left_out for origin in _origins(part)], dtype=np.bool_)
+    return {
+        "values": part["values"][stays],
+        "offsets": part["offsets"][stays],
+        "seen": part["seen"] * stays.mean() if stays.size else part["seen"],
+    }

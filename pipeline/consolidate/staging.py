@@ -22,6 +22,8 @@ TAIL = 512
 class Closed:
     """A segment that ended."""
 
+    series: str
+    segment: int
     readings: Readings
     #: Rank in the poll of the reading that ended it.
     order: int
@@ -139,6 +141,7 @@ class Staging:
         """
         row, first = int(self._rows[slot]), int(self._first[slot])
         begin = max(boundary.boundary_row, first, row - TAIL)
+        ended = int(self._segment[slot])
         readings = self._readings(slot, max(boundary.boundary_row - first, 0))
         rows = np.arange(begin, row) % TAIL
         values, offsets = self._tail[slot, rows].copy(), self._tail_offsets[slot, rows].copy()
@@ -147,7 +150,7 @@ class Staging:
         kept = min(len(values), self.capacity)
         self._widen(kept)
         self._values[slot, :kept], self._offsets[slot, :kept] = values[:kept], offsets[:kept]
-        return Closed(readings=readings, order=order)
+        return Closed(series=boundary.series, segment=ended, readings=readings, order=order)
 
     def _readings(self, slot: int, n: int) -> Readings:
         n = min(n, int(self._room[slot]))

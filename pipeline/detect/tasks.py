@@ -28,6 +28,13 @@ WORTH = 50
 SAME_LEVEL = 0.25
 #: Deviations of a level that differ by this factor are of two regimes.
 OTHER_DEVIATION = 3.0
+#: What is said of a task by its kind.
+SAID = {
+    "normal": "",
+    "fault": "fault",
+    "ignore": "ignored",
+    "asked": "not learned until somebody says what it is",
+}
 #: A variance that is as good as none.
 TINY = 1e-12
 
@@ -204,7 +211,26 @@ def apart(a: Array, b: Array) -> float:
     return float(np.sqrt((shift**2 + spread**2).mean())) if both.any() else 0.0
 
 
-def told(task: int, recurrence: bool, distance: float | None) -> str:
+def titled(task: int, kind: str, name: str | None, *, recurrence: bool) -> str:
+    """A segment's task in a clause, with what people said of it.
+
+    >>> titled(4, "fault", "bearing", recurrence=True)
+    'task 4 again: fault "bearing"'
+    >>> titled(5, "asked", None, recurrence=False)
+    'new task 5: not learned until somebody says what it is'
+    """
+    what = f"task {task} again" if recurrence else f"new task {task}"
+    said = " ".join(filter(None, (SAID[kind], f'"{name}"' if name else "")))
+    return f"{what}: {said}" if said else what
+
+
+def told(
+    task: int,
+    recurrence: bool,
+    distance: float | None,
+    kind: str = "normal",
+    name: str | None = None,
+) -> str:
     """What a segment was named, in one sentence.
 
     >>> told(2, True, 0.412)
@@ -213,7 +239,9 @@ def told(task: int, recurrence: bool, distance: float | None) -> str:
     'It is new task 5 (distance 2.30, new from 1 on).'
     >>> told(5, False, None)
     'It is new task 5.'
+    >>> told(4, True, 0.4, "fault", "bearing")
+    'It is task 4 again: fault "bearing" (distance 0.40, new from 1 on).'
     """
-    what = f"task {task} again" if recurrence else f"new task {task}"
+    what = titled(task, kind, name, recurrence=recurrence)
     near = "" if distance is None else f" (distance {distance:.2f}, new from 1 on)"
     return f"It is {what}{near}."

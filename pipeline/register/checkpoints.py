@@ -19,7 +19,7 @@ from pipeline.register.engine import inserting
 from pipeline.register.tables import checkpoints, scored
 
 #: Of the bytes that `pack` makes; another one is refused, never misread.
-FORMAT = 2
+FORMAT = 3
 _META = "__meta__"
 
 

@@ -8,7 +8,6 @@ lock: of two partitions that name at once, the second sees what the first said.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 from pipeline.detect.prints import Print
 from pipeline.detect.tasks import Fingerprint, Known, merge, nearest
 from pipeline.records import Claim, Named
-from pipeline.register import ledger, requests
+from pipeline.register import ledger, requests, tasks
 from pipeline.register import tables as t
 from pipeline.register.engine import inserted, inserting, next_number
 
@@ -46,28 +45,39 @@ class Said:
 
 
 def name(
-    conn: Connection, stream_id: int, partition: int, prints: Sequence[Print], *, at: int
+    conn: Connection,
+    stream_id: int,
+    partition: int,
+    prints: Sequence[Print],
+    *,
+    ask: bool = False,
+    at: int,
 ) -> Iterator[Named]:
     """What fingerprints say their segments are, in their order; nothing where as much was known.
 
-    All is written when the last has been told.
+    All is written when the last has been told. ask: a new task waits for a person's word.
     """
     if prints:
         ledger.lock(conn)
     for first in range(0, len(prints), TOGETHER):
         part = prints[first : first + TOGETHER]
-        known = Naming(conn, stream_id, partition, {made.series for made in part})
+        known = Naming(conn, stream_id, partition, {made.series for made in part}, ask=ask)
         for made in part:
+            before = known.task_of(made)
             said = known.name(made, at)
             if said is not None:
+                task = known.tasks[said.task_id]
                 yield Named(
                     series=made.series,
                     segment=made.segment,
-                    task=known.tasks[said.task_id][0],
+                    task=task.number,
+                    kind=task.kind,
+                    name=task.name,
                     recurrence=said.recurrence,
                     distance=said.distance,
                     rows=made.rows,
                     final=made.final,
+                    changed=said.task_id != before,
                 )
         known.write(at)
 
@@ -78,7 +88,7 @@ def last_named(conn: Connection, stream_id: int, partition: int) -> list[Named]:
     mine = and_(c.stream_id == stream_id, c.partition == partition, c.rows > 0)
     newest = select(func.max(c.named)).where(mine).scalar_subquery()
     rows = conn.execute(
-        select(t.segments, t.tasks.c.number)
+        select(t.segments, t.tasks.c.number, t.tasks.c.kind, t.tasks.c.name)
         .join(t.tasks, t.tasks.c.id == c.task_id)
         .where(mine, c.named == newest)
         .order_by(c.id)
@@ -88,19 +98,24 @@ def last_named(conn: Connection, stream_id: int, partition: int) -> list[Named]:
             series=row.series,
             segment=row.segment,
             task=row.number,
+            kind=row.kind,
+            name=row.name,
             recurrence=row.recurrence,
             distance=row.distance,
             rows=row.rows,
             final=row.final,
+            changed=True,  # the former owner may not have come to say it
         )
         for row in rows
     ]
 
 
-def assign(conn: Connection, claim: Claim, request_id: int, units: Units, *, at: int) -> int:
+def assign(
+    conn: Connection, claim: Claim, request_id: int, units: Units, *, ask: bool = False, at: int
+) -> int:
     """The id of the task of a request's segment: as it was named, or what its readings say.
 
-    units: of the readings, as `detect.tasks.in_units` makes them.
+    units: of the readings, as `detect.tasks.in_units` makes them. ask: as `name` has it.
 
     Raises
     ------
@@ -110,7 +125,7 @@ def assign(conn: Connection, claim: Claim, request_id: int, units: Units, *, at:
     ledger.lock(conn)
     requests.hold(conn, claim)
     request = conn.execute(select(t.requests).where(t.requests.c.id == request_id)).one()
-    known = Naming(conn, request.stream_id, request.partition, {request.series})
+    known = Naming(conn, request.stream_id, request.partition, {request.series}, ask=ask)
     said = known.assign(request.series, request.segment, units, at)
     known.write(at)
     return said.task_id
@@ -123,18 +138,20 @@ class Naming:
     """
 
     def __init__(
-        self, conn: Connection, stream_id: int, partition: int, series: Collection[str]
+        self,
+        conn: Connection,
+        stream_id: int,
+        partition: int,
+        series: Collection[str],
+        *,
+        ask: bool,
     ) -> None:
         self.conn = conn
+        self.ask = ask
         self.stream_id = stream_id
         self.partition = partition
-        #: By id, oldest first: its number, and what compares between series.
-        self.tasks = {
-            row.id: (row.number, np.array(json.loads(row.fingerprint), dtype=np.float64))
-            for row in conn.execute(
-                select(t.tasks).where(t.tasks.c.stream_id == stream_id).order_by(t.tasks.c.id)
-            )
-        }
+        #: By id, oldest first.
+        self.tasks = {task.id: task for task in tasks.known(conn, stream_id)}
         #: By series and task, and by series and segment.
         self._own = self._prints(series)
         self._said, self._ids = self._segments(series)
@@ -194,6 +211,11 @@ class Naming:
             shown.setdefault(task_id, Counter())[partition, series] = count
         return shown
 
+    def task_of(self, made: Print) -> int | None:
+        """The id of the task that was said of a fingerprint's segment before."""
+        said = self._said.get((made.series, made.segment))
+        return None if said is None else said.task_id
+
     def name(self, made: Print, at: int) -> Said | None:
         """What a segment's fingerprint says it is; None if as much was known of it before."""
         place, print_ = (made.series, made.segment), made.fingerprint
@@ -217,8 +239,8 @@ class Naming:
             self._tell({(series, segment): said})
             return said
         known = {
-            task_id: Known(own=self._own.get((series, task_id)), units=theirs)
-            for task_id, (_, theirs) in self.tasks.items()
+            task_id: Known(own=self._own.get((series, task_id)), units=task.fingerprint)
+            for task_id, task in self.tasks.items()
         }
         task_id, distance = nearest(units, known)
         return self._say((series, segment), task_id, distance, units, rows=0, final=False, at=at)
@@ -233,8 +255,8 @@ class Naming:
         mine = None if before is None or before.recurrence else before.task_id
         here = self.partition, series
         return {
-            task_id: Known(own=self._own.get((series, task_id)), units=units)
-            for task_id, (_, units) in self.tasks.items()
+            task_id: Known(own=self._own.get((series, task_id)), units=task.fingerprint)
+            for task_id, task in self.tasks.items()
             if task_id != mine
             and (
                 (series, task_id) in self._own
@@ -272,7 +294,8 @@ class Naming:
             self._shown[before.task_id][here] -= 1
         self._shown.setdefault(task_id, Counter())[here] += 1
         self._said[place] = self._told[place] = said
-        self._entries.append(self._row(place) | asdict(said))
+        kind = {"kind": self.tasks[task_id].kind}
+        self._entries.append(self._row(place) | asdict(said) | kind)
         return said
 
     def _row(self, place: tuple[str, int]) -> dict[str, Any]:
@@ -282,16 +305,20 @@ class Naming:
         return whose | {"series": series, "segment": segment}
 
     def _make(self, units: Units, at: int) -> int:
+        """A new task. The stream's first is what detection takes for normal, and so are we."""
         number = next_number(self.conn, t.tasks, self.stream_id)
+        kind = "asked" if self.ask and self.tasks else "normal"
         row = {
             "stream_id": self.stream_id,
             "number": number,
-            "kind": "normal",
+            "kind": kind,
             "fingerprint": ledger.canonical(units.tolist()),
             "created": at,
         }
         task_id = inserted(self.conn, insert(t.tasks).values(row))
-        self.tasks[task_id] = number, units
+        self.tasks[task_id] = tasks.Task(
+            id=task_id, number=number, kind=kind, name=None, fingerprint=units
+        )
         return task_id
 
     def write(self, at: int) -> None:

@@ -62,30 +62,32 @@ def decide(
         "gain": asdict(gain),
         "changes": {task: asdict(change) for task, change in changes.items()},
     }
-    promote, reason = _judged(gain, changes, gate, numbers)
+    promote, reason = _judged(gain if candidate.new_tasks else None, changes, gate, numbers)
     return Decision(promote=promote, reason=reason, figures=figures)
 
 
 def _judged(
-    gain: Effect, changes: Mapping[int, Effect], gate: Gate, numbers: Mapping[int, int]
+    gain: Effect | None, changes: Mapping[int, Effect], gate: Gate, numbers: Mapping[int, int]
 ) -> tuple[bool, str]:
-    """The rule, and the sentence that says how it went."""
-    better = f"the new task got better by {_told(gain.mean, gain.low, gain.high, gate)}"
-    if gain.mean < gate.min_gain:
-        return False, f"{better}, less than {gate.min_gain:g}"
-    if not gain.is_rise:
-        return False, f"{better}, which may be chance"
+    """The rule, and the sentence that says how it went; gain: None where no task is new."""
+    better = ""
+    if gain is not None:
+        better = f"the new task got better by {_told(gain.mean, gain.low, gain.high, gate)}, "
+        if gain.mean < gate.min_gain:
+            return False, f"{better}less than {gate.min_gain:g}"
+        if not gain.is_rise:
+            return False, f"{better}which may be chance"
     falls = {task: change for task, change in changes.items() if change.is_fall}
     worst = min(falls, key=lambda task: falls[task].mean, default=None)
     if worst is None:
-        return True, f"{better}, no task worse by more than allowed"
+        return True, f"{better}no task worse by more than allowed"
     change = falls[worst]
     fall = _told(-change.mean, _minus(change.high), _minus(change.low), gate)
     if -change.mean > gate.max_forgetting:
         worse = f"task {numbers[worst]} got worse by {fall}"
         return False, f"{worse}, more than {gate.max_forgetting:g}"
     most = f"the largest fall is task {numbers[worst]}'s, by {fall}"
-    return True, f"{better}, no task worse by more than allowed: {most}"
+    return True, f"{better}no task worse by more than allowed: {most}"
 
 
 def _change(candidate: Candidate, tasks: Sequence[int], gate: Gate, seed: int) -> Effect:

@@ -1,8 +1,9 @@
-"""The durable list of consolidations to do: submit, claim, give back, finish.
+"""The durable list of consolidations to do: submit, claim, admit, give back, finish.
 
 A claim is a lease with a fencing number. Requests of one stream run one at a time (an index allows
 one claim a stream) and in their order; those that piled up behind the oldest are taken along with
-it. One that failed before is tried again after a pause, and alone.
+it. One that failed before is tried again after a pause, and alone. One of a task that waits for a
+person's word is claimed once there is one.
 
 Whatever ends in the ledger takes its lock before any request's row, as naming.py does: neither can
 wait for the other for ever.
@@ -12,20 +13,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, select, update
 
 from pipeline.errors import LeaseLost
 from pipeline.records import Claim, Request
 from pipeline.register import ledger
 from pipeline.register.engine import inserting
-from pipeline.register.tables import requests
+from pipeline.register.tables import requests, tasks
 
 #: Pending requests that one claim takes along, at most.
 FOLD_LIMIT = 64
 #: Pause after a first failed attempt, doubled with each further one, and the longest; in seconds.
 PAUSE_S, LONGEST_S = 5, 320
+#: What follows from a task's kind for a request of it.
+NOT_LEARNED = {
+    "fault": "is a fault: not learned",
+    "ignore": "is to be ignored: not learned",
+    "asked": "waits: nobody has said yet what it is",
+}
+#: Requests whose task waits for a person's word.
+_waits = exists().where(tasks.c.id == requests.c.task_id, tasks.c.kind == "asked")
 
 
 def submit(conn: Connection, request: Request, *, at: int) -> int | None:
@@ -44,6 +54,7 @@ def submit(conn: Connection, request: Request, *, at: int) -> int | None:
         "segment": request.segment,
         "inputs": ledger.canonical(dict(request.inputs)),
         "due": request.due,
+        "without_task": request.without_task,
     }
     values = row | {"status": "pending", "fence": 0, "attempts": 0, "created": at}
     number = conn.execute(
@@ -69,7 +80,7 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
     busy = select(requests.c.stream_id).where((requests.c.status == "claimed") | pauses)
     oldest = (
         select(requests)
-        .where(requests.c.status == "pending", requests.c.stream_id.not_in(busy))
+        .where(requests.c.status == "pending", requests.c.stream_id.not_in(busy), ~_waits)
         .order_by(requests.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -81,6 +92,45 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
         facts = {"request": row.id, "attempts": row.attempts, "reason": row.outcome}
         ledger.append(conn, "request_failed", facts, at=at, stream_id=row.stream_id)
     return None
+
+
+def admit(conn: Connection, claim_: Claim, *, at: int) -> Claim | None:
+    """What of a claim may be learned; None if its own request may not: then the claim is over.
+
+    A request of a fault, or of a task to be ignored, is done, with a sentence. One of a task that
+    waits for a person's word is pending again.
+
+    Raises
+    ------
+    LeaseLost
+        The claim is somebody else's now.
+    """
+    ledger.lock(conn)
+    hold(conn, claim_)
+    ids = [claim_.id, *(number for number, _ in claim_.folded)]
+    refused = conn.execute(
+        select(requests.c.id, requests.c.attempts, tasks.c.number, tasks.c.kind)
+        .join(tasks, tasks.c.id == requests.c.task_id)
+        .where(requests.c.id.in_(ids), tasks.c.kind != "normal")
+        .order_by(requests.c.id)
+    ).all()
+    for row in refused:
+        outcome = f"task {row.number} {NOT_LEARNED[row.kind]}"
+        values: dict[str, Any] = {"owner": None, "lease_until": None, "folded_into": None}
+        values["outcome"] = outcome
+        if row.kind == "asked":
+            values |= {"status": "pending", "attempts": max(row.attempts - 1, 0)}
+        else:
+            values |= {"status": "done", "finished": at}
+        conn.execute(update(requests).where(requests.c.id == row.id).values(values))
+        kind = "request_released" if row.kind == "asked" else "request_done"
+        facts = {"request": row.id, "outcome": outcome}
+        ledger.append(conn, kind, facts, at=at, stream_id=claim_.request.stream_id)
+    gone = {row.id for row in refused}
+    if claim_.id in gone:
+        _unfold(conn, [claim_.id])
+        return None
+    return replace(claim_, folded=tuple(one for one in claim_.folded if one[0] not in gone))
 
 
 def renew(conn: Connection, claim_: Claim, until: int) -> None:
@@ -148,7 +198,8 @@ def unfinished(conn: Connection) -> int:
 
 
 def _take(conn: Connection, row: Row[Any], owner: str, until: int) -> Claim:
-    others = _fold(conn, row) if row.attempts == 0 else []
+    alone = row.attempts > 0 or row.without_task is not None
+    others = [] if alone else _fold(conn, row)
     claim_ = Claim(
         id=row.id,
         request=_request(row),
@@ -171,7 +222,10 @@ def _take(conn: Connection, row: Row[Any], owner: str, until: int) -> Claim:
 
 
 def _fold(conn: Connection, row: Row[Any]) -> Sequence[Row[Any]]:
-    """The requests of the stream that piled up behind this one, and never failed, go with it."""
+    """The requests of the stream that piled up behind this one, and never failed, go with it.
+
+    One for a version without a task runs alone.
+    """
     others = conn.execute(
         select(requests)
         .where(
@@ -179,6 +233,8 @@ def _fold(conn: Connection, row: Row[Any]) -> Sequence[Row[Any]]:
             requests.c.stream_id == row.stream_id,
             requests.c.id > row.id,
             requests.c.attempts == 0,
+            requests.c.without_task.is_(None),
+            ~_waits,
         )
         .order_by(requests.c.id)
         .limit(FOLD_LIMIT)
@@ -265,4 +321,5 @@ def _request(row: Row[Any]) -> Request:
         segment=row.segment,
         inputs=json.loads(row.inputs),
         due=row.due,
+        without_task=row.without_task,
     )

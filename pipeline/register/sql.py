@@ -28,6 +28,7 @@ from pipeline.register import boundaries as changes
 from pipeline.register import (
     checkpoints,
     leases,
+    marks,
     migrate,
     naming,
     rollback,
@@ -38,6 +39,7 @@ from pipeline.register import (
 from pipeline.register import requests as queue
 from pipeline.register.checkpoints import Checkpoint
 from pipeline.register.engine import connect, now_us, reading, writing
+from pipeline.register.marks import Marked
 from pipeline.register.streams import Stream
 from pipeline.register.tasks import Task
 
@@ -112,10 +114,12 @@ class SqlRegistry:
         artifacts: Mapping[str, tuple[str, bytes]] | None = None,
         scored: Sequence[tuple[int, int, int]] = (),
         prints: Sequence[Print] = (),
+        ask: bool = False,
     ) -> list[Named]:
         """Write what a partition has become; raises StaleEpoch, and then nothing is written.
 
-        Segments are named by their fingerprints; what they were named is the answer.
+        Segments are named by their fingerprints; what they were named is the answer. ask: a new
+        task waits until a person says what it is.
 
         A request that is there already stays as it is: the first readings of a segment become due
         again when `learn.adapt_after` or `learn.refine_after` is raised while it is open.
@@ -133,7 +137,7 @@ class SqlRegistry:
             for request in requests:
                 queue.submit(conn, request, at=at)
             checkpoints.note_scored(conn, stream_id, partition, scored)
-            return list(naming.name(conn, stream_id, partition, prints, at=at))
+            return list(naming.name(conn, stream_id, partition, prints, ask=ask, at=at))
 
     # Artifacts --------------------------------------------------------------------------------
 
@@ -161,6 +165,11 @@ class SqlRegistry:
                 return queue.claim(conn, owner, _us(lease_s), max_attempts, at=self.clock())
         except IntegrityError:  # another process claimed one of this stream in the same moment
             return None
+
+    def admit(self, claim: Claim) -> Claim | None:
+        """What of a claim may be learned, by the kinds of its tasks; None: the claim is over."""
+        with writing(self.engine) as conn:
+            return queue.admit(conn, claim, at=self.clock())
 
     def renew(self, claim: Claim, lease_s: float) -> None:
         """Keep a claim; LeaseLost if it is somebody else's."""
@@ -199,10 +208,12 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return naming.last_named(conn, stream_id, partition)
 
-    def assign(self, claim: Claim, request_id: int, units: NDArray[np.float64]) -> int:
+    def assign(
+        self, claim: Claim, request_id: int, units: NDArray[np.float64], *, ask: bool = False
+    ) -> int:
         """The id of the task of a request's segment: as it was named, or what its readings say.
 
-        units: of the readings, as `detect.tasks.in_units` makes them.
+        units: of the readings, as `detect.tasks.in_units` makes them. ask: as `save` has it.
 
         Raises
         ------
@@ -210,7 +221,35 @@ class SqlRegistry:
             The request is somebody else's now.
         """
         with writing(self.engine) as conn:
-            return naming.assign(conn, claim, request_id, units, at=self.clock())
+            return naming.assign(conn, claim, request_id, units, ask=ask, at=self.clock())
+
+    def mark(
+        self,
+        stream_id: int,
+        number: int,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        actor: str,
+        reason: str,
+    ) -> Marked:
+        """Give a task a kind, a name or both; PipelineError if there is none of that number."""
+        with writing(self.engine) as conn:
+            return marks.mark(
+                conn,
+                stream_id,
+                number,
+                kind=kind,
+                name=name,
+                actor=actor,
+                reason=reason,
+                at=self.clock(),
+            )
+
+    def places(self, stream_id: int) -> dict[tuple[int, str, int], int]:
+        """(partition, series, segment) -> id of its task, for every named segment."""
+        with reading(self.engine) as conn:
+            return tasks.places(conn, stream_id)
 
     def newest_named(self, stream_id: int, partition: int) -> list[tuple[str, int, int]]:
         """(series, segment, number of its task) of each series' newest segment that has a name."""
@@ -255,6 +294,12 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return versions.champion(conn, stream_id)
 
+    def unaware(self, stream_id: int, task: int) -> Version | None:
+        """The newest version, from the champion back, that never learned the task of a number."""
+        with reading(self.engine) as conn:
+            found = marks.unaware(conn, stream_id, task)
+            return None if found is None else versions.of(conn, found)
+
     def skills(self, version_id: int) -> dict[int, float]:
         """Task id -> skill, as measured when the version was registered."""
         with reading(self.engine) as conn:
@@ -277,6 +322,7 @@ class SqlRegistry:
         decision: Decision,
         *,
         parent: Version | None,
+        champion: Version | None = None,
         inputs: Mapping[str, Any],
         settings: Mapping[str, Any],
         strategy: str,
@@ -285,18 +331,22 @@ class SqlRegistry:
     ) -> Version:
         """Keep a candidate with all that is known of it, and promote it if that was decided.
 
+        champion: what it is to replace, if that is not its parent.
+
         Raises
         ------
         LeaseLost
             The request is somebody else's now.
         VersionConflict
-            It was to be promoted, and the champion is no longer `parent`: a rejected version is
-            kept whoever is champion. In both cases nothing is written.
+            It was to be promoted, and the champion is no longer the one to replace: a rejected
+            version is kept whoever is champion. Or it was made from readings of a task that is not
+            normal by now. In all cases nothing is written.
         """
         made = versions.Made(
             candidate=candidate,
             decision=decision,
             parent=parent,
+            champion=champion,
             inputs=inputs,
             settings=settings,
             strategy=strategy,

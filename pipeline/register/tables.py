@@ -108,11 +108,13 @@ tasks = Table(
     Column("id", Integer, primary_key=True),
     Column("stream_id", ForeignKey("streams.id"), nullable=False),
     Column("number", Integer, nullable=False),  # 1, 2, ... within the stream
+    # asked -> normal | fault | ignore, and from each of these to any other
     Column("kind", String(6), nullable=False),
     Column("fingerprint", Text, nullable=False),  # JSON: of its first readings, in their units
     Column("created", BigInteger, nullable=False),
+    Column("name", String(100)),  # NULL until a person gives one
     UniqueConstraint("stream_id", "number"),
-    CheckConstraint("kind IN ('normal', 'fault', 'ignore')", name="known_kind"),
+    CheckConstraint("kind IN ('normal', 'fault', 'ignore', 'asked')", name="known_kind"),
 )
 
 #: A task as each series has shown it: its final segments, merged.
@@ -180,6 +182,7 @@ requests = Table(
     Column("created", BigInteger, nullable=False),
     Column("finished", BigInteger),
     Column("outcome", Text),
+    Column("without_task", Integer),  # number of the task that the version may not know
     CheckConstraint(
         "status IN ('pending', 'claimed', 'done', 'failed', 'folded')", name="known_status"
     ),

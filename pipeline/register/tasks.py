@@ -22,6 +22,9 @@ class Task:
 
     id: int
     number: int
+    #: normal | fault | ignore | asked, and the name that a person gave it.
+    kind: str
+    name: str | None
     fingerprint: NDArray[np.float64]
 
 
@@ -34,6 +37,8 @@ def known(conn: Connection, stream_id: int) -> list[Task]:
         Task(
             id=row.id,
             number=row.number,
+            kind=row.kind,
+            name=row.name,
             fingerprint=np.array(json.loads(row.fingerprint), dtype=np.float64),
         )
         for row in rows
@@ -88,7 +93,8 @@ def held_out(conn: Connection, stream_id: int, upto: int, per_task: int) -> dict
 def earlier(conn: Connection, stream_id: int, upto: int) -> list[tuple[int, str]]:
     """(task id, sha256 of its newest readings) of each segment, the oldest first.
 
-    The readings of an earlier request are the beginning of those of a later one of the segment.
+    Of normal tasks only. The readings of an earlier request are the beginning of those of a later
+    one of the segment.
     """
     newest = (
         select(func.max(t.requests.c.id))
@@ -101,10 +107,20 @@ def earlier(conn: Connection, stream_id: int, upto: int) -> list[tuple[int, str]
     )
     rows = conn.execute(
         select(t.requests.c.task_id, t.requests.c.inputs)
-        .where(t.requests.c.id.in_(newest))
+        .join(t.tasks, t.tasks.c.id == t.requests.c.task_id)
+        .where(t.requests.c.id.in_(newest), t.tasks.c.kind == "normal")
         .order_by(t.requests.c.id)
     )
     return [(row.task_id, _readings(row.inputs)) for row in rows]
+
+
+def places(conn: Connection, stream_id: int) -> dict[tuple[int, str, int], int]:
+    """(partition, series, segment) -> id of its task, for every named segment."""
+    c = t.segments.c
+    rows = conn.execute(
+        select(c.partition, c.series, c.segment, c.task_id).where(c.stream_id == stream_id)
+    )
+    return {(row.partition, row.series, row.segment): row.task_id for row in rows}
 
 
 def latest_reservoirs(conn: Connection, stream_id: int, upto: int) -> dict[int, str]:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline.errors import VersionConflict
 from pipeline.records import Candidate, Claim, Decision, Version
-from pipeline.register import artifacts, ledger, requests
+from pipeline.register import artifacts, ledger, marks, requests
 from pipeline.register import tables as t
 from pipeline.register.engine import inserted, next_number
 
@@ -28,6 +28,8 @@ class Made:
     candidate: Candidate
     decision: Decision
     parent: Version | None
+    #: The champion that it is to replace, if that is not its parent.
+    champion: Version | None
     inputs: Mapping[str, Any]
     settings: Mapping[str, Any]
     strategy: str
@@ -41,13 +43,15 @@ def register(conn: Connection, claim: Claim, made: Made, *, at: int) -> Version:
     number = next_number(conn, t.versions, stream_id)
     word = "promoted" if made.decision.promote else "rejected"
     requests.finish(conn, claim, f"version {number} {word}: {made.decision.reason}", at=at)
+    marks.check(conn, stream_id, made.inputs)
     row = _row(conn, claim, made, number, at)
     version_id = inserted(conn, insert(t.versions).values(row))
     _insert_figures(conn, version_id, made.candidate)
     entry = row | {"metrics": dict(made.candidate.metrics), "skills": dict(made.candidate.skills)}
     ledger.append(conn, "version", entry, at=at, stream_id=stream_id)
     if made.decision.promote:
-        promote(conn, stream_id, version_id, made.parent, made.decision.reason, at=at)
+        instead_of = made.champion or made.parent
+        promote(conn, stream_id, version_id, instead_of, made.decision.reason, at=at)
     return _version(conn, version_id)
 
 

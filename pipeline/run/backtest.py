@@ -391,7 +391,8 @@ def _sentences(
     text = explain(boundary, sensors, at)
     if named is None:
         return text
-    return f"{text} {told(named['task'], named['recurrence'], named['distance'])}"
+    said = named["task_kind"], named["task_name"]
+    return f"{text} {told(named['task'], named['recurrence'], named['distance'], *said)}"
 
 
 def _trained(entry: Mapping[str, Any]) -> TrainedVersion:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,8 +17,8 @@ Skills = dict[int, float]
 def measure(settings: Settings, registry: SqlRegistry, stream_id: int) -> dict[str, Skills]:
     """Skill on every task's held-out readings of `champion`, `frozen` and `naive`, at the end.
 
-    frozen: the first version, kept. naive: the first version, fine-tuned on every segment in the
-    order of the requests, whether or not the champion was trained on it.
+    frozen: the first version, kept. naive: the first version, fine-tuned on every segment of a
+    normal task in the order of the requests, whether or not the champion was trained on it.
     """
     lasts = registry.held_out(stream_id, registry.last_request(stream_id), 8)
     held_out = {t: tuple(map(registry.get, shas)) for t, shas in lasts.items()}
@@ -30,16 +30,24 @@ def measure(settings: Settings, registry: SqlRegistry, stream_id: int) -> dict[s
     models = {
         "champion": registry.get(champion.sha256),
         "frozen": frozen,
-        "naive": _naive(settings, registry, stream_id, frozen),
+        "naive": _naive(settings, registry, stream_id, frozen, held_out.keys()),
     }
     return {
         name: evaluate(weights, held_out, settings.learn)[0] for name, weights in models.items()
     }
 
 
-def _naive(settings: Settings, registry: SqlRegistry, stream_id: int, weights: bytes) -> bytes:
+def _naive(
+    settings: Settings,
+    registry: SqlRegistry,
+    stream_id: int,
+    weights: bytes,
+    tasks: Collection[int],
+) -> bytes:
     learn = replace(settings.learn, strategy="fine_tune")
     for number, task, segment in registry.segments(stream_id):
+        if task not in tasks:
+            continue
         content = registry.get(segment)
         inputs = Inputs(
             parent=weights,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pipeline.detect.tasks import titled
 from pipeline.records import (
     Batch,
     Boundary,
@@ -159,3 +160,26 @@ def rollback_message(topic: str, back: RolledBack) -> tuple[bytes, bytes]:
         "at": iso(back.time),
     }
     return f"{topic}/version/{back.version}".encode(), _encode(value)
+
+
+def task_event(topic: str, partition: int, named: Named) -> tuple[bytes, bytes] | None:
+    """(key, value) for TOPIC.events: a segment is of a task that is not learned; else None.
+
+    Once a segment, and again if it is named otherwise: a reader drops a key that it has seen.
+    """
+    if named.kind == "normal" or not named.changed:
+        return None
+    value = {
+        "event": "task_waits" if named.kind == "asked" else "task_returned",
+        "topic": topic,
+        "partition": partition,
+        "series": named.series,
+        "segment": named.segment,
+        "task": named.task,
+        "kind": named.kind,
+        "name": named.name,
+        "recurrence": named.recurrence,
+        "text": titled(named.task, named.kind, named.name, recurrence=named.recurrence),
+    }
+    place = f"{topic}/{partition}/{named.series}/{named.segment}"
+    return f"{place}/task/{named.task}".encode(), _encode(value)

@@ -112,7 +112,7 @@ class Partition:
         """The ended segment's training windows are offered to the reservoir."""
         learn = self.settings.learn
         train, _ = split(segment.readings, self.settings.score.window, learn.held_out)
-        self.reservoir.offer(train)
+        self.reservoir.offer(train, self.slots[segment.series], segment.segment)
 
     def _request(
         self, due: Due, partition: int, artifacts: dict[str, tuple[str, bytes]]
@@ -121,7 +121,7 @@ class Partition:
         inputs = {}
         for role, content in (
             ("segment", due.readings.to_bytes()),
-            ("reservoir", self.reservoir.to_bytes()),
+            ("reservoir", self.reservoir.to_bytes(list(self.slots))),
         ):
             inputs[role] = hashlib.sha256(content).hexdigest()
             artifacts[inputs[role]] = (role, content)

@@ -244,6 +244,24 @@ def print_events(events: Sequence[Mapping[str, Any]]) -> None:
     _console().print(table)
 
 
+def print_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
+    """The tasks of a stream, as a table."""
+    table = Table(title="Tasks", title_justify="left")
+    for column in ("task", "kind", "name", "segments", "waiting", "learned by", "since"):
+        table.add_column(column)
+    for task in tasks:
+        table.add_row(
+            str(task["task"]),
+            task["kind"],
+            Text(printable(task["name"] or "")),
+            str(task["segments"]),
+            f"{task['waiting']} requests" if task["waiting"] else "",
+            ", ".join(map(str, task["learned_by"])),
+            task["since"],
+        )
+    _console().print(table)
+
+
 def _console() -> Console:
     """As wide as the terminal; wide enough for the tables where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=140)

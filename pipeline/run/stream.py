@@ -37,6 +37,7 @@ from pipeline.run.messages import (
     rollback_message,
     score_messages,
     settled_message,
+    task_event,
 )
 from pipeline.run.partition import Partition, Step
 from pipeline.run.watch import Left, Watch
@@ -275,6 +276,7 @@ class Streamer:
             artifacts=owned.artifacts,
             scored=owned.scored,
             prints=owned.prints,
+            ask=self.settings.learn.new_tasks == "ask",
         )
         owned.watch.named((each.series, each.segment, each.task) for each in named)
         owned.boundaries, owned.events, owned.settled = [], [], []
@@ -292,12 +294,17 @@ class Streamer:
                 series=each.series,
                 segment=each.segment,
                 task=each.task,
+                kind=each.kind,
+                name=each.name,
                 recurrence=each.recurrence,
                 distance=each.distance,
                 final=each.final,
             )
             key, value = name_message(self.topic, number, each)
             self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
+            if (event := task_event(self.topic, number, each)) is not None:
+                key, value = event
+                self.sink.send(f"{self.topic}.events", key=key, value=value)
         if named:
             self.sink.flush()
 

@@ -12,10 +12,10 @@ import structlog
 
 import pipeline
 from pipeline.config import Settings, digest
-from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate
+from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate, losses_of
 from pipeline.consolidate.transfer import error_matrix, transfer
 from pipeline.errors import Interrupted, LeaseLost, PipelineError, TrainingFailed, VersionConflict
-from pipeline.records import Candidate, Claim, Version
+from pipeline.records import Candidate, Claim, Decision, Version
 from pipeline.register.promotion import decide
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import work as works
@@ -51,7 +51,8 @@ class Trainer:
         """Do one request, if there is one; whether there was.
 
         1. Claim it, with those that piled up behind it, under a lease with a fencing number.
-        2. Name the tasks of its segments: new, or task k again.
+        2. Name the tasks of its segments: new, or task k again. What is not normal, or waits for
+           a person's word, is not worked on.
         3. Leave it, if the champion serves a task that returned as well as before.
         4. Consolidate: a pure function of content-addressed inputs, the settings and a seed.
         5. Gate the candidate against the champion on every task's held-out readings.
@@ -90,7 +91,12 @@ class Trainer:
         self.registry.fail(claim, reason, retry=retry)
 
     def _work(self, claim: Claim, stop: threading.Event) -> None:
-        work = works.resolve(self.registry, claim, self.settings.learn)  # 2
+        works.name(self.registry, claim, ask=self.settings.learn.new_tasks == "ask")  # 2
+        admitted = self.registry.admit(claim)
+        if admitted is None:
+            log.info("request_not_learned", request=claim.id)
+            return
+        claim, work = admitted, works.resolve(self.registry, admitted, self.settings.learn)
         if (served := self._served(claim, work)) is not None:  # 3
             self.registry.finish(claim, served)
             log.info("request_done", request=claim.id, outcome=served)
@@ -100,13 +106,17 @@ class Trainer:
             inputs, self.settings.score, self.settings.learn, progress=_until(stop)
         )
         candidate = self._with_transfer(candidate, work.parent, inputs)
-        numbers = self._numbers(claim)
-        decision = decide(candidate, work.parent, self.settings.gate, numbers, work.seed)  # 5
+        champion = work.parent
+        if work.without is not None:
+            champion = self.registry.champion(claim.request.stream_id)
+            candidate = self._beside(champion, candidate, inputs)
+        decision = self._decide(claim, candidate, champion, work)  # 5
         version = self.registry.register(  # 6
             claim,
             candidate,
             decision,
             parent=work.parent,
+            champion=champion,
             inputs=msgspec.to_builtins(work) | {"settings": digest(self.settings)},
             settings=_recorded(self.settings),
             strategy=self.settings.learn.strategy,
@@ -142,6 +152,25 @@ class Trainer:
         }
         known = {name: value for name, value in figures.items() if value is not None}
         return replace(candidate, metrics={**candidate.metrics, **known})
+
+    def _beside(self, champion: Version | None, candidate: Candidate, inputs: Inputs) -> Candidate:
+        """The candidate beside the champion that it is to replace, which need not be its parent."""
+        if champion is None:
+            return candidate
+        weights = self.registry.get(champion.sha256)
+        losses = losses_of(weights, inputs.held_out, self.settings.learn)
+        skills = {task: 1.0 - float(each.mean()) for task, each in losses.items()}
+        return replace(candidate, parent_skills=skills, parent_losses=losses, new_tasks=())
+
+    def _decide(
+        self, claim: Claim, candidate: Candidate, champion: Version | None, work: Work
+    ) -> Decision:
+        """The gate's word; of a version without a task, which has no new one to gain on."""
+        gate, numbers = self.settings.gate, self._numbers(claim)
+        decision = decide(candidate, champion, gate, numbers, work.seed)
+        if work.without is None:
+            return decision
+        return replace(decision, reason=f"without task {work.without}: {decision.reason}")
 
     def _served(self, claim: Claim, work: Work) -> str | None:
         """Why no training is needed, if it is not: every segment's task is known and served.

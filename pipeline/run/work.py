@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from pipeline.config import Learn
 from pipeline.consolidate.consolidation import Inputs
 from pipeline.consolidate.readings import Readings
+from pipeline.consolidate.reservoir import Origin, origins
 from pipeline.consolidate.strategies import STRATEGIES
 from pipeline.detect.tasks import in_units
 from pipeline.errors import ArtifactCorrupt
@@ -32,34 +34,64 @@ class Work:
     segments: tuple[tuple[int, str], ...]
     #: sha256 of the readings that the parent learned.
     ended: tuple[str, ...]
-    #: sha256 of the newest reservoir of each partition.
+    #: sha256 of the newest reservoir of each partition, and the segments not replayed from each.
     reservoirs: tuple[str, ...]
+    left_out: tuple[tuple[Origin, ...], ...]
+    #: Task id -> windows of it to be replayed; those of segments that have no name are of none.
+    replayed: dict[int, int]
     #: sha256 of all earlier segments, if the strategy replays from them.
     earlier: tuple[str, ...]
     #: task id -> sha256 of the readings whose held-out part measures it.
     held_out: dict[int, tuple[str, ...]]
+    #: Number of the task that the version may not have learned, if a person asked for that.
+    without: int | None
     seed: int
 
 
+def name(registry: SqlRegistry, claim: Claim, *, ask: bool) -> None:
+    """Name the tasks of the claim's segments; their readings say which, if nothing did before.
+
+    ask: a new task waits until a person says what it is.
+    """
+    for number, request in _in_order(claim):
+        if "segment" in request.inputs and registry.task_of(number) is None:
+            readings = Readings.from_bytes(registry.get(request.inputs["segment"]))
+            registry.assign(claim, number, in_units(readings.values), ask=ask)
+
+
 def resolve(registry: SqlRegistry, claim: Claim, learn: Learn) -> Work:
-    """Name the tasks of the claim's segments, and find the artifacts to work on."""
-    stream = claim.request.stream_id
-    segments = _segments(registry, claim)
+    """Find the artifacts to work on, none of them of a task that is not to be learned.
+
+    A version without a task goes on from the newest that never learned it, or begins anew, and
+    learns what is kept of every other.
+    """
+    stream, without = claim.request.stream_id, claim.request.without_task
+    tasks = registry.tasks(stream)
+    refused = {task.id for task in tasks if task.kind != "normal" or task.number == without}
     newest = max([claim.id, *(number for number, _ in claim.folded)])
-    held_out = _held_out(registry, stream, newest)
+    held_out = _held_out(registry, stream, newest, refused)
+    segments = _segments(registry, claim)
     if not segments:  # by hand or by the clock: go over what every task showed last
-        segments = tuple((task, shas[0]) for task, shas in held_out.items())
-    parent, keeps = registry.champion(stream), STRATEGIES[learn.strategy].keeps
+        kept = 1 if without is None else HELD_OUT_SEGMENTS
+        segments = tuple((task, sha) for task, shas in held_out.items() for sha in shas[:kept])
+    parent, keeps = _parent(registry, stream, without), STRATEGIES[learn.strategy].keeps
     reservoirs = registry.latest_reservoirs(stream, newest) if keeps == "reservoir" else {}
+    left_out, replayed = _replay(registry, stream, reservoirs, refused)
     earlier = registry.earlier(stream, newest) if keeps in ("latest", "everything") else []
     now = {sha for _, sha in segments}
     return Work(
         parent=parent,
         segments=segments,
-        ended=_whole(registry, registry.learned(parent.id)) if parent else (),
+        ended=_whole(registry, _ended(registry, parent, refused)) if parent else (),
         reservoirs=tuple(sha for _, sha in sorted(reservoirs.items())),
-        earlier=_whole(registry, dict.fromkeys(sha for _, sha in earlier if sha not in now)),
+        left_out=left_out,
+        replayed=replayed,
+        earlier=_whole(
+            registry,
+            dict.fromkeys(sha for task, sha in earlier if task not in refused and sha not in now),
+        ),
         held_out=held_out,
+        without=without,
         seed=_seed(learn.seed, claim.id),
     )
 
@@ -73,6 +105,7 @@ def inputs(registry: SqlRegistry, work: Work) -> Inputs:
         segments=tuple((task, get(sha)) for task, sha in work.segments),
         ended=tuple(map(get, work.ended)),
         reservoirs=tuple(map(get, work.reservoirs)),
+        left_out=work.left_out,
         earlier=tuple(map(get, work.earlier)),
         held_out={task: tuple(map(get, shas)) for task, shas in work.held_out.items()},
         seed=work.seed,
@@ -92,26 +125,56 @@ def contents(
 def _segments(registry: SqlRegistry, claim: Claim) -> tuple[tuple[int, str], ...]:
     """(task id, sha256) of the claim's segments, each once, with its newest readings."""
     newest: dict[tuple[object, ...], tuple[int, str]] = {}
-    for number, request in sorted([(claim.id, claim.request), *claim.folded], key=_number):
-        if "segment" in request.inputs:
+    for number, request in _in_order(claim):
+        task = registry.task_of(number)
+        if task is not None:
             place = (request.partition, request.series, request.segment)
             newest.pop(place, None)
-            newest[place] = (_task(registry, claim, number, request), request.inputs["segment"])
+            newest[place] = (task, request.inputs["segment"])
     return tuple(dict.fromkeys(newest.values()))  # two segments may be the same bytes
 
 
-def _task(registry: SqlRegistry, claim: Claim, number: int, request: Request) -> int:
-    """The id of the task of a request's segment; its readings say which, if it is not named yet."""
-    if (known := registry.task_of(number)) is not None:
-        return known
-    readings = Readings.from_bytes(registry.get(request.inputs["segment"]))
-    return registry.assign(claim, number, in_units(readings.values))
+def _parent(registry: SqlRegistry, stream_id: int, without: int | None) -> Version | None:
+    if without is None:
+        return registry.champion(stream_id)
+    return registry.unaware(stream_id, without)
 
 
-def _held_out(registry: SqlRegistry, stream_id: int, upto: int) -> dict[int, tuple[str, ...]]:
+def _ended(registry: SqlRegistry, parent: Version, refused: Collection[int]) -> list[str]:
+    """What the parent was made to learn, but for what is refused by now."""
+    gone = {sha for _, task, sha in registry.segments(parent.stream_id) if task in refused}
+    return [sha for sha in registry.learned(parent.id) if sha not in gone]
+
+
+def _replay(
+    registry: SqlRegistry, stream_id: int, reservoirs: Mapping[int, str], refused: Collection[int]
+) -> tuple[tuple[tuple[Origin, ...], ...], dict[int, int]]:
+    """The segments not replayed from each reservoir, and each task's windows that are.
+
+    As soon as a task is refused, windows that nobody can tell from it are left out too: those of
+    segments without a name.
+    """
+    named = registry.places(stream_id)
+    left_out, replayed = [], Counter[int]()
+    for partition, sha in sorted(reservoirs.items()):
+        held = origins(registry.get(sha))
+        tasks = {origin: named.get((partition, *origin)) for origin in held}
+        gone = {o for o, task in tasks.items() if task in refused or (refused and task is None)}
+        left_out.append(tuple(sorted(gone)))
+        for origin, task in tasks.items():
+            if task is not None and origin not in gone:
+                replayed[task] += held[origin]
+    return tuple(left_out), dict(sorted(replayed.items()))
+
+
+def _held_out(
+    registry: SqlRegistry, stream_id: int, upto: int, refused: Collection[int]
+) -> dict[int, tuple[str, ...]]:
     """Task id -> sha256 of its newest segments that are whole; a damaged one is left out."""
     found = {}
     for task, shas in sorted(registry.held_out(stream_id, upto, HELD_OUT_SEGMENTS).items()):
+        if task in refused:
+            continue
         if whole := _whole(registry, shas):
             found[task] = whole
     return found
@@ -131,8 +194,10 @@ def _is_whole(registry: SqlRegistry, sha: str) -> bool:
     return True
 
 
-def _number(numbered: tuple[int, Request]) -> int:
-    return numbered[0]
+def _in_order(claim: Claim) -> list[tuple[int, Request]]:
+    """The claim's requests by number."""
+    numbered = {claim.id: claim.request} | dict(claim.folded)
+    return sorted(numbered.items())
 
 
 def _seed(seed: int, request_id: int) -> int:

@@ -58,6 +58,9 @@ def why(
         "due": iso(version.due),
         "boundary": boundary(boundary_) if boundary_ else None,
         "task": version.task,
+        "task_kind": version.task_kind,
+        "task_name": version.task_name,
+        "without_task": version.without_task,
         "taken_along": list(taken_along),
         "parent": version.parent,
         "inputs": json.loads(version.inputs),
@@ -127,6 +130,8 @@ def boundary(row: Any) -> Answer:
         "detectors": json.loads(row.detectors),
         "sensors": json.loads(row.sensors),
         "task": row.task,
+        "task_kind": row.task_kind,
+        "task_name": row.task_name,
         "recurrence": row.recurrence,
         "distance": row.distance,
     }
@@ -138,9 +143,42 @@ def segment(row: Any) -> Answer:
         "series": row.series,
         "segment": row.segment,
         "task": row.number,
+        "task_kind": row.kind,
+        "task_name": row.name,
         "recurrence": row.recurrence,
         "distance": row.distance,
         "final": row.final,
+    }
+
+
+def task(row: Any, learned_by: Sequence[int]) -> Answer:
+    """A task in one line: what people said of it, and what it has been to the stream."""
+    return {
+        "task": row.number,
+        "kind": row.kind,
+        "name": row.name,
+        "since": iso(row.created),
+        "segments": row.segments,
+        "waiting": row.waiting,
+        "learned_by": list(learned_by),
+    }
+
+
+def place(row: Any) -> Answer:
+    """A segment that has shown a task."""
+    names = ("partition", "series", "segment", "recurrence", "final")
+    return {name: getattr(row, name) for name in names}
+
+
+def said(row: Any) -> Answer:
+    """What a person said of a task: an entry of the ledger."""
+    entry = json.loads(row.entry)
+    return {
+        "at": iso(row.at),
+        "actor": row.actor,
+        "reason": entry["reason"],
+        "before": entry["before"],
+        "after": entry["after"],
     }
 
 

@@ -13,7 +13,7 @@ from pipeline.config import Database
 from pipeline.consolidate.readings import Readings
 from pipeline.errors import ArtifactCorrupt, PipelineError
 from pipeline.records import IntArray
-from pipeline.register import artifacts
+from pipeline.register import artifacts, marks
 from pipeline.register import tables as t
 from pipeline.register.engine import connect, reading
 from pipeline.serve import answers
@@ -26,6 +26,12 @@ Where = ColumnElement[bool]
 ByVersion = Mapping[int, Sequence[Row[Any]]]
 
 parents = t.versions.alias("parents")
+_task_columns = (t.tasks.c.number, t.tasks.c.kind, t.tasks.c.name)
+_told_task = (
+    t.tasks.c.number.label("task"),
+    t.tasks.c.kind.label("task_kind"),
+    t.tasks.c.name.label("task_name"),
+)
 
 
 class Lineage:
@@ -154,12 +160,36 @@ class Lineage:
         """Every segment whose regime was named, in the order of naming: its task, new or again."""
         with reading(self.engine) as conn:
             rows = conn.execute(
-                select(t.segments, t.tasks.c.number)
+                select(t.segments, *_task_columns)
                 .join(t.tasks, t.tasks.c.id == t.segments.c.task_id)
                 .where(t.segments.c.stream_id == _stream(conn, stream))
                 .order_by(t.segments.c.id)
             )
             return [answers.segment(row) for row in rows]
+
+    def tasks(self, stream: str) -> list[Answer]:
+        """Every task: kind, name, segments, requests that wait, and who has learned it."""
+        with reading(self.engine) as conn:
+            return _tasks(conn, t.tasks.c.stream_id == _stream(conn, stream))
+
+    def task(self, stream: str, number: int) -> Answer:
+        """One task, with its segments and all that people said of it.
+
+        Raises
+        ------
+        PipelineError
+            No such stream or task.
+        """
+        with reading(self.engine) as conn:
+            stream_id = _stream(conn, stream)
+            this = marks.find(conn, stream_id, number).id
+            (answer,) = _tasks(conn, t.tasks.c.id == this)
+            shown = select(t.segments, *_task_columns).join(t.tasks).where(t.tasks.c.id == this)
+            rows = conn.execute(shown.order_by(t.segments.c.id))
+            return answer | {
+                "shown_in": [answers.place(row) for row in rows],
+                "said": [answers.said(row) for row in marks.said(conn, stream_id, number)],
+            }
 
     def matrix(self, stream: str) -> list[Answer]:
         """R, a row a version: its skill on each task's held-out readings, and its parent's there.
@@ -232,8 +262,9 @@ def _versions() -> Select[Any]:
             asked.actor,
             asked.note,
             asked.due,
+            asked.without_task,
             asked.created.label("requested"),
-            t.tasks.c.number.label("task"),
+            *_told_task,
             parents.c.number.label("parent"),
         )
         .join(t.requests, asked.id == t.versions.c.request_id)
@@ -321,6 +352,24 @@ def _by_version(rows: Iterable[Row[Any]]) -> ByVersion:
     return found
 
 
+def _tasks(conn: Connection, wanted: Where) -> list[Answer]:
+    """Tasks by number, in as many queries for many as for one."""
+    s, r = t.segments.c, t.requests.c
+    pending = (r.task_id == t.tasks.c.id) & (r.status == "pending") & (t.tasks.c.kind == "asked")
+    segments = select(func.count()).where(s.task_id == t.tasks.c.id).scalar_subquery()
+    waiting = select(func.count()).where(pending).scalar_subquery()
+    rows = conn.execute(
+        select(t.tasks, segments.label("segments"), waiting.label("waiting"))
+        .where(wanted)
+        .order_by(t.tasks.c.number)
+    ).all()
+    made = marks.knowledge(conn, rows[0].stream_id) if rows else []
+    return [
+        answers.task(row, [version.number for version in made if row.id in version.tasks])
+        for row in rows
+    ]
+
+
 def _requests(conn: Connection, request_id: int) -> Sequence[Row[Any]]:
     """A request, and behind it those that it took along."""
     this = or_(t.requests.c.id == request_id, t.requests.c.folded_into == request_id)
@@ -363,7 +412,7 @@ def _boundaries() -> Select[Any]:
     b, s = t.boundaries.c, t.segments.c
     same = (b.stream_id == s.stream_id) & (b.partition == s.partition)
     return (
-        select(t.boundaries, t.tasks.c.number.label("task"), s.recurrence, s.distance)
+        select(t.boundaries, *_told_task, s.recurrence, s.distance)
         .outerjoin(t.segments, same & (b.series == s.series) & (b.segment == s.segment))
         .outerjoin(t.tasks, t.tasks.c.id == s.task_id)
     )

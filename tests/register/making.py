@@ -191,7 +191,7 @@ def register(
         made or candidate(),
         decision,
         parent=parent,
-        inputs={"segments": ["segment-1"]},
+        inputs={"segments": [(0, "segment-1")]},
         settings={"learn": {"strategy": "ewc"}},
         strategy="ewc",
         seed=7,

@@ -277,8 +277,8 @@ BOUNDARY: dict[str, Any] = {
         },
     ],
 }
-UNNAMED = {"task": None, "recurrence": None, "distance": None}
-FIRST = {"task": 1, "recurrence": False, "distance": None}
+UNNAMED = dict.fromkeys(("task", "task_kind", "task_name", "recurrence", "distance"))
+FIRST = UNNAMED | {"task": 1, "task_kind": "normal", "recurrence": False}
 
 
 def test_why_because_of_a_boundary(
@@ -301,9 +301,12 @@ def test_why_because_of_a_boundary(
         "due": None,
         "boundary": BOUNDARY | FIRST,
         "task": 1,
+        "task_kind": "normal",
+        "task_name": None,
+        "without_task": None,
         "taken_along": [],
         "parent": None,
-        "inputs": {"segments": ["segment-1"]},
+        "inputs": {"segments": [[0, "segment-1"]]},
         "status": "champion",
         "decision": "gain 0.5",
         "rolled_back": [],
