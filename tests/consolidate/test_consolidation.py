@@ -110,6 +110,25 @@ def anchor_of(content: bytes | None) -> Anchor:
     return anchor
 
 
+def test_what_is_left_out_is_as_if_it_had_never_been_kept(full: Inputs) -> None:
+    """Two segments were kept, one is left out: the weights of a reservoir that never had it.
+
+    There is room for everything in both, so that nothing is drawn.
+    """
+    kept = Reservoir(LEARN.reservoir_capacity, SCORE.window, CHANNELS)
+    alone = Reservoir(LEARN.reservoir_capacity, SCORE.window, CHANNELS)
+    for segment, seed in ((1, 41), (2, 42)):
+        windows = split(regime(-1, 256, seed=seed), SCORE.window, LEARN.held_out)[0]
+        kept.offer(windows, segment=segment)
+        if segment == 2:
+            alone.offer(windows, segment=segment)
+    both = replace(full, reservoirs=(kept.to_bytes(),))
+    without = replace(both, left_out=((("", 1),),))
+    never = replace(full, reservoirs=(alone.to_bytes(),))
+    made = [consolidate(inputs, SCORE, QUICK).weights for inputs in (both, without, never)]
+    assert made[1] == made[2] != made[0]
+
+
 def changed_reading(content: bytes) -> bytes:
     """The same readings, one cell of one of them a little larger."""
     readings = Readings.from_bytes(content)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from pipeline.consolidate.readings import Windows
-from pipeline.consolidate.reservoir import Reservoir, union
+from pipeline.consolidate.reservoir import UNKNOWN, Reservoir, origins, union
 from pipeline.errors import ArtifactCorrupt
 
 WINDOW, CHANNELS = 2, 1
@@ -248,6 +248,90 @@ def test_a_union_is_a_function_of_its_inputs() -> None:
     assert numbers(union(parts, 50, seed=1)) != numbers(union(parts, 50, seed=2))
 
 
+# Origins --------------------------------------------------------------------------------------
+
+NAMES = ("pump", "fan", "press")
+
+
+def of_segments(capacity: int, lengths: list[int], seed: int = 0) -> Reservoir:
+    """A reservoir that was offered segment after segment, of three series in turn; windows are
+    numbered through."""
+    reservoir, first = Reservoir(capacity, WINDOW, CHANNELS, seed=(seed,)), 0
+    for segment, length in enumerate(lengths):
+        reservoir.offer(items(first, first + length), slot=segment % 3, segment=segment)
+        first += length
+    return reservoir
+
+
+def origin_of(number: int, lengths: list[int]) -> tuple[str, int]:
+    """Of the window of a number: the segment in whose stretch it lies."""
+    segment = int(np.searchsorted(np.cumsum(lengths), number, side="right"))
+    return NAMES[segment % 3], segment
+
+
+LENGTHS = st.lists(st.integers(0, 25), min_size=1, max_size=7)
+
+
+@settings(deadline=None)
+@given(capacity=st.integers(1, 20), lengths=LENGTHS, seed=st.integers(0, 50))
+def test_every_window_knows_its_segment_wherever_it_was_put(
+    capacity: int, lengths: list[int], seed: int
+) -> None:
+    """Which windows are held is Algorithm R's word; of each, series and segment are its own."""
+    reservoir = of_segments(capacity, lengths, seed)
+    expected = Counter(origin_of(n, lengths) for n in held(reservoir))
+    assert held(reservoir) == algorithm_r(capacity, sum(lengths), seed)
+    assert origins(reservoir.to_bytes(NAMES)) == expected
+    again = Reservoir.restore(reservoir.state(), capacity, WINDOW, CHANNELS)
+    assert again.to_bytes(NAMES) == reservoir.to_bytes(NAMES)
+
+
+@settings(deadline=None)
+@given(
+    capacity=st.integers(1, 20),
+    lengths=LENGTHS,
+    gone=st.sets(st.integers(0, 6)),
+    seed=st.integers(0, 50),
+)
+def test_a_union_leaves_out_all_windows_of_a_segment_and_no_other(
+    capacity: int, lengths: list[int], gone: set[int], seed: int
+) -> None:
+    """With room for everything that is held, what stays is what is held of the other segments."""
+    reservoir = of_segments(capacity, lengths, seed)
+    left_out = [(NAMES[segment % 3], segment) for segment in gone]
+    stays = [n for n in held(reservoir) if origin_of(n, lengths)[1] not in gone]
+    found = union([reservoir.to_bytes(NAMES)], capacity, seed, [left_out])
+    assert (numbers(found) if found else []) == stays
+
+
+def test_of_what_a_reservoir_has_seen_the_share_counts_that_is_left() -> None:
+    """One has seen 4 000 and holds 80, half of them of a segment that is left out; the other has
+    seen 2 000: 20 each of 40, where it would be two to one."""
+    one = of_segments(80, [2000, 2000], seed=5)
+    windows = origins(one.to_bytes(NAMES))
+    assert 25 <= windows["pump", 0] <= 55, "about half"
+    parts = [one.to_bytes(NAMES), partition(80, 10_000, 2000)]
+    found = numbers(union(parts, 40, 3, [[("pump", 0)], []]))
+    left = 4000 * windows["fan", 1] / 80
+    assert sum(n < 10_000 for n in found) == int(40 * left / (left + 2000))
+    assert not any(n < 2000 for n in found)
+
+
+def test_a_name_that_holds_nothing_is_not_kept() -> None:
+    """Equal contents, equal bytes: a series that only came by changes no artifact."""
+    reservoir = of_segments(4, [3, 2])
+    assert reservoir.to_bytes(NAMES) == reservoir.to_bytes(("pump", "fan", "other", "more"))
+
+
+def test_windows_from_before_origins_were_kept_are_of_no_known_segment() -> None:
+    """They can be left out all together, and stay otherwise."""
+    arrays = load(of_segments(4, [3, 1]).to_bytes(NAMES))
+    old = save({name: arrays[name] for name in ("values", "offsets", "seen")})
+    assert origins(old) == Counter({UNKNOWN: 4})
+    assert numbers(union([old], 4, 0)) == [0, 1, 2, 3]
+    assert union([old], 4, 0, [[UNKNOWN]]) is None
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"garbage", partition(5, 0, 5)[:-1], save({"values": np.zeros(3)})],
@@ -257,3 +341,5 @@ def test_anything_else_is_corrupt(content: bytes) -> None:
     """A damaged reservoir is not trained on."""
     with pytest.raises(ArtifactCorrupt):
         union([content], 5, seed=0)
+    with pytest.raises(ArtifactCorrupt):
+        origins(content)

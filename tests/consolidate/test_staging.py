@@ -22,7 +22,7 @@ CHANNELS = 2
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 #: One happening as plain values: (rank in the log, kind, series, segment, reason, offsets).
-Happening = tuple[int, str, str | None, int | None, str | None, tuple[int, ...]]
+Happening = tuple[int, str, str, int, str | None, tuple[int, ...]]
 
 
 # A log, its boundaries, and the plain-loop answer ---------------------------------------------
@@ -123,7 +123,7 @@ def plain(log: Log, learn: Learn) -> list[Happening]:
         for number, (row, detected) in enumerate(log.marks.get(name, ()), start=1):
             if detected == len(rows) - 1:
                 ended = tuple(rows[first[name] : row][:capacity])
-                happened.append((rank, "closed", None, None, None, ended))
+                happened.append((rank, "closed", name, segment[name], None, ended))
                 first[name], segment[name] = row, number
                 reached = [n for n in lengths if len(rows) - row >= n]
                 if reached:
@@ -137,8 +137,8 @@ def happening(event: Closed | Due, first: int) -> Happening:
     expected = np.stack([offsets, -offsets], axis=1).astype(np.float32)
     expected[offsets % 7 == 3, 1] = np.nan
     assert np.array_equal(event.readings.values, expected, equal_nan=True)
-    who = (event.series, event.segment, event.reason) if isinstance(event, Due) else (None,) * 3
-    kind = "due" if isinstance(event, Due) else "closed"
+    kind, reason = ("due", event.reason) if isinstance(event, Due) else ("closed", None)
+    who = event.series, event.segment, reason
     return (first + event.order, kind, *who, tuple(offsets.tolist()))
 
 

@@ -132,9 +132,10 @@ def asked(stream: Stream, segment: int = 1, **changes: Any) -> Request:
     return replace(made, **changes)
 
 
-def by_hand(stream: Stream) -> Request:
+def by_hand(stream: Stream, **changes: Any) -> Request:
     """A request that may be made any number of times."""
-    return Request(stream_id=stream.id, reason="manual", actor="ada", note="after the repair")
+    made = Request(stream_id=stream.id, reason="manual", actor="ada", note="after the repair")
+    return replace(made, **changes)
 
 
 def candidate(
@@ -184,6 +185,7 @@ def register(
     *,
     parent: Version | None,
     made: Candidate | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Version:
     """Register with figures that do not matter to the test."""
     return registry.register(
@@ -191,7 +193,7 @@ def register(
         made or candidate(),
         decision,
         parent=parent,
-        inputs={"segments": [(0, "segment-1")]},
+        inputs=inputs or {"segments": [(0, "segment-1")]},
         settings={"learn": {"strategy": "ewc"}},
         strategy="ewc",
         seed=7,
