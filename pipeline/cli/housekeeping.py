@@ -101,8 +101,9 @@ def retrain(
     typer.echo(f"request {answer['request']} for {known.name}: a trainer will take it")
     if without_task is not None:
         base_ = answer["from_version"]
-        begin = "from scratch: every version has learned it" if base_ is None else f"from {base_}"
-        typer.echo(f"without task {without_task}, {begin}")
+        scratch = "scratch: no version that is kept has not learned it"
+        begin = scratch if base_ is None else f"version {base_}"
+        typer.echo(f"without task {without_task}, from {begin}")
 
 
 @app.command()

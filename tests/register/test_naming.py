@@ -257,3 +257,40 @@ def test_the_order_of_arrival_decides_and_gives_the_same_again(at_head: Database
             )
     assert told[0] == told[1]
     assert len(told[0]) == len(levels)
+
+
+def test_what_people_said_of_a_task_is_told_with_it(
+    at: Partitions, registry: SqlRegistry, stream: Stream, clock: Clock
+) -> None:
+    """A fault is recognised when it returns: marking it leaves its fingerprints."""
+    at.save(print_of(0, 0), print_of(1, 9))
+    registry.mark(stream.id, 2, kind="fault", name="bearing", actor="ada", reason="it shook")
+    clock.pass_s(1)
+    told = at.save(print_of(2, 9.01), print_of(3, 0))
+    assert [(n.task, n.recurrence, n.kind, n.name) for n in told] == [
+        (2, True, "fault", "bearing"),
+        (1, True, "normal", None),
+    ]
+    assert registry.last_named(stream.id, 0) == told
+
+
+def test_what_is_said_again_of_a_segment_is_no_change(
+    at: Partitions, registry: SqlRegistry, stream: Stream, clock: Clock
+) -> None:
+    """Task 2, the same, then task 1; the next owner cannot know what was said, and says it."""
+    at.save(print_of(0, 0), print_of(1, 9))
+    prints = [(9, 256, False), (9, 480, False), (0, 1200, True)]
+    told = [at.save(print_of(2, level, rows=n, final=final)) for level, n, final in prints]
+    assert [[n.changed for n in each] for each in told] == [[True], [False], [True]]
+    at.save(print_of(3, 9, rows=256, final=False))
+    clock.pass_s(1)
+    at.save(print_of(3, 9, rows=480, final=False))
+    assert [n.changed for n in registry.last_named(stream.id, 0)] == [True]
+
+
+def test_a_new_regime_waits_where_that_is_asked_for(at: Partitions, registry: SqlRegistry) -> None:
+    """But for the stream's first one; a known one's return makes nobody wait."""
+    told = at.save(print_of(0, 0), print_of(1, 9), print_of(2, 0.01), ask=True)
+    assert [n.kind for n in told] == ["normal", "asked", "normal"]
+    assert [n.kind for n in at.save(print_of(3, 9.01))] == ["asked"]
+    assert [n.kind for n in at.save(print_of(4, 30))] == ["normal"]

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import cli
 from pipeline.config import Database
 from pipeline.errors import PipelineError
-from pipeline.records import SensorEvent
+from pipeline.records import Request, SensorEvent
 from pipeline.register.migrate import head
 from pipeline.register.sql import SqlRegistry
 from tests.brokers import free_ports
@@ -21,7 +22,7 @@ COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
     "retrain", "rollback", "config",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
-    "audit events", "audit card",
+    "audit events", "audit card", "task list", "task show", "task name", "task mark",
 )  # fmt: skip
 
 
@@ -252,6 +253,91 @@ def test_a_roll_back_by_hand_and_every_way_that_it_cannot_be(tidemark, tmp_path:
     live = json.loads(tidemark("audit", "live-at", "now", "--json").stdout)
     assert (live["promoted_by"], live["because"]) == ("ada", "too warm")
     registry.close()
+
+
+def with_two_tasks(tmp_path: Path) -> None:
+    """A database in which two segments were named, and nobody has said anything yet."""
+    registry = SqlRegistry(Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"))
+    stream = registry.open_stream("readings", ["flow"])
+    for n in range(2):
+        request = Request(
+            stream_id=stream.id,
+            reason="boundary",
+            partition=0,
+            series="press",
+            segment=n,
+            inputs={"segment": f"segment-{n}"},
+        )
+        number = registry.submit(request)
+        claim = registry.claim("t", 60.0)
+        assert claim is not None
+        assert number is not None
+        registry.assign(claim, number, np.array([[9.0 * n], [1.0]]))
+        registry.finish(claim, "done")
+    registry.close()
+
+
+def test_a_person_says_what_a_regime_is(tidemark, tmp_path: Path) -> None:
+    """As a table, in sentences and as JSON; who said it, and why, can be asked for."""
+    tidemark("migrate")
+    with_two_tasks(tmp_path)
+    who = ("--actor", "ada", "--reason", "work order 7")
+    done = tidemark("task", "name", "2", "bearing", *who, "--json")
+    assert json.loads(done.stdout) == {
+        "stream": "readings",
+        "task": 2,
+        "before": {"kind": "normal", "name": None},
+        "after": {"kind": "normal", "name": "bearing"},
+        "learned_by": [],
+    }
+    done = tidemark("task", "mark", "2", "--kind", "fault", *who)
+    assert done.stdout == 'task 2 of readings: fault, "bearing"\n'
+    listed = json.loads(tidemark("task", "list", "--json").stdout)
+    assert [(task["task"], task["kind"], task["name"]) for task in listed] == [
+        (1, "normal", None),
+        (2, "fault", "bearing"),
+    ]
+    for shown in (tidemark("task", "list").stdout, tidemark("task", "show", "2").stdout):
+        assert "bearing" in shown
+        assert "fault" in shown
+    told = json.loads(tidemark("task", "show", "2", "--json").stdout)
+    assert [(said["actor"], said["reason"]) for said in told["said"]] == [("ada", who[-1])] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["task", "mark", "9", "--kind", "fault"], "no task 9: the stream has 1 to 2"),
+        (["task", "mark", "1", "--kind", "odd"], "no kind odd: a task is normal, fault, ignore"),
+        (["task", "name", "1", "x" * 101], "a task's name has up to 100 printable characters"),
+        (["task", "mark", "1", "--kind", "fault", "--stream", "s"], "no stream s; known: readings"),
+        (["retrain", "--without-task", "9"], "no task 9: the stream has 1 to 2"),
+    ],
+)
+def test_what_cannot_be_said_of_a_task_is_one_line(
+    tidemark, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    """Exit code 1, and nothing is changed."""
+    tidemark("migrate")
+    with_two_tasks(tmp_path)
+    done = tidemark(*arguments, "--actor", "ada", "--reason", "why")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert says in done.stderr
+
+
+def test_a_version_without_a_task_is_asked_for(tidemark, tmp_path: Path) -> None:
+    """What it would go on from is told at once."""
+    tidemark("migrate")
+    with_two_tasks(tmp_path)
+    who = ("--actor", "ada", "--reason", "why", "--without-task", "2")
+    assert json.loads(tidemark("retrain", *who, "--json").stdout) == {
+        "request": 3,
+        "stream": "readings",
+        "without_task": 2,
+        "from_version": None,
+    }
+    said = "without task 2, from scratch: no version that is kept has not learned it"
+    assert said in tidemark("retrain", *who).stdout
 
 
 def test_the_printed_settings_are_the_ones_that_are_read(tidemark, tmp_path: Path) -> None:

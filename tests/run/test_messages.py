@@ -3,17 +3,22 @@ from __future__ import annotations
 import itertools
 import json
 import zlib
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 
-from pipeline.records import Batch, Boundary, Change, DeadLetter, SensorEvent, Settled
+from pipeline.records import Batch, Boundary, Change, DeadLetter, Named, SensorEvent, Settled
 from pipeline.run.dead_letters import LONGEST, DeadLetters
 from pipeline.run.messages import (
     boundary_message,
     event_message,
     iso,
+    name_message,
     score_messages,
     settled_message,
+    task_event,
 )
 from pipeline.telemetry import Metrics
 
@@ -223,3 +228,81 @@ def test_what_happened_to_a_sensor_is_told_by_name() -> None:
         "offset": 70,
         "at": "2023-11-14T22:13:20.000000+00:00",
     }
+
+
+def named(kind: str = "fault", **changes: Any) -> Named:
+    made = Named(
+        series="press",
+        segment=3,
+        task=4,
+        kind=kind,
+        name="bearing",
+        recurrence=True,
+        distance=0.4,
+        rows=256,
+        final=False,
+        changed=True,
+    )
+    return replace(made, **changes)
+
+
+def test_a_name_says_what_people_said_of_the_task() -> None:
+    """A reader needs no other topic to know that this is a fault."""
+    key, value = name_message("plant", 3, named())
+    assert key == b"plant/3/press/3/task"
+    assert json.loads(value) == {
+        "event": "task_named",
+        "topic": "plant",
+        "partition": 3,
+        "series": "press",
+        "segment": 3,
+        "task": 4,
+        "kind": "fault",
+        "name": "bearing",
+        "recurrence": True,
+        "distance": 0.4,
+        "rows": 256,
+        "final": False,
+        "changed": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "recurrence", "event", "text"),
+    [
+        ("fault", True, "task_returned", 'task 4 again: fault "bearing"'),
+        ("ignore", True, "task_returned", 'task 4 again: ignored "bearing"'),
+        (
+            "asked",
+            False,
+            "task_waits",
+            'new task 4: not learned until somebody says what it is "bearing"',
+        ),
+    ],
+)
+def test_what_is_not_learned_is_an_event(
+    kind: str, recurrence: bool, event: str, text: str
+) -> None:
+    """In a sentence, with the task and its kind as fields; one key a segment and task."""
+    made = task_event("plant", 3, named(kind, recurrence=recurrence))
+    assert made is not None
+    key, value = made
+    assert key == b"plant/3/press/3/task/4"
+    assert json.loads(value) == {
+        "event": event,
+        "topic": "plant",
+        "partition": 3,
+        "series": "press",
+        "segment": 3,
+        "task": 4,
+        "kind": kind,
+        "name": "bearing",
+        "recurrence": recurrence,
+        "text": text,
+    }
+
+
+def test_what_is_normal_or_was_told_before_is_no_event() -> None:
+    """Each segment is named up to four times: one alarm is enough."""
+    assert task_event("plant", 3, named("normal")) is None
+    assert task_event("plant", 3, named(changed=False, final=True)) is None
