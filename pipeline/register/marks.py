@@ -144,16 +144,24 @@ def check(conn: Connection, stream_id: int, inputs: Mapping[str, Any]) -> None:
         raise VersionConflict(f"its readings are of task {row.number} by now, which is not learned")
 
 
-def _named(conn: Connection, stream_id: int) -> dict[str, int]:
-    """sha256 of a segment's readings -> its task's id."""
-    return {sha: task for _, task, sha in tasks.segments(conn, stream_id)}
+def _named(conn: Connection, stream_id: int) -> dict[str, set[int]]:
+    """sha256 of readings -> ids of the tasks of the segments that they are of: one, but for
+    partitions with the same readings at the same offsets."""
+    found: dict[str, set[int]] = {}
+    for _, task, sha in tasks.segments(conn, stream_id):
+        found.setdefault(sha, set()).add(task)
+    return found
 
 
-def _taught(inputs: Mapping[str, Any], named: Mapping[str, int]) -> set[int]:
+def _taught(inputs: Mapping[str, Any], named: Mapping[str, set[int]]) -> set[int]:
     """Ids of the tasks whose readings are among a version's inputs."""
+    used = {int(task) for task in inputs.get("replayed", {})}
     held_out = inputs.get("held_out", {})
     pairs = [(task, sha) for task, shas in held_out.items() for sha in shas]
-    used = {named.get(sha, int(task)) for task, sha in (*inputs.get("segments", ()), *pairs)}
-    older = (*inputs.get("ended", ()), *inputs.get("earlier", ()))
-    used |= {named[sha] for sha in older if sha in named}
-    return used | {int(task) for task in inputs.get("replayed", {})}
+    for told, sha in (*inputs.get("segments", ()), *pairs):
+        task = int(told)
+        now = named.get(sha, {task})
+        used |= {task} if task in now else now
+    for sha in (*inputs.get("ended", ()), *inputs.get("earlier", ())):
+        used |= named.get(sha, set())
+    return used

@@ -79,17 +79,17 @@ def resolve(registry: SqlRegistry, claim: Claim, learn: Learn) -> Work:
     left_out, replayed = _replay(registry, stream, reservoirs, refused)
     earlier = registry.earlier(stream, newest) if keeps in ("latest", "everything") else []
     now = {sha for _, sha in segments}
+    old = dict.fromkeys(sha for _, sha in earlier if sha not in now)
+    gone = {sha for _, task, sha in registry.segments(stream) if task in refused}
+    ended = registry.learned(parent.id) if parent else []
     return Work(
         parent=parent,
         segments=segments,
-        ended=_whole(registry, _ended(registry, parent, refused)) if parent else (),
+        ended=_whole(registry, (sha for sha in ended if sha not in gone)),
         reservoirs=tuple(sha for _, sha in sorted(reservoirs.items())),
         left_out=left_out,
         replayed=replayed,
-        earlier=_whole(
-            registry,
-            dict.fromkeys(sha for task, sha in earlier if task not in refused and sha not in now),
-        ),
+        earlier=_whole(registry, (sha for sha in old if sha not in gone)),
         held_out=held_out,
         without=without,
         seed=_seed(learn.seed, claim.id),
@@ -138,12 +138,6 @@ def _parent(registry: SqlRegistry, stream_id: int, without: int | None) -> Versi
     if without is None:
         return registry.champion(stream_id)
     return registry.unaware(stream_id, without)
-
-
-def _ended(registry: SqlRegistry, parent: Version, refused: Collection[int]) -> list[str]:
-    """What the parent was made to learn, but for what is refused by now."""
-    gone = {sha for _, task, sha in registry.segments(parent.stream_id) if task in refused}
-    return [sha for sha in registry.learned(parent.id) if sha not in gone]
 
 
 def _replay(

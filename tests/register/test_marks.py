@@ -424,6 +424,14 @@ CHANGES: dict[str, tuple[dict[str, Any], Callable[[SqlRegistry, Stream], object]
         {"segments": [(1, "segment-0")], "held_out": {2: ["segment-1"]}},
         lambda registry, stream: fault(registry, stream, 2),
     ),
+    "what its parent learned": (
+        {"segments": [(1, "segment-0")], "ended": ["segment-1"]},
+        lambda registry, stream: fault(registry, stream, 2),
+    ),
+    "what it went back to": (
+        {"segments": [(1, "segment-0")], "earlier": ["lost", "segment-1"]},
+        lambda registry, stream: fault(registry, stream, 2),
+    ),
     "what its segment was named": (
         {"segments": [(1, "segment-1")]},
         lambda registry, stream: fault(registry, stream, 2),
@@ -462,6 +470,23 @@ def test_what_is_marked_and_what_was_not_used_does_not_matter(
     fault(registry, stream, 2)
     inputs = {"segments": [(a, "segment-0")], "replayed": {a: 9}, "held_out": {a: ["segment-0"]}}
     assert register(registry, claim, promoted(), parent=None, inputs=inputs).number == 1
+
+
+def test_the_same_bytes_in_two_partitions_do_not_hold_a_version_up(
+    registry: SqlRegistry, stream: Stream
+) -> None:
+    """One segment of the bytes is task 1's, and normal; the other is the fault's."""
+    numbers = [
+        registry.submit(asked(stream, 0, partition=n, inputs={"segment": "same"})) or 0
+        for n in range(2)
+    ]
+    claim = claimed(registry)
+    a, _ = (registry.assign(claim, n, units(9.0 * n)) for n in numbers)
+    fault(registry, stream, 2)
+    admitted = registry.admit(claim)
+    assert admitted is not None
+    inputs = {"segments": [(a, "same")], "held_out": {a: ["same"]}}
+    assert register(registry, admitted, promoted(), parent=None, inputs=inputs).number == 1
 
 
 def test_marking_races_with_registering(

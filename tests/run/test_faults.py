@@ -101,8 +101,9 @@ class Line:
     def offsets(self, inputs: dict[str, Any]) -> set[int]:
         """Offsets of every reading that a version was made from or measured with."""
         held = [sha for shas in inputs["held_out"].values() for sha in shas]
+        older = inputs["ended"] + inputs["earlier"]
         found: set[int] = set()
-        for sha in [sha for _, sha in inputs["segments"]] + held:
+        for sha in [sha for _, sha in inputs["segments"]] + held + older:
             found |= set(Readings.from_bytes(self.registry.get(sha)).offsets.tolist())
         contents = [self.registry.get(sha) for sha in inputs["reservoirs"]]
         left_out = [{(name, n) for name, n in gone} for gone in inputs["left_out"]]
@@ -153,6 +154,19 @@ def test_a_fault_that_returns_is_told_and_not_learned(line: Line) -> None:
         assert len(line.offsets(inputs) & line.of(FAULT)) <= 2 * NEAR
     assert line.offsets(after[-1]) & line.of(NORMAL)
     assert line.offsets(after[-1]) & line.of(OTHER)
+
+
+@pytest.mark.parametrize("strategy", ["joint", "ewc_only", "fifo"])
+def test_no_strategy_goes_back_to_a_fault(line: Line, settings: Settings, strategy: str) -> None:
+    """Whatever it keeps of the past: all segments, the newest windows, or the Fisher diagonal."""
+    other = replace(settings, learn=replace(settings.learn, strategy=strategy))
+    line.settings, line.trainer = other, Trainer(other, line.registry, owner="t")
+    line.reads(NORMAL, FAULT)
+    assert len(line.offsets(line.inputs()[-1]) & line.of(FAULT)) > 200
+    line.mark(2, "fault")
+    line.reads(OTHER)
+    assert len(line.inputs()) == 3
+    assert len(line.offsets(line.inputs()[-1]) & line.of(FAULT)) <= 2 * NEAR
 
 
 def test_a_version_without_the_fault_has_none_of_its_readings(line: Line) -> None:
@@ -209,6 +223,7 @@ def test_what_was_left_out_is_recorded_and_makes_the_same_version_again(line: Li
             parent=get(inputs["parent"]["sha256"]),
             ewc=get(inputs["parent"]["ewc_sha256"]) if inputs["parent"]["ewc_sha256"] else None,
             segments=tuple((task, get(sha)) for task, sha in inputs["segments"]),
+            ended=tuple(map(get, inputs["ended"])),
             reservoirs=tuple(map(get, inputs["reservoirs"])),
             left_out=tuple(tuple((s, n) for s, n in gone) for gone in inputs["left_out"]),
             held_out={int(k): tuple(map(get, shas)) for k, shas in inputs["held_out"].items()},
