@@ -4,8 +4,8 @@ Both were measured on the same held-out windows, so their losses are compared wi
 change counts if its mean is beyond the limit and its interval leaves no doubt of its sign:
 
 * the new tasks must have gained min_gain, and the interval of the gain must be above 0;
-* a task has got worse if it fell by more than max_forgetting, and the interval of the fall is
-  above 0.
+* a task that the champion serves has got worse if it fell by more than max_forgetting, and the
+  interval of the fall is above 0.
 
 The limit is held against the mean, and 0 against the interval. To hold a limit against an interval
 would let a small held-out set block for ever (the fall may always be larger than allowed) or let
@@ -23,6 +23,10 @@ from typing import Any
 from pipeline.config import Gate
 from pipeline.records import Candidate, Decision, Version
 from pipeline.register.bootstrap import Effect, effect
+
+#: A task of a lower skill is not served, and cannot be forgotten: who knows a regime's mean, and no
+#: more, has about 0 there.
+SERVED = -1.0
 
 
 def decide(
@@ -62,7 +66,8 @@ def decide(
         "gain": asdict(gain),
         "changes": {task: asdict(change) for task, change in changes.items()},
     }
-    promote, reason = _judged(gain if candidate.new_tasks else None, changes, gate, numbers)
+    served = {task: change for task, change in changes.items() if before[task] > SERVED}
+    promote, reason = _judged(gain if candidate.new_tasks else None, served, gate, numbers)
     return Decision(promote=promote, reason=reason, figures=figures)
 
 

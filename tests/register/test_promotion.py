@@ -223,7 +223,7 @@ def test_what_is_promoted_has_gained_and_forgot_nothing(
     rows: dict[int, tuple[float, float]], data: st.DataObject
 ) -> None:
     """Whatever the figures: promoted means every task held and the new ones gained on average."""
-    new = tuple(data.draw(st.sets(st.sampled_from(sorted(rows)))))
+    new = tuple(data.draw(st.sets(st.sampled_from(sorted(rows)), min_size=1)))
     skills = {task: now for task, (now, _) in rows.items()}
     before = {task: then for task, (_, then) in rows.items()}
     if not decide(candidate(skills, before, new=new), CHAMPION, GATE, NUMBERS, SEED).promote:
@@ -231,3 +231,18 @@ def test_what_is_promoted_has_gained_and_forgot_nothing(
     gains = [skills[task] - before[task] for task in new]
     assert sum(gains) / len(gains) >= GATE.min_gain
     assert all(before[task] - skills[task] <= GATE.max_forgetting for task in rows)
+
+
+def test_without_a_new_task_no_gain_is_asked_for() -> None:
+    """A version without one of the tasks has nothing new: it may only not get worse."""
+    same = decide(candidate({1: 0.5}, {1: 0.5}, new=()), CHAMPION, GATE, NUMBERS, SEED)
+    assert same.promote
+    worse = decide(candidate({1: 0.2}, {1: 0.5}, new=()), CHAMPION, GATE, NUMBERS, SEED)
+    assert not worse.promote
+    assert "got worse" in worse.reason
+
+
+def test_what_was_never_served_cannot_be_forgotten() -> None:
+    """From worse than the mean to worse still: it blocks no version that serves the new task."""
+    skills, before = {1: -9.0, 2: 0.8}, {1: -2.0, 2: 0.1}
+    assert decide(candidate(skills, before, new=(2,)), CHAMPION, GATE, NUMBERS, SEED).promote
