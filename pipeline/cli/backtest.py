@@ -24,6 +24,17 @@ class TruthKind(StrEnum):
     changes = "changes"
 
 
+class BaselineName(StrEnum):
+    """What to train beside the champion."""
+
+    frozen = "frozen"
+    naive = "naive"
+    replay_only = "replay_only"
+    ewc_only = "ewc_only"
+    joint = "joint"
+    none = "none"
+
+
 @app.command()
 def backtest(
     file: Annotated[Path, typer.Argument(help="Recording: CSV or Parquet.")],
@@ -58,6 +69,14 @@ def backtest(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="OUT", help="File for a page to look at.")
     ] = None,
+    baselines: Annotated[
+        list[BaselineName] | None,
+        typer.Option(
+            "--baselines",
+            help="A method to compare with; may be repeated; none: train the champion only. "
+            "Default: all.",
+        ),
+    ] = None,
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Find boundaries and tasks only; train no model.")
     ] = False,
@@ -90,16 +109,17 @@ def backtest(
         tolerance=tolerance,
         seed=seed,
         train=not no_train,
+        baselines=_names(baselines),
         keep=html is not None,
     )
     with bar("backtest") as show:
 
-        def progress(done: int, total: int | None = None) -> None:
+        def told(done: int, total: int | None = None, what: str | None = None) -> None:
             if stop.is_set():
                 raise KeyboardInterrupt
-            show(done, total)
+            show(done, total, what)
 
-        result = run(file, settings, options, progress=progress)
+        result = run(file, settings, options, show=told)
     if html is not None:
         from pipeline.run.page import page
 
@@ -110,6 +130,15 @@ def backtest(
     if json is not None:
         _write(json, to_json(result.report))
     print_backtest(result.report)
+
+
+def _names(chosen: list[BaselineName] | None) -> list[str]:
+    """The baselines by name; none is none."""
+    every = [name.value for name in BaselineName if name is not BaselineName.none]
+    names = [name.value for name in chosen] if chosen else every
+    if "none" in names and len(names) > 1:
+        raise typer.BadParameter("none goes with no other", param_hint="--baselines")
+    return [name for name in names if name != "none"]
 
 
 def _check_plotly() -> None:

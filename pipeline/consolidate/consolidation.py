@@ -75,7 +75,7 @@ def consolidate(
         No window to train on or to measure with, or a loss that is not finite.
     """
     started = time.monotonic()
-    with _one_thread():
+    with one_thread():
         strategy = STRATEGIES[learn.strategy]
         material = _material(inputs, strategy.keeps, score, learn)  # 1
         generator = torch.Generator().manual_seed(inputs.seed)
@@ -135,7 +135,7 @@ def evaluate(
     skill = 1 - MSE / variance, over the observed cells, each channel in units of its own variance
     in the task: 0 for who forecasts the regime's mean, below for who takes it for another regime.
     """
-    with _one_thread():
+    with one_thread():
         row = _row(Weights.from_bytes(weights), held_out, learn)
     return _skills(row), {task: len(measured.losses) for task, measured in row.items()}
 
@@ -144,7 +144,7 @@ def losses_of(
     weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn
 ) -> dict[int, NDArray[np.float64]]:
     """Task id -> (N,) loss of each held-out window: the skill is 1 - their mean."""
-    with _one_thread():
+    with one_thread():
         row = _row(Weights.from_bytes(weights), held_out, learn)
     return {task: measured.losses for task, measured in row.items()}
 
@@ -292,6 +292,13 @@ def _skills(row: Mapping[int, _Measured]) -> dict[int, float]:
     return {task: 1.0 - float(measured.losses.mean()) for task, measured in row.items()}
 
 
+def skill(weights: Weights, part: Examples) -> float | None:
+    """Skill on examples in the weights' scaling; None if no target was observed."""
+    if not _observed(part):
+        return None
+    return 1.0 - float(_losses(_errors(weights.model, part), part.y).mean())
+
+
 def _held_out(contents: Sequence[bytes], weights: Weights, learn: Learn) -> Examples:
     segments = [Readings.from_bytes(content) for content in contents]
     _, held = windows_of(segments, weights.window, learn.held_out)
@@ -332,7 +339,7 @@ def _spread(scores: Tensor) -> tuple[float, float]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums over threads would come in another order: the same bytes need one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

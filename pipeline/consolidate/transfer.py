@@ -3,7 +3,8 @@
 R[i, j] is the skill after consolidation i on task j's held-out readings; NaN where it was not
 measured. Average, backward and forward transfer are those of Lopez-Paz and Ranzato 2017 (GEM), with
 the first version in the place of an untrained one; forgetting is that of Chaudhry et al. 2018
-(Riemannian Walk), counted from where a task was learned.
+(Riemannian Walk), counted from where a task was learned. The learning curve is the average
+incremental accuracy of Rebuffi et al. 2017 (iCaRL), with skills in its place.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Transfer:
     forgetting: float | None
     backward: float | None
     forward: float | None
+    #: Under the learning curve, a consolidation as wide as any other.
+    area: float | None
 
 
 def error_matrix(
@@ -60,13 +63,14 @@ def learning_curve_area(before: float, curve: Sequence[float]) -> float:
     return float((losses[1:] + losses[:-1]).mean() / 2) if len(curve) else before
 
 
-def transfer(r: Matrix, learned_at: list[int]) -> Transfer:
+def transfer(r: Matrix, learned_at: Sequence[int]) -> Transfer:
     """Summaries of R (T, K), with T the last row.
 
     average = mean_j R[T, j]
     forgetting = mean_j (max_{l_j <= i < T} R[i, j] - R[T, j]), over tasks learned before T;
     backward = mean_j (R[T, j] - R[l_j, j]), over the same;
-    forward = mean_j (R[l_j - 1, j] - R[0, j]), over tasks learned after the second row.
+    forward = mean_j (R[l_j - 1, j] - R[0, j]), over tasks learned after the second row;
+    area = mean_i mean_j R[i, j], over the tasks with l_j <= i.
 
     learned_at: (K,) row l_j at which task j was learned first.
     """
@@ -78,7 +82,14 @@ def transfer(r: Matrix, learned_at: list[int]) -> Transfer:
         forgetting=_mean([_best(r[learned_at[j] : -1, j]) - last[j] for j in before]),
         backward=_mean([last[j] - r[learned_at[j], j] for j in before]),
         forward=_mean([r[learned_at[j] - 1, j] - r[0, j] for j in tasks if learned_at[j] > 1]),
+        area=_mean([x for x in curve(r, learned_at) if x is not None]),
     )
+
+
+def curve(r: Matrix, learned_at: Sequence[int]) -> list[float | None]:
+    """(T,) the learning curve: mean skill over the tasks that were learned by each row of R."""
+    known = np.asarray(learned_at) <= np.arange(len(r))[:, None]
+    return [_mean(list(row[mine])) for row, mine in zip(r, known, strict=True)]
 
 
 def _best(column: Matrix) -> float:

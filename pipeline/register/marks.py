@@ -148,8 +148,8 @@ def _named(conn: Connection, stream_id: int) -> dict[str, set[int]]:
     """sha256 of readings -> ids of the tasks of the segments that they are of: one, but for
     partitions with the same readings at the same offsets."""
     found: dict[str, set[int]] = {}
-    for _, task, sha in tasks.segments(conn, stream_id):
-        found.setdefault(sha, set()).add(task)
+    for each in tasks.segments(conn, stream_id):
+        found.setdefault(each.segment, set()).add(each.task)
     return found
 
 

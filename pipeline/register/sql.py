@@ -41,7 +41,7 @@ from pipeline.register.checkpoints import Checkpoint
 from pipeline.register.engine import connect, now_us, reading, writing
 from pipeline.register.marks import Marked
 from pipeline.register.streams import Stream
-from pipeline.register.tasks import Task
+from pipeline.register.tasks import Asked, Task
 
 __all__ = ["SqlRegistry", "Stream", "journal_mode"]
 
@@ -272,8 +272,8 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return tasks.earlier(conn, stream_id, upto)
 
-    def segments(self, stream_id: int) -> list[tuple[int, int, str]]:
-        """(request, task, sha256 of the readings) of every named segment, in order of arrival."""
+    def segments(self, stream_id: int) -> list[Asked]:
+        """Every request with a named segment, in order of arrival."""
         with reading(self.engine) as conn:
             return tasks.segments(conn, stream_id)
 
@@ -288,6 +288,11 @@ class SqlRegistry:
         """The first version that was ever live."""
         with reading(self.engine) as conn:
             return versions.first(conn, stream_id)
+
+    def lives(self, stream_id: int) -> list[tuple[int, str]]:
+        """(since when, sha256 of the weights) of every version that was live, in order."""
+        with reading(self.engine) as conn:
+            return versions.lives(conn, stream_id)
 
     def champion(self, stream_id: int) -> Version | None:
         """The version that is live."""

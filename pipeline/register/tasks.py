@@ -28,6 +28,18 @@ class Task:
     fingerprint: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request with a segment that was named."""
+
+    request: int
+    task: int
+    #: sha256 of the readings.
+    segment: str
+    #: When it was done or failed for good, microseconds; None: not yet.
+    finished: int | None
+
+
 def known(conn: Connection, stream_id: int) -> list[Task]:
     """The stream's regimes, in the order in which they appeared."""
     rows = conn.execute(
@@ -51,14 +63,20 @@ def of(conn: Connection, request_id: int) -> int | None:
     return conn.execute(select(t.requests.c.task_id).where(this)).scalar()
 
 
-def segments(conn: Connection, stream_id: int) -> list[tuple[int, int, str]]:
-    """(request, task, sha256 of the readings) of every named segment, in order of arrival."""
+def segments(conn: Connection, stream_id: int) -> list[Asked]:
+    """Every request with a named segment, in order of arrival."""
+    c = t.requests.c
     rows = conn.execute(
-        select(t.requests.c.id, t.requests.c.task_id, t.requests.c.inputs)
-        .where(t.requests.c.stream_id == stream_id, t.requests.c.task_id.is_not(None))
-        .order_by(t.requests.c.id)
+        select(c.id, c.task_id, c.inputs, c.finished)
+        .where(c.stream_id == stream_id, c.task_id.is_not(None))
+        .order_by(c.id)
     )
-    return [(row.id, row.task_id, _readings(row.inputs)) for row in rows]
+    return [
+        Asked(
+            request=row.id, task=row.task_id, segment=_readings(row.inputs), finished=row.finished
+        )
+        for row in rows
+    ]
 
 
 def newest_named(conn: Connection, stream_id: int, partition: int) -> list[tuple[str, int, int]]:

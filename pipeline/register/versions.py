@@ -111,6 +111,17 @@ def of(conn: Connection, version_id: int) -> Version:
     return _version(conn, version_id)
 
 
+def lives(conn: Connection, stream_id: int) -> list[tuple[int, str]]:
+    """(since when, sha256 of the weights) of every version that was live, in order."""
+    rows = conn.execute(
+        select(t.promotions.c.live_from, t.versions.c.sha256)
+        .join(t.versions, t.versions.c.id == t.promotions.c.version_id)
+        .where(t.promotions.c.stream_id == stream_id)
+        .order_by(t.promotions.c.id)
+    )
+    return [(row.live_from, row.sha256) for row in rows]
+
+
 def skills(conn: Connection, version_id: int) -> dict[int, float]:
     """A version's row of R."""
     rows = conn.execute(

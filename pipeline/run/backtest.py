@@ -8,7 +8,7 @@ kept in a database that is thrown away.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as with_
@@ -32,6 +32,7 @@ from pipeline.ingest.recording import SECOND, Chunk, Columns, Recording
 from pipeline.records import Boundary, FloatArray, IntArray, SensorEvent, Settled
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
+from pipeline.run import comparison
 from pipeline.run import report as reports
 from pipeline.run.backtest_report import (
     Baseline,
@@ -48,7 +49,9 @@ from pipeline.run.backtest_report import (
     TaskSegment,
     TrainedVersion,
 )
+from pipeline.run.baselines import BASELINES, compare
 from pipeline.run.messages import iso
+from pipeline.run.progress import Show, silent
 from pipeline.run.stream import Streamer
 from pipeline.run.times import parse_time
 from pipeline.run.trainer import Trainer
@@ -59,9 +62,6 @@ TOPIC = "backtest"
 #: Readings in a poll, and cells at most; with training so few readings that a version comes soon
 #: after what asked for it.
 POLL, POLL_CELLS, POLL_TRAINING = 20_000, 400_000, 500
-
-#: Called with (rows done, total or None).
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,8 @@ class Options:
     #: None: learn.seed.
     seed: int | None = None
     train: bool = True
+    #: Baselines to train beside the champion: their names.
+    baselines: Collection[str] = BASELINES
     #: Whether the readings are kept, to be drawn.
     keep: bool = False
 
@@ -97,9 +99,7 @@ class Result:
     has_times: bool
 
 
-def backtest(
-    path: Path, settings: Settings, options: Options, *, progress: Progress | None = None
-) -> Result:
+def backtest(path: Path, settings: Settings, options: Options, *, show: Show = silent) -> Result:
     """Run the stages over a recording.
 
     Raises
@@ -119,8 +119,8 @@ def backtest(
     with _scratch(settings) as settings:
         run = _Run(settings, recording, options, truth)
         try:
-            run.whole(progress)
-            answer = run.report(started)
+            run.whole(show)
+            answer = run.report(started, show)
         finally:
             run.close()
     return Result(report=answer, tapes=run.tapes, truth=truth, has_times=columns.time is not None)
@@ -164,7 +164,7 @@ class _Run:
         """Give the connections back."""
         self.registry.close()
 
-    def whole(self, progress: Progress | None) -> None:
+    def whole(self, show: Show) -> None:
         """The recording from end to end."""
         started = time.perf_counter()
         self.streamer.assigned([0])
@@ -172,8 +172,7 @@ class _Run:
         size = min(size, POLL_TRAINING) if self.options.train else size
         for chunk in self.recording.chunks(size):
             self._poll(chunk)
-            if progress:
-                progress(self.done, max(self.recording.rows, self.done))
+            show(self.done, max(self.recording.rows, self.done))
         self.stream_s = time.perf_counter() - started - self.training_s
 
     def _poll(self, chunk: Chunk) -> None:
@@ -216,7 +215,7 @@ class _Run:
 
     # What came of it --------------------------------------------------------------------------
 
-    def report(self, started: float) -> Report:
+    def report(self, started: float, show: Show) -> Report:
         """The answer; the truth enters here."""
         lineage = Lineage(self.settings.database)
         try:
@@ -225,9 +224,8 @@ class _Run:
             matrix = lineage.matrix(TOPIC)
         finally:
             lineage.close()
-        baselines = self._baselines()
-        frozen = baselines["frozen"].skills if "frozen" in baselines else {}
-        kept = reports.retention(matrix, frozen) if matrix else None
+        lines = self._lines(history, show)
+        kept = reports.retention(matrix, comparison.first_row(lines)) if matrix else None
         found = self._found(named)
         return Report(
             file=self.recording.path.name,
@@ -240,7 +238,7 @@ class _Run:
             tasks=self._tasks(named),
             versions=tuple(_trained(version) for version in history),
             retention=msgspec.convert(kept, Retention) if kept else None,
-            baselines=baselines,
+            baselines=lines,
             detection=self._detection(named),
             rates=self._rates(started),
             settings=_told(self.settings),
@@ -324,10 +322,12 @@ class _Run:
         right = recurrence_accuracy(self.truth, named, self._segments())
         return replace(score, recurrence_accuracy=right)
 
-    def _baselines(self) -> dict[str, Baseline]:
-        stream = self.streamer.stream
-        measured = reports.measured(self.settings, self.registry, stream.id)
-        return {name: msgspec.convert(line, Baseline) for name, line in measured.items()}
+    def _lines(self, history: Sequence[Mapping[str, Any]], show: Show) -> dict[str, Baseline]:
+        stream = self.streamer.stream.id
+        numbers = {task.id: task.number for task in self.registry.tasks(stream)}
+        lines = compare(self.settings, self.registry, stream, self.options.baselines, show)
+        rows = [at // SECOND for at in lines.done] if lines else ()
+        return comparison.summaries(lines, numbers, reports.trained_s(history), rows)
 
     def _rates(self, started: float) -> Rates:
         state = self.streamer.owned[0].state

@@ -128,8 +128,24 @@ class TrainedVersion(Part, frozen=True, kw_only=True):
     seconds: Annotated[float, Meta(ge=0, description="Duration of its training")]
 
 
-class Retention(Part, frozen=True, kw_only=True):
-    """Skill (1 - MSE / variance) of the versions that were live, on each task's held-out part."""
+class Summaries(Part, frozen=True, kw_only=True):
+    """Of an error matrix; null where there is nothing to say."""
+
+    average: Annotated[float | None, Meta(description="Mean skill at the end")] = None
+    forgetting: Annotated[
+        float | None,
+        Meta(description="Mean fall from a task's best since it was learned to the end"),
+    ] = None
+    backward_transfer: float | None = None
+    forward_transfer: float | None = None
+    learning_curve_area: Annotated[
+        float | None,
+        Meta(description="Mean over the rows of the mean skill on the tasks that had come up"),
+    ] = None
+
+
+class Retention(Summaries, frozen=True, kw_only=True):
+    """Skill (1 - MSE / variance) of the versions that were live, as measured when each was made."""
 
     tasks: tuple[str, ...]
     versions: tuple[int, ...]
@@ -137,17 +153,25 @@ class Retention(Part, frozen=True, kw_only=True):
         tuple[tuple[float | None, ...], ...],
         Meta(description="A row a version, a column a task; null: not measured"),
     ]
-    average: float | None = None
-    forgetting: float | None = None
-    backward_transfer: float | None = None
-    forward_transfer: float | None = None
 
 
-class Baseline(Part, frozen=True, kw_only=True):
-    """A model's skill on every task at the end."""
+class Baseline(Summaries, frozen=True, kw_only=True):
+    """What one way to learn makes of the requests, by what is held out of every task at the end.
 
-    average: float | None
-    skills: dict[str, float]
+    Row 0 is the first version, each further row the model after one more request.
+    """
+
+    skills: Annotated[dict[str, float], Meta(description="Task: skill at the end")]
+    tasks: Annotated[tuple[str, ...], Meta(description="The matrix's columns")]
+    learned_at: Annotated[
+        tuple[Row, ...], Meta(description="Row of the matrix by which each task had come up")
+    ]
+    rows: Annotated[
+        tuple[Row, ...],
+        Meta(description="Rows of the recording read by then; empty where there is none"),
+    ]
+    matrix: tuple[tuple[float | None, ...], ...]
+    seconds: Annotated[float, Meta(ge=0, description="Duration of its trainings")]
 
 
 class Calibration(Part, frozen=True, kw_only=True):
@@ -225,7 +249,10 @@ class Report(Part, frozen=True, kw_only=True):
     tasks: tuple[FoundTask, ...]
     versions: tuple[TrainedVersion, ...]
     retention: Annotated[Retention | None, Meta(description="null without training")]
-    baselines: dict[str, Baseline]
+    baselines: Annotated[
+        dict[str, Baseline],
+        Meta(description="champion: what was live; the others have no gate. Empty without any"),
+    ]
     detection: Annotated[Detection | None, Meta(description="null without a column of truth")]
     rates: Rates
     settings: dict[str, Any]

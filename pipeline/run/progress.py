@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -27,9 +28,20 @@ class RateColumn(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
+class Show(Protocol):
+    """Told how far the work is."""
+
+    def __call__(self, done: int, total: int | None = None, what: str | None = None) -> None:
+        """The total may come later, and another part of the work begin: `what`."""
+
+
+def silent(done: int, total: int | None = None, what: str | None = None) -> None:
+    """Shows nothing."""
+
+
 @contextmanager
-def bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
-    """A function to call with (done, total); the total may come later."""
+def bar(what: str, total: int | None = None) -> Iterator[Show]:
+    """A function to call with what is done."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -41,10 +53,7 @@ def bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int | No
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(what, total=total)
 
-        def update(done: int, total: int | None = None) -> None:
-            if total is None:
-                progress.update(task, completed=done)
-            else:
-                progress.update(task, completed=done, total=total)
+        def update(done: int, total: int | None = None, what: str | None = None) -> None:
+            progress.update(task, completed=done, total=total, description=what)
 
         yield update

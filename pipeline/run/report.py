@@ -19,8 +19,9 @@ from pipeline.detect.explain import told
 from pipeline.detect.matching import match
 from pipeline.records import Change
 from pipeline.register.sql import SqlRegistry
-from pipeline.run import baselines
-from pipeline.run.backtest_report import Detection, Report
+from pipeline.run import baselines, comparison
+from pipeline.run.backtest_report import Baseline, Detection, Report
+from pipeline.run.progress import bar
 from pipeline.run.shuttle import CHANNELS, SEGMENTS, SERIES, Recording
 from pipeline.run.times import parse_time
 from pipeline.serve.lineage import Lineage
@@ -39,14 +40,16 @@ def report(settings: Settings, registry: SqlRegistry, recording: Recording) -> d
     lineage = Lineage(settings.database)
     try:
         history = lineage.history(name)
-        measured_ = measured(settings, registry, stream.id if stream else 0)
-        frozen = measured_["frozen"]["skills"] if measured_ else {}
+        numbers = {task.id: task.number for task in registry.tasks(stream.id)} if stream else {}
+        with bar("baselines") as show:
+            lines = baselines.compare(settings, registry, stream.id if stream else 0, show=show)
+        told = comparison.summaries(lines, numbers, trained_s(history))
         return {
             "arranged": _arranged(recording),
             "boundaries": _boundaries(lineage.boundaries(name), recording),
             "versions": history,
-            "retention": retention(lineage.matrix(name), frozen),
-            "baselines": measured_,
+            "retention": retention(lineage.matrix(name), comparison.first_row(told)),
+            "baselines": msgspec.to_builtins(told),
             "audit": _audit(lineage, name, history),
         }
     finally:
@@ -100,19 +103,13 @@ def retention(matrix: Sequence[Mapping[str, Any]], frozen: Mapping[str, float]) 
         "forgetting": kept.forgetting,
         "backward_transfer": kept.backward,
         "forward_transfer": kept.forward,
+        "learning_curve_area": kept.area,
     }
 
 
-def measured(settings: Settings, registry: SqlRegistry, stream_id: int) -> dict[str, Any]:
-    """Each model's skill a task, all on the same held-out readings, at the end of the stream."""
-    numbers = {task.id: task.number for task in registry.tasks(stream_id)}
-    return {
-        name: {
-            "average": baselines.mean(skills),
-            "skills": {f"task {numbers[task]}": skill for task, skill in skills.items()},
-        }
-        for name, skills in baselines.measure(settings, registry, stream_id).items()
-    }
+def trained_s(history: Sequence[Mapping[str, Any]]) -> float:
+    """How long all versions were trained together, in seconds."""
+    return float(sum(version["metrics"].get("seconds", 0.0) for version in history))
 
 
 def _number(task: str) -> int:
@@ -323,18 +320,28 @@ def _print_retention(console: Console, answer: Mapping[str, Any]) -> None:
     table.add_column("after")
     for task in kept["tasks"]:
         table.add_column(task)
-    table.add_column("average")
     for version, row in zip(kept["versions"], kept["R"], strict=True):
-        table.add_row(f"version {version}", *map(_skill, row), "")
+        table.add_row(f"version {version}", *map(comparison.figure, row))
     table.add_section()
     for name, line in answer["baselines"].items():
-        cells = [_skill(line["skills"].get(task)) for task in kept["tasks"]]
-        table.add_row(f"{name}, at the end", *cells, _skill(line["average"]))
+        cells = [comparison.figure(line["skills"].get(task)) for task in kept["tasks"]]
+        table.add_row(f"{name}, at the end", *cells)
     console.print(table)
+    _print_lines(console, msgspec.convert(answer["baselines"], dict[str, Baseline]))
 
 
-def _skill(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _print_lines(console: Console, lines: Mapping[str, Baseline]) -> None:
+    """The champion beside every baseline; whether replay was worth it."""
+    if not lines:
+        return
+    table = Table(title=comparison.CAPTION, title_justify="left")
+    for column in comparison.TITLES:
+        table.add_column(column)
+    for row in comparison.table(lines):
+        table.add_row(*row)
+    console.print(table)
+    if (sentence := comparison.verdict(lines)) is not None:
+        console.print(sentence, highlight=False)
 
 
 def _skills(skills: Mapping[str, float]) -> str:

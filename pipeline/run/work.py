@@ -80,7 +80,7 @@ def resolve(registry: SqlRegistry, claim: Claim, learn: Learn) -> Work:
     earlier = registry.earlier(stream, newest) if keeps in ("latest", "everything") else []
     now = {sha for _, sha in segments}
     old = dict.fromkeys(sha for _, sha in earlier if sha not in now)
-    gone = {sha for _, task, sha in registry.segments(stream) if task in refused}
+    gone = {each.segment for each in registry.segments(stream) if each.task in refused}
     ended = registry.learned(parent.id) if parent else []
     return Work(
         parent=parent,

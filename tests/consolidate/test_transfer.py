@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.consolidate.transfer import (
     Transfer,
+    curve,
     error_matrix,
     learning_curve_area,
     transfer,
@@ -59,7 +60,9 @@ def test_gains_are_backward_transfer_and_forgetting_below_zero() -> None:
 
 def test_one_consolidation_has_an_average_and_nothing_else_to_say() -> None:
     """There is no earlier or later row: undefined is None, not 0."""
-    assert of([[0.4]], [0]) == Transfer(average=0.4, forgetting=None, backward=None, forward=None)
+    assert of([[0.4]], [0]) == Transfer(
+        average=0.4, forgetting=None, backward=None, forward=None, area=0.4
+    )
 
 
 def test_what_was_not_measured_counts_for_nothing() -> None:
@@ -78,7 +81,7 @@ def test_what_was_not_measured_counts_for_nothing() -> None:
 def test_nothing_measured_is_none_throughout() -> None:
     """Not a warning, not NaN."""
     assert of([[NAN, NAN]] * 3, [0, 1]) == Transfer(
-        average=None, forgetting=None, backward=None, forward=None
+        average=None, forgetting=None, backward=None, forward=None, area=None
     )
 
 
@@ -104,3 +107,14 @@ def test_the_learning_curve_s_area_is_that_of_its_trapezoids() -> None:
     """Losses 4, 2, 1, 1 over three epochs: (3 + 1.5 + 1) / 3; without an epoch, where it began."""
     assert learning_curve_area(4.0, (2.0, 1.0, 1.0)) == pytest.approx(5.5 / 3)
     assert learning_curve_area(4.0, ()) == 4.0
+
+
+def test_the_learning_curve_is_over_what_had_come_up_by_each_row() -> None:
+    """Three tasks, each learned with its row: .8, (.6 + .6) / 2, (.5 + .7 + .9) / 3; its area is
+    their mean, and a task that could not be measured counts for nothing."""
+    rows = [[0.8, 0.1, 0.2], [0.6, 0.6, 0.3], [0.5, 0.7, 0.9]]
+    assert curve(np.array(rows), [0, 1, 2]) == pytest.approx([0.8, 0.6, 0.7])
+    assert of(rows, [0, 1, 2]).area == pytest.approx((0.8 + 0.6 + 0.7) / 3)
+    rows[0][0], rows[2][1] = NAN, NAN
+    assert curve(np.array(rows), [0, 1, 2]) == [None, *map(pytest.approx, (0.6, 0.7))]
+    assert of(rows, [0, 1, 2]).area == pytest.approx((0.6 + 0.7) / 2)

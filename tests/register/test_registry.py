@@ -35,6 +35,7 @@ from pipeline.register.engine import reading, writing
 from pipeline.register.ledger import broken
 from pipeline.register.requests import FOLD_LIMIT, LONGEST_S, PAUSE_S
 from pipeline.register.sql import SqlRegistry, Stream
+from pipeline.register.tasks import Asked
 from tests.register.making import (
     LEASE_S,
     SECOND,
@@ -795,10 +796,12 @@ class RegistryContract:
             *(distance / NEW_FROM_ELSEWHERE for distance in away),
         ]
         assert registry.segments(stream.id) == [
-            (one, first, "segment-0"),
-            (two, second_, "segment-1"),
-            (three, first, "segment-2"),
+            Asked(request=one, task=first, segment="segment-0", finished=None),
+            Asked(request=two, task=second_, segment="segment-1", finished=None),
+            Asked(request=three, task=first, segment="segment-2", finished=None),
         ]
+        registry.finish(claim, "done")
+        assert {each.finished for each in registry.segments(stream.id)} == {clock.now}
 
     def test_a_segment_is_named_once_however_often_it_is_asked_for(
         self, registry: SqlRegistry, second: SqlRegistry, stream: Stream

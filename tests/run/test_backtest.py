@@ -135,7 +135,37 @@ def test_versions_are_made_soon_after_what_asked_for_them(trained: Report) -> No
     assert 1500 + 128 <= triggers[1][1] <= 1500 + 128 + 500
     assert trained.retention is not None
     assert trained.retention.tasks[0] == "task 1"
-    assert set(trained.baselines) == {"champion", "frozen", "naive"}
+
+
+def test_every_line_answers_the_same_requests(trained: Report) -> None:
+    """Row 0 is the first version, so all begin alike; frozen stays there; naive is not ours."""
+    names = ["champion", "frozen", "naive", "replay_only", "ewc_only", "joint"]
+    assert list(trained.baselines) == names
+    lines = trained.baselines
+    champion = lines["champion"]
+    assert champion.tasks == ("task 1", "task 2")
+    assert champion.learned_at == (0, 1)
+    assert champion.rows[0] == 500
+    assert champion.rows[1] == trained.versions[1].row
+    for line in lines.values():
+        assert (line.tasks, line.rows) == (champion.tasks, champion.rows)
+        assert len(line.matrix) == len(line.rows)
+        assert line.matrix[0] == champion.matrix[0]
+        assert line.skills == dict(zip(line.tasks, line.matrix[-1], strict=True))
+    assert set(lines["frozen"].matrix) == {champion.matrix[0]}
+    assert lines["frozen"].seconds == 0 < lines["naive"].seconds
+    ends = [lines[name].matrix[-1] for name in ("frozen", "naive", "replay_only", "joint")]
+    assert len(set(ends)) == len(ends)
+
+
+def test_baselines_that_are_not_asked_for_are_not_trained(recording: Path, trained: Report) -> None:
+    """What is trained otherwise is the same; forward transfer needs no baseline."""
+    few = backtest(recording, SETTINGS, Options(columns=TRUTH, baselines=("naive",))).report
+    assert list(few.baselines) == ["champion", "naive"]
+    assert few.baselines["naive"].matrix == trained.baselines["naive"].matrix
+    none = backtest(recording, SETTINGS, Options(columns=TRUTH, baselines=())).report
+    assert list(none.baselines) == ["champion"]
+    assert none.retention == trained.retention
 
 
 def test_without_training_there_is_nothing_of_models(untrained: Report) -> None:
@@ -150,7 +180,7 @@ def test_the_same_again_but_for_times_and_rates(recording: Path, trained: Report
     once = plain(trained)
     for answer in (once, again):
         del answer["rates"]
-        for made in answer["versions"]:
+        for made in (*answer["versions"], *answer["baselines"].values()):
             del made["seconds"]
     assert again == once
 
@@ -578,6 +608,8 @@ def test_the_command_prints_tables_and_writes_json(recording: Path, tmp_path: Pa
         (["FILE", "--tolerance", "0"], 2, "--tolerance"),
         (["FILE", "--truth-kind", "x"], 2, "--truth-kind"),
         (["FILE", "--seed", "-1"], 2, "--seed"),
+        (["FILE", "--baselines", "x"], 2, "--baselines"),
+        (["FILE", "--baselines", "none", "--baselines", "naive"], 2, "none goes with no other"),
         ([], 2, "Missing argument"),
     ],
 )
