@@ -176,6 +176,10 @@ def _material(inputs: Inputs, keeps: Keeps, score: Score, learn: Learn) -> _Mate
     if not _observed(new) or not _observed(held_out):
         raise TrainingFailed("the new segment has no observed cell to train or to measure on")
     before = State.from_bytes(inputs.ewc or b"")
+    if keeps == "everything":  # what is trained on alike is watched alike
+        everything = [*map(Readings.from_bytes, inputs.earlier), *segments]
+        watched = windows_of(everything, start.window, learn.held_out)[1]
+        held_out = examples(watched.values, start.scaling)
     old = _old(inputs, keeps, start.window, learn) if inputs.parent else None
     kept, answers = _kept(start, old, before.answers) if old is not None else (None, None)
     return _Material(

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.run import comparison, curves
 from pipeline.run.backtest import Result
 from pipeline.run.backtest_report import Found, Report
 from pipeline.run.chart import COLOURS, LEAST, MOST, TOTAL, drawn, figure
@@ -33,8 +34,10 @@ def page(result: Result) -> str:
         score=_score(report),
         chooser=_chooser(chosen, report),
         legend=_legend(result),
+        kept=_kept(kept := curves.figures(report)),
         tables=_tables(report),
         data=_for_script(figures),
+        curves=_for_script(kept),
         plotly=get_plotlyjs(),
         script=_SCRIPT,
     )
@@ -118,8 +121,7 @@ def _tables(report: Report) -> str:
     ]
     made = ("version", "after row", "reason", "fate", "decision")
     parts.append(_table("Versions", made, versions))
-    if report.retention is not None:
-        parts.append(_retention(report))
+    parts.append(_lines(report))
     settings = [
         (f"{section}.{key}", str(value))
         for section, keys in report.settings.items()
@@ -128,19 +130,28 @@ def _tables(report: Report) -> str:
     return "".join(parts) + _table("Settings", ("key", "value"), settings, closed=True)
 
 
-def _retention(report: Report) -> str:
-    kept = report.retention
-    if kept is None:
-        return ""
-    rows = [
-        (f"version {version}", *("" if v is None else f"{v:.3f}" for v in row))
-        for version, row in zip(kept.versions, kept.R, strict=True)
-    ]
-    for name, line in report.baselines.items():
-        skills: Mapping[str, float] = line.skills
-        cells = (f"{skills[t]:.3f}" if t in skills else "" for t in kept.tasks)
-        rows.append((f"{name}, at the end", *cells))
-    return _table("Skill of each version on each task", ("after", *kept.tasks), rows)
+#: What the curves and R are, above each.
+_CAPTIONS = (
+    "Skill on each task over the recording: 1 - MSE / variance on what is held out of it at the "
+    "end, 0 for who forecasts its mean; all methods on the same requests. Dotted: the task came "
+    "up. Below -1 it is drawn at -1.",
+    "R: skill of each version that was live on each task, as measured when it was made",
+)
+
+
+def _kept(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Where the curves and R are drawn."""
+    captions = _CAPTIONS[-len(figures) :] if figures else ()
+    return "".join(
+        f"<p class='caption'>{_html(text)}</p><div class='kept'></div>" for text in captions
+    )
+
+
+def _lines(report: Report) -> str:
+    """The champion beside the baselines; whether replay was needed."""
+    found = _table(comparison.CAPTION, comparison.TITLES, comparison.table(report.baselines))
+    sentence = comparison.verdict(report.baselines)
+    return found if sentence is None else f"{found}<p>{_html(sentence)}</p>"
 
 
 def _task(boundary: Found) -> str:
@@ -191,6 +202,7 @@ border-left:2px solid #111827;border-radius:0}
 .legend i.veil{background:#111827;opacity:.25;border-right:2px dashed #6b7280}
 .legend i.true{border-left:2px dotted #1a7f37}
 details{margin:14px 0}summary{font-weight:600;cursor:pointer}.scroll{overflow-x:auto}
+.caption{margin-top:22px}
 table{border-collapse:collapse;font-size:13px;margin-top:6px}
 th,td{text-align:left;padding:4px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top}
 td{white-space:nowrap}td:last-child{white-space:normal;overflow-wrap:anywhere}
@@ -206,6 +218,10 @@ function draw(k) { Plotly.react(chart, figures[k].data, figures[k].layout, confi
 const chooser = document.getElementById("series");
 if (chooser) chooser.addEventListener("change", () => draw(Number(chooser.value)));
 draw(0);
+const kept = JSON.parse(document.getElementById("curves").textContent);
+document.querySelectorAll(".kept").forEach((place, k) => {
+  Plotly.newPlot(place, kept[k].data, kept[k].layout, config);
+});
 """
 
 _PAGE = """<!DOCTYPE html>
@@ -218,8 +234,10 @@ script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
 <div class="cards">{score}</div>
 <p>{chooser}</p><p class="legend">{legend}</p>
 <div id="chart"></div>
+{kept}
 {tables}
 <script type="application/json" id="figures">{data}</script>
+<script type="application/json" id="curves">{curves}</script>
 <script>{plotly}</script>
 <script>{script}</script>
 </body></html>

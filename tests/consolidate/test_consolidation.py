@@ -300,6 +300,22 @@ def test_a_strategy_is_given_what_it_keeps(full: Inputs, strategy: str, replayed
     assert candidate.metrics["windows_replayed"] == replayed
 
 
+def test_joint_training_is_watched_on_everything_it_is_trained_on(full: Inputs) -> None:
+    """Stopped by the new segment alone it would forget, and be no bound to measure others by.
+
+    Its loss before is that of the parent on what is held out of all three segments, as fine-tuning
+    on all three has it; without old ones it is that on the new one.
+    """
+    old = tuple(regime(sign, 256, seed=300 + sign).to_bytes() for sign in (-1, 1))
+    everything = replace(full, segments=(*((0, content) for content in old), *full.segments))
+    learn = with_(QUICK, strategy="joint", epochs=1)
+    joint = consolidate(replace(full, earlier=old), SCORE, learn)
+    for inputs, expected in ((everything, True), (full, False)):
+        tuned = consolidate(inputs, SCORE, with_(learn, strategy="fine_tune"))
+        near = pytest.approx(tuned.metrics["loss_before"], rel=1e-5)
+        assert (joint.metrics["loss_before"] == near) == expected
+
+
 def test_fine_tuning_does_not_claim_replay_or_penalty(full: Inputs) -> None:
     """It is given a reservoir and an anchor and uses neither: the audit must say so."""
     candidate = consolidate(full, SCORE, with_(QUICK, strategy="fine_tune"))

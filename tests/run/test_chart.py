@@ -21,7 +21,7 @@ from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.ingest.recording import Columns
 from pipeline.run.backtest import Options, Result, backtest
-from pipeline.run.backtest_report import Event
+from pipeline.run.backtest_report import Baseline, Event, Retention
 from pipeline.run.chart import MOST, thin
 from pipeline.run.chart import figure as figure_of
 from pipeline.run.page import _for_script, page
@@ -103,13 +103,13 @@ def test_nothing_is_fetched(parsed: Elements) -> None:
     (policy,) = (a["content"] or "" for _, a in parsed.elements if "http-equiv" in a)
     assert policy.startswith("default-src 'none';")
     assert "http" not in policy
-    ours = [parsed.scripts[0], parsed.scripts[2], *parsed.words]
+    ours = [*parsed.scripts[:2], parsed.scripts[3], *parsed.words]
     assert not any(re.search(r"https?://", text) for text in ours)
 
 
 def test_what_a_recording_says_is_text(parsed: Elements) -> None:
-    """Three scripts, all ours; names are to be read as they are, and run nothing."""
-    assert [tag for tag, _ in parsed.elements].count("script") == len(parsed.scripts) == 3
+    """Four scripts, all ours; names are to be read as they are, and run nothing."""
+    assert [tag for tag, _ in parsed.elements].count("script") == len(parsed.scripts) == 4
     assert not any(name.startswith("on") for _, a in parsed.elements for name in a)
     assert not {"b", "img"} & {t for t, a in parsed.elements if a}
     text = "".join(parsed.words)
@@ -209,6 +209,29 @@ def test_events_are_marked_at_their_sensor(result: Result) -> None:
     assert mark["text"] == ["flow &lt;i&gt; stands still"]
     assert mark["yaxis"] == traces(figure, "lines")[1]["yaxis"]
     assert "sensor_frozen" in marked.words
+
+
+def test_a_run_with_versions_shows_curves_r_and_the_lines(result: Result) -> None:
+    """A place for each figure, and a table of the lines; without versions there is none of it."""
+    line = Baseline(
+        average=0.25, forgetting=0.125, skills={"task 1": 0.25}, tasks=("task 1",),
+        learned_at=(0,), rows=(500,), matrix=((0.25,),), seconds=1.0,
+    )  # fmt: skip
+    report = replace(
+        result.report,
+        baselines={"champion": line, "naive": line},
+        retention=Retention(tasks=("task 1",), versions=(1,), R=((0.25,),)),
+    )
+    shown = Elements(page(with_(result, report=report)))
+    curves, heat = json.loads(shown.scripts[1])
+    assert [t["name"] for t in curves["data"]] == ["champion", "naive"]
+    assert heat["data"][0]["type"] == "heatmap"
+    assert [a.get("class") for _, a in shown.elements].count("kept") == 2
+    assert {"forgetting", "0.125", "naive"} <= set(shown.words)
+    assert any("ends as good as champion here (0.250 and 0.250" in text for text in shown.words)
+    plain = Elements(page(result))
+    assert json.loads(plain.scripts[1]) == []
+    assert "kept" not in [a.get("class") for _, a in plain.elements]
 
 
 def test_without_plotly_what_to_install_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
