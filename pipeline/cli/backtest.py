@@ -32,6 +32,7 @@ class BaselineName(StrEnum):
     replay_only = "replay_only"
     ewc_only = "ewc_only"
     joint = "joint"
+    true_boundaries = "true_boundaries"
     none = "none"
 
 
@@ -109,7 +110,7 @@ def backtest(
         tolerance=tolerance,
         seed=seed,
         train=not no_train,
-        baselines=_names(baselines),
+        baselines=_names(baselines, truth_column),
         keep=html is not None,
     )
     with bar("backtest") as show:
@@ -132,12 +133,14 @@ def backtest(
     print_backtest(result.report)
 
 
-def _names(chosen: list[BaselineName] | None) -> list[str]:
+def _names(chosen: list[BaselineName] | None, truth: str | None) -> list[str]:
     """The baselines by name; none is none."""
     every = [name.value for name in BaselineName if name is not BaselineName.none]
     names = [name.value for name in chosen] if chosen else every
     if "none" in names and len(names) > 1:
         raise typer.BadParameter("none goes with no other", param_hint="--baselines")
+    if chosen and "true_boundaries" in names and truth is None:
+        raise typer.BadParameter("true_boundaries needs --truth-column", param_hint="--baselines")
     return [name for name in names if name != "none"]
 
 

@@ -38,6 +38,7 @@ from pipeline.run.backtest_report import (
     Baseline,
     Calibration,
     Detection,
+    DetectionCost,
     Event,
     Found,
     FoundTask,
@@ -50,6 +51,7 @@ from pipeline.run.backtest_report import (
     TrainedVersion,
 )
 from pipeline.run.baselines import BASELINES, compare
+from pipeline.run.detection_cost import TRUE_BOUNDARIES, detection_cost
 from pipeline.run.messages import iso
 from pipeline.run.progress import Show, silent
 from pipeline.run.stream import Streamer
@@ -76,7 +78,7 @@ class Options:
     seed: int | None = None
     train: bool = True
     #: Baselines to train beside the champion: their names.
-    baselines: Collection[str] = BASELINES
+    baselines: Collection[str] = (*BASELINES, TRUE_BOUNDARIES)
     #: Whether the readings are kept, to be drawn.
     keep: bool = False
 
@@ -168,12 +170,15 @@ class _Run:
         """The recording from end to end."""
         started = time.perf_counter()
         self.streamer.assigned([0])
-        size = max(1, min(POLL, POLL_CELLS // len(self.recording.sensors)))
-        size = min(size, POLL_TRAINING) if self.options.train else size
-        for chunk in self.recording.chunks(size):
+        for chunk in self.recording.chunks(self._size()):
             self._poll(chunk)
             show(self.done, max(self.recording.rows, self.done))
         self.stream_s = time.perf_counter() - started - self.training_s
+
+    def _size(self) -> int:
+        """Readings in a poll."""
+        size = max(1, min(POLL, POLL_CELLS // len(self.recording.sensors)))
+        return min(size, POLL_TRAINING) if self.options.train else size
 
     def _poll(self, chunk: Chunk) -> None:
         batch = chunk.batch
@@ -240,6 +245,7 @@ class _Run:
             retention=msgspec.convert(kept, Retention) if kept else None,
             baselines=lines,
             detection=self._detection(named),
+            detection_cost=self._detection_cost(show),
             rates=self._rates(started),
             settings=_told(self.settings),
             seed=self.settings.learn.seed,
@@ -321,6 +327,14 @@ class _Run:
         )
         right = recurrence_accuracy(self.truth, named, self._segments())
         return replace(score, recurrence_accuracy=right)
+
+    def _detection_cost(self, show: Show) -> DetectionCost | None:
+        wanted = self.options.train and TRUE_BOUNDARIES in self.options.baselines
+        if self.truth is None or not wanted:
+            return None
+        return detection_cost(
+            self.settings, self.recording, self.truth, self.boundaries, self._size(), show
+        )
 
     def _lines(self, history: Sequence[Mapping[str, Any]], show: Show) -> dict[str, Baseline]:
         stream = self.streamer.stream.id

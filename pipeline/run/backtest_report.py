@@ -174,6 +174,17 @@ class Baseline(Summaries, frozen=True, kw_only=True):
     seconds: Annotated[float, Meta(ge=0, description="Duration of its trainings")]
 
 
+class DetectionCost(Part, frozen=True, kw_only=True):
+    """The settings' method without a gate, on segments cut at two kinds of boundaries.
+
+    Both are measured on what is held out of the true segments, a column a true regime, but for
+    readings that `found` was trained on. Row 0 is the first version of each.
+    """
+
+    found: Annotated[Baseline, Meta(description="Cut at the boundaries that were found")]
+    true: Annotated[Baseline, Meta(description="Cut at the true ones")]
+
+
 class Calibration(Part, frozen=True, kw_only=True):
     """Boundaries in a million readings where nothing changes."""
 
@@ -254,6 +265,10 @@ class Report(Part, frozen=True, kw_only=True):
         Meta(description="champion: what was live; the others have no gate. Empty without any"),
     ]
     detection: Annotated[Detection | None, Meta(description="null without a column of truth")]
+    detection_cost: Annotated[
+        DetectionCost | None,
+        Meta(description="null without truth or training, or if true_boundaries is not asked for"),
+    ] = None
     rates: Rates
     settings: dict[str, Any]
     seed: Annotated[int, Meta(ge=0)]

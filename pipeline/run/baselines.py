@@ -134,7 +134,7 @@ def follow(
     """
     state = begin
     for done, step in enumerate(steps):
-        state = _take(step, state, settings, partial(tick, done))
+        state = take(step, state, settings, partial(tick, done))
         yield state
 
 
@@ -150,7 +150,8 @@ def line(states: Iterable[State], measure: Measure) -> Line:
     return Line(r=np.array(r), seconds=seconds)
 
 
-def _take(step: Step, state: State, settings: Settings, tick: Callable[[], None]) -> State:
+def take(step: Step, state: State, settings: Settings, tick: Callable[[], None]) -> State:
+    """What a line has after one more step."""
     tick()
     inputs = Inputs(
         parent=state.weights,

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.consolidate.transfer import transfer
-from pipeline.run.backtest_report import Baseline
+from pipeline.run.backtest_report import Baseline, DetectionCost
 from pipeline.run.baselines import CHAMPION, Line, Lines
 
 #: Averages that differ by no more are as good as each other.
 AS_GOOD = 0.02
 #: What `table` holds, and its titles.
 CAPTION = (
-    "The same requests by every method, on what is held out at the end; only champion has a gate"
+    "The same requests by every method, on what is held out at the end; "
+    "only the champion has a gate"
 )
 TITLES = ("line", "average", "forgetting", "backward", "forward", "curve's area", "seconds")
 
@@ -107,4 +108,16 @@ def verdict(lines: Mapping[str, Baseline]) -> str | None:
     return (
         f"Naive fine-tuning ends {how} {replay} here ({naive:.3f} and {kept:.3f} on average): "
         "little of what was learned before is lost without replay."
+    )
+
+
+def cost(told: DetectionCost) -> str:
+    """What detection costs the learning, in a sentence."""
+    found, true = told.found.average, told.true.average
+    if found is None or true is None:
+        return "What detection costs cannot be told: a regime was never measured."
+    cost = f"costs {true - found:.3f}" if true > found else "costs nothing"
+    return (
+        f"The same method, without a gate, on the true regimes: {found:.3f} on average with the "
+        f"boundaries found, {true:.3f} with the true ones. Detection {cost} here."
     )

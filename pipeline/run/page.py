@@ -148,10 +148,12 @@ def _kept(figures: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _lines(report: Report) -> str:
-    """The champion beside the baselines; whether replay was needed."""
+    """The champion beside the baselines; whether replay was needed, and what detection costs."""
     found = _table(comparison.CAPTION, comparison.TITLES, comparison.table(report.baselines))
-    sentence = comparison.verdict(report.baselines)
-    return found if sentence is None else f"{found}<p>{_html(sentence)}</p>"
+    said = [comparison.verdict(report.baselines)]
+    if report.detection_cost is not None:
+        said.append(comparison.cost(report.detection_cost))
+    return found + "".join(f"<p>{_html(text)}</p>" for text in said if text is not None)
 
 
 def _task(boundary: Found) -> str:

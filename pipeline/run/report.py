@@ -162,6 +162,8 @@ def print_backtest(report: Report) -> None:
         _print_retention(
             console, {"retention": kept, "baselines": msgspec.to_builtins(report.baselines)}
         )
+    if report.detection_cost is not None:
+        console.print(comparison.cost(report.detection_cost), highlight=False)
     if report.detection is not None:
         console.print(_score(report.detection), highlight=False, markup=False)
 

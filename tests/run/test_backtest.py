@@ -23,6 +23,7 @@ from pipeline.errors import PipelineError, SourceError
 from pipeline.ingest.recording import SECOND, Chunk, Columns, Recording
 from pipeline.ingest.series import group
 from pipeline.records import Boundary
+from pipeline.run import comparison
 from pipeline.run.backtest import Options, backtest
 from pipeline.run.backtest_report import SCHEMA, Report, schema, to_json
 from pipeline.run.times import parse_time
@@ -158,10 +159,22 @@ def test_every_line_answers_the_same_requests(trained: Report) -> None:
     assert len(set(ends)) == len(ends)
 
 
+def test_what_detection_costs_is_told_of_the_true_regimes(trained: Report) -> None:
+    """Found where they truly are, give or take some rows: the same regimes, about the same end."""
+    cost = trained.detection_cost
+    assert cost is not None
+    assert cost.true.tasks == cost.found.tasks == ("a", "b")
+    assert cost.true.learned_at == cost.found.learned_at == (0, 1)
+    assert len(cost.true.rows) == len(cost.found.rows) == 3  # a, b, a again
+    assert cost.found.average == pytest.approx(cost.true.average, abs=0.1)
+    assert "Detection costs" in comparison.cost(cost)
+
+
 def test_baselines_that_are_not_asked_for_are_not_trained(recording: Path, trained: Report) -> None:
     """What is trained otherwise is the same; forward transfer needs no baseline."""
     few = backtest(recording, SETTINGS, Options(columns=TRUTH, baselines=("naive",))).report
     assert list(few.baselines) == ["champion", "naive"]
+    assert few.detection_cost is None
     assert few.baselines["naive"].matrix == trained.baselines["naive"].matrix
     none = backtest(recording, SETTINGS, Options(columns=TRUTH, baselines=())).report
     assert list(none.baselines) == ["champion"]
@@ -180,7 +193,8 @@ def test_the_same_again_but_for_times_and_rates(recording: Path, trained: Report
     once = plain(trained)
     for answer in (once, again):
         del answer["rates"]
-        for made in (*answer["versions"], *answer["baselines"].values()):
+        cost = answer["detection_cost"].values()
+        for made in (*answer["versions"], *answer["baselines"].values(), *cost):
             del made["seconds"]
     assert again == once
 
@@ -205,6 +219,11 @@ def test_the_truth_column_is_read_by_the_scorer_only(tmp_path: Path, trained: Re
     assert other.sensors == trained.sensors == ("s0", "s1", "s2")
     assert other.detection is not None
     assert other.detection.true_boundaries > 100
+    assert {n: line.matrix for n, line in other.baselines.items()} == {
+        n: line.matrix for n, line in trained.baselines.items()
+    }
+    assert trained.detection_cost is not None
+    assert other.detection_cost is None  # no regime lasts long enough to be learned
 
 
 def test_without_a_truth_column_all_but_the_score_is_the_same(
@@ -610,6 +629,7 @@ def test_the_command_prints_tables_and_writes_json(recording: Path, tmp_path: Pa
         (["FILE", "--seed", "-1"], 2, "--seed"),
         (["FILE", "--baselines", "x"], 2, "--baselines"),
         (["FILE", "--baselines", "none", "--baselines", "naive"], 2, "none goes with no other"),
+        (["FILE", "--baselines", "true_boundaries"], 2, "needs --truth-column"),
         ([], 2, "Missing argument"),
     ],
 )
