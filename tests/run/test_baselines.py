@@ -50,7 +50,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         database=Database(url=f"sqlite:///{tmp_path_factory.mktemp('lines') / 'tidemark.db'}"),
         score=Score(window=WINDOW, hidden=8),
         learn=Learn(epochs=4, lr=0.01, reservoir_capacity=100, held_out=SHARE),
-        gate=Gate(min_gain=0.02, max_forgetting=0.5),
+        gate=Gate(min_gain=0.0, max_forgetting=100.0),  # all that is trained goes live
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.ingest.recording import Columns
 from pipeline.run.backtest import Options, Result, backtest
-from pipeline.run.backtest_report import Baseline, Event, Retention
+from pipeline.run.backtest_report import Baseline, DetectionCost, Event, Retention
 from pipeline.run.chart import MOST, thin
 from pipeline.run.chart import figure as figure_of
 from pipeline.run.page import _for_script, page
@@ -221,6 +221,7 @@ def test_a_run_with_versions_shows_curves_r_and_the_lines(result: Result) -> Non
         result.report,
         baselines={"champion": line, "naive": line},
         retention=Retention(tasks=("task 1",), versions=(1,), R=((0.25,),)),
+        detection_cost=DetectionCost(found=line, true=line),
     )
     shown = Elements(page(with_(result, report=report)))
     curves, heat = json.loads(shown.scripts[1])
@@ -229,6 +230,7 @@ def test_a_run_with_versions_shows_curves_r_and_the_lines(result: Result) -> Non
     assert [a.get("class") for _, a in shown.elements].count("kept") == 2
     assert {"forgetting", "0.125", "naive"} <= set(shown.words)
     assert any("ends as good as champion here (0.250 and 0.250" in text for text in shown.words)
+    assert any("Detection costs nothing here." in text for text in shown.words)
     plain = Elements(page(result))
     assert json.loads(plain.scripts[1]) == []
     assert "kept" not in [a.get("class") for _, a in plain.elements]
