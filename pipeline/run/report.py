@@ -319,14 +319,18 @@ def _print_retention(console: Console, answer: Mapping[str, Any]) -> None:
         title="R: skill (1 - MSE / variance) of each champion on each task's held-out readings",
         title_justify="left",
     )
-    table.add_column("after")
-    for task in kept["tasks"]:
-        table.add_column(task)
+    lines = answer["baselines"]
+    # a task that only rejected versions learned is in the lines alone
+    tasks = {*kept["tasks"], *(task for line in lines.values() for task in line["tasks"])}
+    columns = sorted(tasks, key=_number)
+    for title in ("after", *columns):
+        table.add_column(title)
     for version, row in zip(kept["versions"], kept["R"], strict=True):
-        table.add_row(f"version {version}", *map(comparison.figure, row))
+        skills = dict(zip(kept["tasks"], row, strict=True))
+        table.add_row(f"version {version}", *(comparison.figure(skills.get(t)) for t in columns))
     table.add_section()
-    for name, line in answer["baselines"].items():
-        cells = [comparison.figure(line["skills"].get(task)) for task in kept["tasks"]]
+    for name, line in lines.items():
+        cells = [comparison.figure(line["skills"].get(task)) for task in columns]
         table.add_row(f"{name}, at the end", *cells)
     console.print(table)
     _print_lines(console, msgspec.convert(answer["baselines"], dict[str, Baseline]))

@@ -1025,6 +1025,9 @@ class RegistryContract:
         ]
         assert [v.parent_id for v in made] == [None, made[0].id, made[1].id]
         assert registry.first_version(stream.id) == replace(made[0], status="retired")
+        assert registry.lives(stream.id) == [
+            (at, version.sha256) for at, version in zip(times, made, strict=True)
+        ]
         assert registry.champion(stream.id) == made[2]
 
     def test_a_clock_that_goes_back_makes_no_interval_backwards(
@@ -1047,6 +1050,7 @@ class RegistryContract:
         """Before the bootstrap there is nothing to score with, and that is no error."""
         assert registry.champion(stream.id) is None
         assert registry.first_version(stream.id) is None
+        assert registry.lives(stream.id) == []
         assert registry.skills(1) == {}
 
     def test_streams_have_their_own_champions(self, registry: SqlRegistry, stream: Stream) -> None:

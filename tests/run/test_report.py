@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from rich.console import Console
 
-from pipeline.run.report import print_answer, retention
+from pipeline.run.report import _print_retention, print_answer, retention
 
 
 def row(version: int, status: str, skills: dict[str, float], parent: dict[str, float]):
@@ -41,6 +42,23 @@ def test_forward_transfer_is_what_was_known_of_a_task_before_it_was_learned() ->
 def test_without_the_first_version_s_skill_there_is_no_forward_transfer() -> None:
     """Unknown is not 0."""
     assert retention(MATRIX, {})["forward_transfer"] is None
+
+
+def test_a_task_that_only_rejected_versions_learned_is_a_column(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is in the lines' averages: hidden, those would be of other figures than those shown."""
+    line = {
+        "average": -3.75, "skills": {"task 1": 0.5, "task 2": -8.0}, "tasks": ("task 1", "task 2"),
+        "learned_at": (0, 1), "rows": (), "matrix": ((0.5, -8.0),), "seconds": 1.0,
+    }  # fmt: skip
+    kept = {"tasks": ["task 1"], "versions": [1], "R": [[0.625]]}
+    _print_retention(Console(width=140), {"retention": kept, "baselines": {"champion": line}})
+    rows = [
+        [cell.strip() for cell in row.split("│")] for row in capsys.readouterr().out.split("\n")
+    ]
+    assert ["", "version 1", "0.625", "", ""] in rows
+    assert ["", "champion, at the end", "0.500", "-8.000", ""] in rows
 
 
 def test_without_a_version_there_is_nothing_to_retain() -> None:
