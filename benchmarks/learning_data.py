@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.detection_data import SHARED
 from pipeline.consolidate.training import Examples
-from pipeline.model.networks import forecaster
+from pipeline.model.kinds import Design, network
 from pipeline.model.objectives import CrossEntropy, Objective, Squared
 
 WINDOW = 16
@@ -132,7 +132,7 @@ def forecasting(stream: str, seed: int) -> Problem:
     return Problem(
         tasks=[train for train, _ in pairs],
         held_out=[held for _, held in pairs],
-        model=lambda: forecaster(WINDOW, x.shape[1], 128, seed),
+        model=lambda: network(Design(window=WINDOW, channels=x.shape[1], hidden=128), seed),
         objective=Squared(),
     )
 

@@ -156,11 +156,39 @@ class Database(Section, frozen=True, kw_only=True):
 
 
 class Score(Section, frozen=True, kw_only=True):
-    """The model that forecasts the next reading."""
+    """The model that scores each reading."""
 
-    window: Annotated[Count, Meta(description="Readings that a forecast looks back on")] = 16
-    hidden: Annotated[Count, Meta(description="Width of the forecaster's two hidden layers")] = 64
+    model: Annotated[
+        str,
+        Meta(
+            pattern=r"^(forecaster|autoencoder|regressor|classifier|[\w.]+:\w+)$",
+            description="Forecaster, autoencoder, regressor, classifier; or your MODULE:FACTORY",
+        ),
+    ] = "forecaster"
+    form: Annotated[
+        Literal["mlp", "gru", "tcn"],
+        Meta(description="Its network: perceptron, gated recurrent or dilated convolutions"),
+    ] = "mlp"
+    target: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=LARGEST,
+            description="Channel, from 0, that a regressor or classifier tells; -1: none",
+        ),
+    ] = -1
+    classes: Annotated[
+        tuple[str, ...],
+        Meta(description="Names of a classifier's classes: 0, 1, ... in its target channel"),
+    ] = ()
+    window: Annotated[Count, Meta(description="Readings that it looks back on")] = 16
+    hidden: Annotated[Count, Meta(description="Width of its hidden layers; tcn: half of it")] = 64
     threads: Annotated[Count, Meta(description="Threads of torch in one process")] = 1
+
+    @property
+    def factory(self) -> str:
+        """The user's "module:factory", if the model is one."""
+        return self.model if ":" in self.model else ""
 
 
 class Detect(Section, frozen=True, kw_only=True):

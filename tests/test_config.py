@@ -84,6 +84,7 @@ def other_value(key: Key) -> Any:
         "series": "topic",
         "url": "sqlite:///b.db",
         "ewc_lambda": 3.5,
+        "model": "autoencoder",
     }
     return fitting.get(key.name, "other")
 

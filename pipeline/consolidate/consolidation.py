@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,9 +25,7 @@ from pipeline.consolidate.strategies.base import Keeps, Strategy
 from pipeline.consolidate.training import Examples, Kept, Task
 from pipeline.consolidate.transfer import learning_curve_area
 from pipeline.errors import TrainingFailed
-from pipeline.model.networks import forecaster
-from pipeline.model.objectives import Squared
-from pipeline.model.scaling import Scaling
+from pipeline.model.kinds import Design, check, kind_of, network, scaling_of
 from pipeline.model.weights import Weights
 from pipeline.records import Candidate
 
@@ -72,7 +71,10 @@ def consolidate(
     Raises
     ------
     TrainingFailed
-        No window to train on or to measure with, or a loss that is not finite.
+        No window to train on or to measure with, a loss that is not finite, or a parent of another
+        kind than the settings want.
+    SettingsError
+        There is no such model for these channels, or the parent is of another factory.
     """
     started = time.monotonic()
     with one_thread():
@@ -80,11 +82,11 @@ def consolidate(
         material = _material(inputs, strategy.keeps, score, learn)  # 1
         generator = torch.Generator().manual_seed(inputs.seed)
         anchor = _anchor(inputs, material, strategy, learn, generator)  # 2
-        model = Weights.from_bytes(material.start.to_bytes()).model.train()
+        model = deepcopy(material.start.model).train()
         trained = strategy(  # 3
             Task(
                 model=model,
-                objective=Squared(),
+                objective=kind_of(material.start.design).objective,
                 new=material.new,
                 held_out=material.held_out,
                 kept=material.kept,
@@ -122,30 +124,32 @@ def consolidate(
         sizes={task: len(measured.losses) for task, measured in row.items()},
         losses={task: measured.losses for task, measured in row.items()},
         parent_losses={task: measured.losses for task, measured in before.items()},
-        block=held_out_windows(weights.window),
+        block=held_out_windows(weights.design.window),
         scores={task: measured.scores for task, measured in row.items()},
     )
 
 
 def evaluate(
-    weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn
+    weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn, factory: str = ""
 ) -> tuple[dict[int, float], dict[int, int]]:
     """Skill on each task's held-out readings, and the windows behind it.
 
     skill = 1 - MSE / variance, over the observed cells, each channel in units of its own variance
-    in the task: 0 for who forecasts the regime's mean, below for who takes it for another regime.
+    in the task: 0 for who answers the regime's mean, below for who takes it for another regime. Of
+    a classifier it is the accuracy.
+    factory: as `Weights.from_bytes` has it.
     """
     with one_thread():
-        row = _row(Weights.from_bytes(weights), held_out, learn)
+        row = _row(Weights.from_bytes(weights, factory), held_out, learn)
     return _skills(row), {task: len(measured.losses) for task, measured in row.items()}
 
 
 def losses_of(
-    weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn
+    weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn, factory: str = ""
 ) -> dict[int, NDArray[np.float64]]:
     """Task id -> (N,) loss of each held-out window: the skill is 1 - their mean."""
     with one_thread():
-        row = _row(Weights.from_bytes(weights), held_out, learn)
+        row = _row(Weights.from_bytes(weights, factory), held_out, learn)
     return {task: measured.losses for task, measured in row.items()}
 
 
@@ -167,20 +171,23 @@ def _material(inputs: Inputs, keeps: Keeps, score: Score, learn: Learn) -> _Mate
     segments = [Readings.from_bytes(content) for _, content in inputs.segments]
     if not sum(len(segment.offsets) for segment in segments):
         raise TrainingFailed("there is no reading to begin with")
-    parent = Weights.from_bytes(inputs.parent) if inputs.parent else None
+    parent = Weights.from_bytes(inputs.parent, score.factory) if inputs.parent else None
+    if parent:
+        _check_same(parent.design, score)
     start = parent or _begin(segments, score, inputs.seed)
-    train, held = windows_of(segments, start.window, learn.held_out)
+    train, held = windows_of(segments, start.design.window, learn.held_out)
     if not len(train) or not len(held):
         raise TrainingFailed("the new segment is too short to train and to measure on")
-    new, held_out = (examples(part.values, start.scaling) for part in (train, held))
-    if not _observed(new) or not _observed(held_out):
+    new, held_out = (examples(part.values, start) for part in (train, held))
+    observed = kind_of(start.design).objective.observed
+    if not observed(new.y).any() or not observed(held_out.y).any():
         raise TrainingFailed("the new segment has no observed cell to train or to measure on")
     before = State.from_bytes(inputs.ewc or b"")
     if keeps == "everything":  # what is trained on alike is watched alike
         everything = [*map(Readings.from_bytes, inputs.earlier), *segments]
-        watched = windows_of(everything, start.window, learn.held_out)[1]
-        held_out = examples(watched.values, start.scaling)
-    old = _old(inputs, keeps, start.window, learn) if inputs.parent else None
+        watched = windows_of(everything, start.design.window, learn.held_out)[1]
+        held_out = examples(watched.values, start)
+    old = _old(inputs, keeps, start.design.window, learn) if inputs.parent else None
     kept, answers = _kept(start, old, before.answers) if old is not None else (None, None)
     return _Material(
         start=start, new=new, held_out=held_out, kept=kept, before=before, answers=answers
@@ -208,7 +215,7 @@ def _kept(parent: Weights, old: Windows, before: Answers | None) -> tuple[Kept, 
 
     They keep that answer (DER++, Buzzega et al. 2020): one asked for again and again would drift.
     """
-    part = examples(old.values, parent.scaling)
+    part = examples(old.values, parent)
     keys, now = keys_of(old), parent.model(part.x)
     answers = before.of(keys, now) if before is not None else Answers(keys, now)
     return Kept(examples=part, outputs=answers.outputs), answers
@@ -217,14 +224,24 @@ def _kept(parent: Weights, old: Windows, before: Answers | None) -> tuple[Kept, 
 def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
     values = np.concatenate([s.values for s in segments])
     channels = values.shape[1]
+    check(score, channels)
+    design = Design.of(score, channels)
     return Weights(
-        model=forecaster(score.window, channels, score.hidden, seed),
-        scaling=Scaling.fit(values),
-        error_scale=torch.ones(channels),
-        window=score.window,
-        channels=channels,
-        hidden=score.hidden,
+        model=network(design, seed),
+        scaling=scaling_of(design, values),
+        error_scale=torch.ones(kind_of(design).scored(design)),
+        design=design,
     )
+
+
+def _check_same(design: Design, score: Score) -> None:
+    """A version's children are of its kind: their figures and their memory are compared."""
+    wanted = Design.of(score, design.channels)
+    if str(design) != str(wanted):
+        raise TrainingFailed(
+            f"the parent is a {design}, the settings want a {wanted}: set them back, or start on "
+            "a new topic"
+        )
 
 
 def _anchor(
@@ -239,12 +256,12 @@ def _anchor(
         return None
     before, start = material.before.anchor, material.start
     segments = [Readings.from_bytes(content) for content in inputs.ended]
-    ended, _ = windows_of(segments, start.window, learn.held_out)
+    ended, _ = windows_of(segments, start.design.window, learn.held_out)
     if not len(ended):
         return before
-    x = examples(ended.values, start.scaling).x
+    x = examples(ended.values, start).x
     rows = torch.randperm(len(x), generator=generator)[: learn.fisher_rows]
-    fisher = fisher_diagonal(start.model, Squared(), x[rows], generator)
+    fisher = fisher_diagonal(start.model, kind_of(start.design).objective, x[rows], generator)
     theta = {name: p.detach().clone() for name, p in start.model.named_parameters()}
     return strategy.merge(before, Anchor(theta=theta, fisher=fisher), learn.gamma)
 
@@ -253,20 +270,19 @@ def _finish(
     model: torch.nn.Module, start: Weights, held_out: Mapping[int, Sequence[bytes]], learn: Learn
 ) -> Weights:
     """The trained model with its error scale: per channel, over every task's held-out readings."""
-    squares, counts = torch.zeros(start.channels), torch.zeros(start.channels)
+    objective, scored = kind_of(start.design).objective, len(start.error_scale)
+    squares, counts = torch.zeros(scored), torch.zeros(scored)
     for _, contents in sorted(held_out.items()):
         part = _held_out(contents, start, learn)
-        error = _errors(model, part)
+        with torch.no_grad():
+            error = objective.oddness(model(part.x), part.y)[:, -scored:]
         squares += error.square().nan_to_num(0.0).sum(dim=0)
         counts += (~error.isnan()).sum(dim=0)
     scale = (squares / counts.clamp(min=1)).sqrt()
-    return Weights(
-        model=model,  # type: ignore[arg-type]
-        scaling=start.scaling,
+    return replace(
+        start,
+        model=model,
         error_scale=torch.where(counts > 0, scale, 1.0).clamp(min=1e-3),
-        window=start.window,
-        channels=start.channels,
-        hidden=start.hidden,
     )
 
 
@@ -274,21 +290,26 @@ def _finish(
 class _Measured:
     """A model on one task's held-out windows."""
 
-    losses: NDArray[np.float64]  # (N,)
+    #: (N,) each window's part in 1 - skill, which is their mean; at most 1 - WORST.
+    losses: NDArray[np.float64]
     #: Mean and standard deviation of its scores of the windows' targets.
     scores: tuple[float, float]
 
 
+@torch.no_grad()
 def _row(
     weights: Weights, held_out: Mapping[int, Sequence[bytes]], learn: Learn
 ) -> dict[int, _Measured]:
-    row = {}
+    row, objective, scored = {}, kind_of(weights.design).objective, len(weights.error_scale)
     for task, contents in sorted(held_out.items()):
         part = _held_out(contents, weights, learn)
-        if _observed(part):
-            errors = _errors(weights.model, part)
-            scores = (errors / weights.error_scale).square().nanmean(dim=1).sqrt()
-            row[task] = _Measured(losses=_losses(errors, part.y), scores=_spread(scores))
+        if objective.observed(part.y).any():
+            output = weights.model(part.x)
+            odd = objective.oddness(output, part.y)[:, -scored:] / weights.error_scale
+            losses = objective.losses(output, part.y).clamp(max=1.0 - WORST)
+            row[task] = _Measured(
+                losses=losses.numpy(), scores=_spread(odd.square().nanmean(dim=1).sqrt())
+            )
     return row
 
 
@@ -296,43 +317,20 @@ def _skills(row: Mapping[int, _Measured]) -> dict[int, float]:
     return {task: 1.0 - float(measured.losses.mean()) for task, measured in row.items()}
 
 
+@torch.no_grad()
 def skill(weights: Weights, part: Examples) -> float | None:
-    """Skill on examples in the weights' scaling; None if no target was observed."""
-    if not _observed(part):
+    """Skill on examples made for the weights; None if no target was observed."""
+    objective = kind_of(weights.design).objective
+    if not objective.observed(part.y).any():
         return None
-    return 1.0 - float(_losses(_errors(weights.model, part), part.y).mean())
+    losses = objective.losses(weights.model(part.x), part.y).clamp(max=1.0 - WORST)
+    return 1.0 - float(losses.mean())
 
 
 def _held_out(contents: Sequence[bytes], weights: Weights, learn: Learn) -> Examples:
     segments = [Readings.from_bytes(content) for content in contents]
-    _, held = windows_of(segments, weights.window, learn.held_out)
-    return examples(held.values, weights.scaling)
-
-
-def _observed(part: Examples) -> bool:
-    """Whether there is a target to compare with."""
-    return not bool(part.y.isnan().all())
-
-
-@torch.no_grad()
-def _errors(model: torch.nn.Module, part: Examples) -> Tensor:
-    """(N, d) forecast errors in scales, NaN where nothing was observed."""
-    output: Tensor = model(part.x)
-    return output - part.y
-
-
-def _losses(errors: Tensor, targets: Tensor) -> NDArray[np.float64]:
-    """(N,) each window's part in MSE / variance, which is their mean; at most 1 - WORST.
-
-    A window without an observed cell has none.
-    """
-    mean = targets.nanmean(dim=0)
-    variance = (targets - mean).square().nanmean(dim=0).clamp(min=1e-4)
-    ratio = errors.square() / variance
-    observed = ~targets.isnan()
-    cells = torch.where(observed, ratio, 0.0).double().sum(dim=1) * (len(ratio) / observed.sum())
-    losses: NDArray[np.float64] = cells.clamp(max=1.0 - WORST).numpy()
-    return losses
+    _, held = windows_of(segments, weights.design.window, learn.held_out)
+    return examples(held.values, weights)
 
 
 def _spread(scores: Tensor) -> tuple[float, float]:

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.consolidate.readings import Readings, Windows, split
 from pipeline.consolidate.training import Examples
-from pipeline.model.scaling import Scaling
+from pipeline.model.kinds import kind_of
+from pipeline.model.weights import Weights
 from pipeline.records import FloatArray
 
 
@@ -21,10 +22,11 @@ def windows_of(
     return _join([train for train, _ in pairs]), _join([held for _, held in pairs])
 
 
-def examples(windows: FloatArray, scaling: Scaling) -> Examples:
-    """Windows (N, W + 1, d), scaled: the first W as input, the last as target."""
-    scaled = scaling.apply(torch.from_numpy(np.array(windows)))
-    return Examples(x=scaled[:, :-1].nan_to_num(0.0), y=scaled[:, -1])
+def examples(windows: FloatArray, weights: Weights) -> Examples:
+    """Windows (N, W + 1, d) as a version is asked about them, in its scaling."""
+    scaled = weights.scaling.apply(torch.from_numpy(np.array(windows)))
+    x, y = kind_of(weights.design).pair(weights.design, scaled[:, :-1], scaled[:, -1])
+    return Examples(x=x, y=y)
 
 
 def _join(parts: Sequence[Windows]) -> Windows:

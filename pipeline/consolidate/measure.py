@@ -30,12 +30,14 @@ class Measure:
     ----------
     windows
         Task -> (N, W + 1, d) readings that no version was trained on.
+    factory
+        As `Weights.from_bytes` has it.
     """
 
-    def __init__(self, windows: Mapping[int, FloatArray]) -> None:
+    def __init__(self, windows: Mapping[int, FloatArray], factory: str = "") -> None:
         #: (K,) the columns of a row.
         self.tasks = tuple(sorted(windows))
-        self._windows = windows
+        self._windows, self._factory = windows, factory
         self._scaling: Scaling | None = None
         self._parts: list[Examples] = []
 
@@ -44,11 +46,11 @@ class Measure:
 
         A skill is 1 - MSE / variance, as `consolidation.evaluate` has it.
         """
-        version = Weights.from_bytes(weights)
+        version = Weights.from_bytes(weights, self._factory)
         with one_thread():
             if self._scaling is None or not _equal(self._scaling, version.scaling):
                 self._scaling = version.scaling
-                self._parts = [examples(self._windows[t], version.scaling) for t in self.tasks]
+                self._parts = [examples(self._windows[t], version) for t in self.tasks]
             found = [skill(version, part) for part in self._parts]
         return np.array([np.nan if x is None else x for x in found], dtype=np.float64)
 

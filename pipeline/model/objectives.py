@@ -13,6 +13,8 @@ from torch.nn import functional
 
 #: The class of a row without a label.
 UNKNOWN = -1
+#: A column's variance in a task, of targets in scales, is taken for no less.
+STILL = 1e-4
 
 
 class Objective(Protocol):
@@ -29,6 +31,21 @@ class Objective(Protocol):
 
     def score(self, output: Tensor, generator: torch.Generator) -> Tensor:
         """(N, K) gradient of -log p(y | output) of each row, with y drawn from p itself."""
+
+    def observed(self, target: Tensor) -> Tensor:
+        """What of a target there is to compare with."""
+
+    def oddness(self, output: Tensor, target: Tensor) -> Tensor:
+        """(N, C) how far each column of the target is from what was said, without a unit; NaN where
+        nothing was observed.
+        """
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """(N,) each row's part, in double precision, in 1 - skill, which is their mean.
+
+        The skill is what the outputs are worth on a task: at most 1, and comparable between tasks.
+        A row of which nothing was observed has no part.
+        """
 
 
 class Squared:
@@ -57,6 +74,21 @@ class Squared:
     def score(self, output: Tensor, generator: torch.Generator) -> Tensor:
         """The noise of a draw: y - output is standard normal."""
         return torch.randn(output.shape, generator=generator)
+
+    def observed(self, target: Tensor) -> Tensor:
+        """The cells that are not NaN."""
+        return ~target.isnan()
+
+    def oddness(self, output: Tensor, target: Tensor) -> Tensor:
+        """(N, K) errors."""
+        return output - target
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """1 - skill = MSE / variance over observed cells, each column by its own variance."""
+        variance = (target - target.nanmean(dim=0)).square().nanmean(dim=0).clamp(min=STILL)
+        ratio, observed = (output - target).square() / variance, ~target.isnan()
+        cells = torch.where(observed, ratio, 0.0).double().sum(dim=1)
+        return cells * (len(target) / observed.sum())
 
 
 class CrossEntropy:
@@ -87,6 +119,20 @@ class CrossEntropy:
         p = output.softmax(dim=1)
         drawn = torch.multinomial(p, 1, generator=generator)
         return p.scatter_add(1, drawn, torch.full_like(p[:, :1], -1.0))
+
+    def observed(self, target: Tensor) -> Tensor:
+        """The rows with a label."""
+        return target != UNKNOWN
+
+    def oddness(self, output: Tensor, target: Tensor) -> Tensor:
+        """(N, 1) 1 - p of the likeliest class (Hendrycks and Gimpel 2017); it needs no label."""
+        return 1 - output.softmax(dim=1).amax(dim=1, keepdim=True)
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """1 - skill = the share of labelled rows whose likeliest class is another: accuracy."""
+        known = target != UNKNOWN
+        wrong = (output.argmax(dim=1) != target) & known
+        return wrong.double() * (len(target) / known.sum())
 
 
 def matched(output: Tensor, other: Tensor) -> Tensor:

@@ -4,63 +4,84 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.errors import ArtifactCorrupt
-from pipeline.model.networks import Forecaster
+from pipeline.errors import ArtifactCorrupt, SettingsError
+from pipeline.model.kinds import Design, kind_of, network
 from pipeline.model.scaling import Scaling
 
+_DESIGN = "design"
+#: Window, channels and hidden of an MLP that forecasts, in bytes that have no design.
 _SHAPE = "shape"
+_MODEL = "model."
 #: What reading other bytes raises: no safetensors, parts missing, sizes that do not fit.
-_NOT_WEIGHTS = (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RuntimeError)
+_NOT_WEIGHTS = (
+    *(SafetensorError, KeyError, TypeError, ValueError, OverflowError, RuntimeError),
+    msgspec.MsgspecError,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Everything that scores a reading."""
 
-    model: Forecaster
+    model: nn.Module
     scaling: Scaling
-    #: (d,) root mean squared forecast error on held-out readings, in scales.
+    #: (scored,) root mean squared error of the last reading's columns, held out, in scales.
     error_scale: Tensor
-    window: int
-    channels: int
-    hidden: int
+    design: Design
 
     def to_bytes(self) -> bytes:
         """safetensors; equal weights, equal bytes."""
-        tensors = {f"model.{name}": p.detach() for name, p in self.model.state_dict().items()}
+        tensors = {f"{_MODEL}{name}": p.detach() for name, p in self.model.state_dict().items()}
         tensors["scaling.location"] = self.scaling.location
         tensors["scaling.scale"] = self.scaling.scale
         tensors["error.scale"] = self.error_scale
-        tensors[_SHAPE] = torch.tensor([self.window, self.channels, self.hidden])
-        return save({name: t.contiguous() for name, t in sorted(tensors.items())})
+        text = msgspec.json.encode(self.design)
+        tensors[_DESIGN] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return save({name: _alone(t) for name, t in sorted(tensors.items())})
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Weights:
-        """What `to_bytes` made; ArtifactCorrupt for anything else."""
+    def from_bytes(cls, content: bytes, factory: str = "") -> Weights:
+        """What `to_bytes` made; ArtifactCorrupt for anything else.
+
+        factory: the "module:factory" that may be imported to build the model; SettingsError if the
+        bytes name another.
+        """
         try:
             tensors = load(content)
-            window, channels, hidden = (int(n) for n in tensors[_SHAPE])
-            model = Forecaster(window, channels, hidden)
-            prefix = "model."
+            design = _design(tensors)
+            if ":" in design.kind and design.kind != factory:
+                raise SettingsError(
+                    f"score.model is {factory or 'another'}, but the version is of {design.kind}: "
+                    "set it back, or start on a new topic"
+                )
+            model = network(design)
             model.load_state_dict(
-                {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+                {n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)}
             )
-            location, scale, error_scale = (
-                tensors[name].reshape(channels)
-                for name in ("scaling.location", "scaling.scale", "error.scale")
-            )
+            scaling = (tensors[f"scaling.{name}"] for name in ("location", "scale"))
             return cls(
                 model=model.eval(),
-                scaling=Scaling(location, scale),
-                error_scale=error_scale,
-                window=window,
-                channels=channels,
-                hidden=hidden,
+                scaling=Scaling(*(t.reshape(design.channels) for t in scaling)),
+                error_scale=tensors["error.scale"].reshape(kind_of(design).scored(design)),
+                design=design,
             )
         except _NOT_WEIGHTS as exc:
             raise ArtifactCorrupt(f"not the weights of a version: {exc}") from None
+
+
+def _design(tensors: dict[str, Tensor]) -> Design:
+    if _DESIGN in tensors:
+        return msgspec.json.decode(bytes(tensors[_DESIGN].tolist()), type=Design)
+    window, channels, hidden = (int(n) for n in tensors[_SHAPE])
+    return Design(window=window, channels=channels, hidden=hidden)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """In memory of its own: safetensors refuses what shares it, as tied weights do."""
+    return tensor.clone(memory_format=torch.contiguous_format)

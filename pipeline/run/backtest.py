@@ -29,6 +29,7 @@ from pipeline.detect.tasks import told
 from pipeline.errors import SettingsError, SourceError
 from pipeline.ingest.memory import MemorySink, MemorySource
 from pipeline.ingest.recording import SECOND, Chunk, Columns, Recording
+from pipeline.model.kinds import check as check_model
 from pipeline.records import Boundary, FloatArray, IntArray, SensorEvent, Settled
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
@@ -113,6 +114,7 @@ def backtest(path: Path, settings: Settings, options: Options, *, show: Show = s
     """
     started = time.perf_counter()
     check(settings.detect.detectors, settings.detect.error_channel)
+    check_model(settings.score, len(settings.stream.channels))
     stream = settings.stream
     columns = with_(options.columns, sensors=stream.channels, time_unit=stream.time_unit)
     recording = Recording(path, columns, topic=TOPIC)

@@ -224,4 +224,5 @@ def _measure(
     window, share = settings.score.window, settings.learn.held_out
     return Measure(
         {task: held_out(map(registry.get, shas), window, share) for task, shas in newest.items()}
+        settings.score.factory,
     )

@@ -51,7 +51,7 @@ def detection_cost(
     names, windows, begins = _regimes(settings, truth, found, true)
     if not names or not found.states:
         return None
-    measure = Measure(windows)
+    measure = Measure(windows, settings.score.factory)
     first = [begins[regime] for regime in measure.tasks]
     regimes = tuple(names[regime] for regime in measure.tasks)
     told = [_told(cut, measure, regimes, first) for cut in (found, true)]

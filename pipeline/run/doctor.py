@@ -25,10 +25,12 @@ def examine(config: Path | None) -> list[dict[str, Any]]:
 def _read(settings: Settings) -> None:
     """Settings that only their own stage can judge."""
     from pipeline.detect.detectors import check
+    from pipeline.model.kinds import check as check_model
     from pipeline.run.scheduler import cron
 
     cron(settings)
     check(settings.detect.detectors, settings.detect.error_channel)
+    check_model(settings.score, len(settings.stream.channels))
 
 
 def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:

@@ -19,12 +19,22 @@ INTERVAL_S = 0.5
 
 
 class LiveChampion:
-    """The version that scores now; `version` is None until there is one."""
+    """The version that scores now; `version` is None until there is one.
 
-    def __init__(self, registry: SqlRegistry, stream_id: int, clock: Callable[[], float]) -> None:
+    factory: the "module:factory" that versions may be of.
+    """
+
+    def __init__(
+        self,
+        registry: SqlRegistry,
+        stream_id: int,
+        clock: Callable[[], float],
+        factory: str = "",
+    ) -> None:
         self.registry = registry
         self.stream_id = stream_id
         self.clock = clock
+        self.factory = factory
         self.version: Version | None = None
         #: Task's number -> mean and spread of the scores that the gate saw of the version.
         self.expected: Mapping[int, tuple[float, float]] = {}
@@ -41,7 +51,7 @@ class LiveChampion:
         version = self.registry.champion(self.stream_id)
         if version is None or (self.version and self.version.id == version.id):
             return
-        self._scorer = Scorer.load(self.registry.get(version.sha256))
+        self._scorer = Scorer.load(self.registry.get(version.sha256), self.factory)
         self.version = version
         self.expected = self.registry.expected_scores(version)
         self.on_trial = self.registry.on_trial(version)

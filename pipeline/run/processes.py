@@ -24,11 +24,13 @@ def stream(settings: Settings, stop: threading.Event) -> None:
     from pipeline.detect.detectors import check
     from pipeline.ingest.kafka_sink import KafkaSink
     from pipeline.ingest.kafka_source import KafkaSource
+    from pipeline.model.kinds import check as check_model
     from pipeline.run.stream import Streamer
     from pipeline.telemetry import Metrics
 
     _pin_threads(settings)
     check(settings.detect.detectors, settings.detect.error_channel)
+    check_model(settings.score, len(settings.stream.channels))
     registry = _registry(settings)
     source = KafkaSource(settings.kafka, settings.stream.topic)
     sink = KafkaSink(settings.kafka)
@@ -49,9 +51,11 @@ def stream(settings: Settings, stop: threading.Event) -> None:
 
 def train(settings: Settings, stop: threading.Event) -> None:
     """Work requests off until `stop` is set."""
+    from pipeline.model.kinds import check
     from pipeline.run.trainer import Trainer
 
     _pin_threads(settings)
+    check(settings.score, len(settings.stream.channels))
     registry = _registry(settings)
     try:
         log.info("train_started")

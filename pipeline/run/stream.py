@@ -106,7 +106,7 @@ class Streamer:
         self.stream: Stream = registry.open_stream(self.topic, settings.stream.channels)
         self.decoder = self._decoder()
         self.owned: dict[int, Owned] = {}
-        self.live = LiveChampion(registry, self.stream.id, clock)
+        self.live = LiveChampion(registry, self.stream.id, clock, settings.score.factory)
         self.dead_letters = DeadLetters(self.topic, sink, self.metrics)
         self._lag_due = 0.0
         self._checkpoint_due = clock() + settings.run.checkpoint_interval_s

@@ -143,7 +143,8 @@ class Trainer:
         tasks = sorted({task for skills, _ in rows for task in skills})
         first = self.registry.first_version(parent.stream_id) or parent
         weights = self.registry.get(first.sha256)
-        skills, _ = evaluate(weights, inputs.held_out, self.settings.learn)
+        settings = self.settings
+        skills, _ = evaluate(weights, inputs.held_out, settings.learn, settings.score.factory)
         kept = transfer(*error_matrix(tasks, rows, skills))
         figures = {
             "forgetting": kept.forgetting,
@@ -158,7 +159,9 @@ class Trainer:
         if champion is None:
             return candidate
         weights = self.registry.get(champion.sha256)
-        losses = losses_of(weights, inputs.held_out, self.settings.learn)
+        losses = losses_of(
+            weights, inputs.held_out, self.settings.learn, self.settings.score.factory
+        )
         skills = {task: 1.0 - float(each.mean()) for task, each in losses.items()}
         return replace(candidate, parent_skills=skills, parent_losses=losses, new_tasks=())
 
@@ -186,7 +189,10 @@ class Trainer:
             return None
         weights = self.registry.get(work.parent.sha256)
         now, _ = evaluate(
-            weights, works.contents(self.registry, work.segments), self.settings.learn
+            weights,
+            works.contents(self.registry, work.segments),
+            self.settings.learn,
+            self.settings.score.factory,
         )
         worst = max(expected[task] - now.get(task, WORST) for task in tasks)
         if worst > self.settings.gate.max_forgetting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipeline.model.kinds import kind_of
 from pipeline.model.weights import Weights
 from pipeline.records import FloatArray
 
@@ -19,14 +20,14 @@ class Scorer:
         self.weights = weights
 
     @classmethod
-    def load(cls, content: bytes) -> Scorer:
-        """From a version's artifact; ArtifactCorrupt if it is not one."""
-        return cls(Weights.from_bytes(content))
+    def load(cls, content: bytes, factory: str = "") -> Scorer:
+        """From a version's artifact; ArtifactCorrupt if it is not one, and `factory` as there."""
+        return cls(Weights.from_bytes(content, factory))
 
     def score(self, contexts: FloatArray, readings: FloatArray) -> FloatArray:
-        """Normalised forecast error (N,) of readings (N, d) after contexts (N, W, d).
+        """Normalised error (N,) of readings (N, d) after contexts (N, W, d).
 
-        Root mean square over the observed channels of (x - forecast) / held-out error; NaN where
+        Root mean square over the observed channels of (x - answer) / held-out error; NaN where
         no channel is observed. Around 1 for what the version knows.
         """
         scores = np.empty(len(readings), dtype=np.float32)
@@ -38,9 +39,11 @@ class Scorer:
     @torch.inference_mode()
     def _score(self, contexts: FloatArray, readings: FloatArray) -> FloatArray:
         w = self.weights
-        windows = w.scaling.apply(_tensor(contexts))
-        forecast = w.model(windows.nan_to_num_(0.0))
-        error = (w.scaling.apply(_tensor(readings)) - forecast) / w.error_scale
+        scaled = (w.scaling.apply(_tensor(part)) for part in (contexts, readings))
+        kind = kind_of(w.design)
+        x, y = kind.pair(w.design, *scaled)
+        odd = kind.objective.oddness(w.model(x), y)[:, -len(w.error_scale) :]
+        error = odd / w.error_scale
         scores: FloatArray = error.square_().nanmean(dim=1).sqrt_().numpy()
         return scores
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.consolidate.ewc import Anchor, by_rule, running, separate, strength
 from pipeline.consolidate.flat import Flat
 from pipeline.consolidate.optimisers import Adam, Pull, Sgd
-from pipeline.model.networks import forecaster
+from tests.model.making import forecaster
 
 
 class Point(nn.Module):

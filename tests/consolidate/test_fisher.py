@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from pipeline.consolidate import per_sample, products
 from pipeline.consolidate.fisher import fisher_diagonal
-from pipeline.model.networks import forecaster
+from pipeline.model.kinds import Design, network
 from pipeline.model.objectives import CrossEntropy, Objective, Squared
+from tests.model.making import forecaster
 
 Params = dict[str, Tensor]
 
@@ -174,6 +175,11 @@ def mlp() -> nn.Module:
     return forecaster(4, 3, 5, seed=2)
 
 
+def form(name: str, kind: str = "forecaster") -> nn.Module:
+    """Another of ours, small."""
+    return network(Design(window=4, channels=3, hidden=8, kind=kind, form=name), seed=2)
+
+
 def no_bias() -> nn.Module:
     """Linear layers, one without a bias."""
     return nn.Sequential(nn.Flatten(), nn.Linear(6, 4, bias=False), nn.Tanh(), nn.Linear(4, 3))
@@ -210,6 +216,9 @@ def recurrent(kind: type[nn.Module], *, given: bool = False, **options: object) 
 #: (model, shape of a sample, whether products are enough).
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], bool]] = {
     "forecaster": (mlp, (4, 3), True),
+    "gru": (lambda: form("gru"), (4, 3), True),
+    "tcn": (lambda: form("tcn"), (4, 3), True),
+    "autoencoder": (lambda: form("mlp", kind="autoencoder"), (4, 3), True),
     "no bias": (no_bias, (2, 3), True),
     "batch norm and dropout": (normed, (2, 3), False),
     "a bare matrix": (Convolved, (5, 3), False),

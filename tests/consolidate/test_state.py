@@ -12,7 +12,7 @@ from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.readings import Windows
 from pipeline.consolidate.state import Answers, State, keys_of
 from pipeline.errors import ArtifactCorrupt
-from pipeline.model.networks import forecaster
+from tests.model.making import forecaster
 
 
 def windows(numbers: list[int]) -> Windows:

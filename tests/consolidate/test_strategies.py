@@ -12,8 +12,8 @@ from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.strategies import STRATEGIES, Strategy
 from pipeline.consolidate.training import Examples, Kept, Task
 from pipeline.errors import TrainingFailed
-from pipeline.model.networks import forecaster
 from pipeline.model.objectives import Squared
+from tests.model.making import forecaster
 
 WINDOW, CHANNELS = 4, 2
 LEARN = Learn(epochs=8, batch=16, lr=1e-2)

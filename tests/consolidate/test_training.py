@@ -24,8 +24,8 @@ from pipeline.consolidate.training import (
     train,
 )
 from pipeline.errors import PipelineError, TrainingFailed
-from pipeline.model.networks import forecaster
 from pipeline.model.objectives import Squared
+from tests.model.making import forecaster
 
 NAN = float("nan")
 WINDOW, CHANNELS = 3, 2

@@ -91,3 +91,29 @@ def test_scores_are_the_gradients_of_draws_from_the_output() -> None:
     torch.testing.assert_close(
         classes.T @ classes / n, p.diag() - p.outer(p), rtol=0, atol=five_sigma
     )
+
+
+def test_a_row_s_loss_is_its_share_of_mse_over_variance() -> None:
+    """Forecast 0, targets 0 and 4 and a hole: variance 4, so errors of 0 and 16 weigh 0 and 4."""
+    target = torch.tensor([[0.0, 1.0], [4.0, NAN], [NAN, -1.0]])
+    losses = Squared().losses(torch.zeros(3, 2), target)
+    # four observed cells of three rows: each cell's ratio (0, 1, 4, 1) times 3 / 4
+    assert losses.tolist() == [0.75, 3.0, 0.75]
+    assert losses.mean() == (0 + 1 + 4 + 1) / 4
+
+
+def test_of_classes_the_skill_is_the_accuracy_over_labelled_rows() -> None:
+    """Right, wrong, right and no label: 2 of 3."""
+    output = torch.tensor([[2.0, 1.0], [2.0, 1.0], [0.0, 1.0], [5.0, 0.0]])
+    losses = CrossEntropy().losses(output, torch.tensor([0, 1, 1, UNKNOWN]))
+    assert losses.tolist() == pytest.approx([0, 4 / 3, 0, 0])
+    assert 1 - losses.mean() == pytest.approx(2 / 3)
+
+
+def test_oddness_is_an_error_or_a_doubt() -> None:
+    """Output minus target, NaN where nothing was seen; 1 - the likeliest class's probability."""
+    odd = Squared().oddness(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, NAN]]))
+    assert odd[0].tolist() == pytest.approx([2.0, NAN], nan_ok=True)
+    logits = torch.tensor([[0.75, 0.25], [0.1, 0.9]]).log()
+    doubt = CrossEntropy().oddness(logits, torch.tensor([UNKNOWN, 0]))
+    assert doubt.flatten().tolist() == pytest.approx([0.25, 0.1])

@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,23 +13,19 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from pipeline.errors import ArtifactCorrupt
-from pipeline.model.networks import forecaster
+from pipeline.model.kinds import Design
 from pipeline.model.scaling import Scaling
 from pipeline.model.weights import Weights
+from tests.model.making import forecaster, version
 
 ROOT = Path(__file__).parents[2]
 
 
-def weights(window: int = 4, channels: int = 2, hidden: int = 6, seed: int = 0) -> Weights:
+def weights(
+    window: int = 4, channels: int = 2, hidden: int = 6, seed: int = 0, **more: object
+) -> Weights:
     """A version with weights from a seed."""
-    return Weights(
-        model=forecaster(window, channels, hidden, seed),
-        scaling=Scaling(torch.arange(channels) + 0.5, torch.arange(channels) + 1.5),
-        error_scale=torch.arange(channels) + 0.25,
-        window=window,
-        channels=channels,
-        hidden=hidden,
-    )
+    return version(Design(window=window, channels=channels, hidden=hidden, **more), seed)
 
 
 @settings(deadline=None)
@@ -46,7 +41,7 @@ def test_weights_come_back_from_their_bytes(
     """Every tensor bit for bit, every size, and then the same bytes again."""
     before = weights(window, channels, hidden, seed)
     after = Weights.from_bytes(before.to_bytes())
-    assert (after.window, after.channels, after.hidden) == (window, channels, hidden)
+    assert after.design == Design(window=window, channels=channels, hidden=hidden)
     assert torch.equal(after.scaling.location, before.scaling.location)
     assert torch.equal(after.scaling.scale, before.scaling.scale)
     assert torch.equal(after.error_scale, before.error_scale)
@@ -106,6 +101,24 @@ def test_loaded_weights_are_in_eval_mode() -> None:
     assert not Weights.from_bytes(weights().to_bytes()).model.training
 
 
+def _old(shape: torch.Tensor) -> bytes:
+    """Bytes of before there were kinds: no design, but three sizes."""
+    tensors = load(weights().to_bytes())
+    del tensors["design"]
+    return save(tensors | {"shape": shape})
+
+
+def _designed(text: bytes) -> bytes:
+    """A version with another design."""
+    return _with("design", torch.frombuffer(bytearray(text), dtype=torch.uint8))
+
+
+def test_bytes_without_a_design_are_of_an_mlp_that_forecasts() -> None:
+    """Versions of before there were kinds score as they did."""
+    old = Weights.from_bytes(_old(torch.tensor([4, 2, 6])))
+    assert old.to_bytes() == weights().to_bytes()
+
+
 def _without(name: str) -> bytes:
     return save({n: t for n, t in load(weights().to_bytes()).items() if n != name})
 
@@ -124,20 +137,25 @@ def _with(name: str, tensor: torch.Tensor) -> bytes:
         weights().to_bytes() + b"x",
         save({}),
         save({"a": torch.ones(3)}),
-        _without("shape"),
+        _without("design"),
+        _designed(b"{}"),
+        _designed(b'{"window": 4, "channels": 2, "hidden": 7}'),
+        _designed(b'{"window": 4, "channels": 2, "hidden": 6, "kind": "oracle"}'),
+        _designed(b'{"window": 4, "channels": 2, "hidden": 6, "form": "gru"}'),
+        _with("design", torch.tensor([300, -1])),
         _without("scaling.scale"),
         _without("error.scale"),
         _without("model.layers.2.bias"),
         _with("model.layers.9.bias", torch.ones(1)),
-        _with("shape", torch.tensor([4, 2, 7])),
-        _with("shape", torch.tensor([4, 2])),
-        _with("shape", torch.tensor(4)),
-        _with("shape", torch.tensor([-4, 2, 6])),
-        _with("shape", torch.tensor([4.0, float("inf"), 6.0])),
+        _old(torch.tensor([4, 2, 7])),
+        _old(torch.tensor([4, 2])),
+        _old(torch.tensor(4)),
+        _old(torch.tensor([-4, 2, 6])),
+        _old(torch.tensor([4.0, float("inf"), 6.0])),
         _with("scaling.scale", torch.ones(3)),
         _with("error.scale", torch.ones(1)),
     ],
-    ids=range(19),
+    ids=range(24),
 )
 def test_anything_else_is_corrupt(content: bytes) -> None:
     """One error, whatever is wrong: cut short, another file, parts missing or that do not fit."""
@@ -155,15 +173,3 @@ def test_a_fresh_forecaster_depends_on_its_seed_alone() -> None:
     again, other = forecaster(3, 2, 5, seed=7), forecaster(3, 2, 5, seed=8)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
     assert not torch.equal(one.layers[0].weight, other.layers[0].weight)
-
-
-def test_a_forecast_is_two_hidden_layers_over_the_flat_window() -> None:
-    """W3 relu(W2 relu(W1 x + b1) + b2) + b3 by numpy: (N, W, d) in, (N, d) out."""
-    model = forecaster(3, 2, 5, seed=1)
-    x = np.random.default_rng(0).normal(size=(4, 3, 2)).astype(np.float32)
-    w1, b1, w2, b2, w3, b3 = (p.detach().numpy() for p in model.parameters())
-    hidden = np.maximum(x.reshape(4, 6) @ w1.T + b1, 0)
-    hidden = np.maximum(hidden @ w2.T + b2, 0)
-    assert model(torch.from_numpy(x)).detach().numpy() == pytest.approx(
-        hidden @ w3.T + b3, rel=1e-5, abs=1e-6
-    )

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ArtifactCorrupt
 from pipeline.ingest.windows import History
-from pipeline.model.networks import forecaster
+from pipeline.model.kinds import Design
 from pipeline.model.scaling import CLIP, Scaling
 from pipeline.model.weights import Weights
 from pipeline.score import scoring
 from pipeline.score.scoring import CHUNK, Scorer
+from tests.model.making import forecaster
 
 WINDOW, CHANNELS, HIDDEN = 5, 3, 7
+DESIGN = Design(window=WINDOW, channels=CHANNELS, hidden=HIDDEN)
 
 
 @pytest.fixture
@@ -25,9 +27,7 @@ def weights() -> Weights:
         model=forecaster(WINDOW, CHANNELS, HIDDEN, seed=3).eval(),
         scaling=Scaling(torch.tensor([5.0, -2.0, 0.5]), torch.tensor([2.0, 0.5, 4.0])),
         error_scale=torch.tensor([0.5, 1.5, 0.25]),
-        window=WINDOW,
-        channels=CHANNELS,
-        hidden=HIDDEN,
+        design=DESIGN,
     )
 
 
@@ -214,9 +214,7 @@ def test_what_the_model_knows_scores_around_one() -> None:
             model=model,
             scaling=Scaling(torch.zeros(CHANNELS), torch.ones(CHANNELS)),
             error_scale=torch.from_numpy(sigma),
-            window=WINDOW,
-            channels=CHANNELS,
-            hidden=HIDDEN,
+            design=DESIGN,
         )
     )
     n = 4000
