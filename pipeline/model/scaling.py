@@ -10,13 +10,18 @@ from torch import Tensor
 
 from pipeline.records import FloatArray
 
-#: Scaled readings are clipped here: an outlier must not own the loss.
-CLIP = 10.0
+#: Scaled readings grow by the logarithm from here on: an outlier must not own the loss, nor a far
+#: regime become a constant.
+KNEE = 10.0
+#: A quotient that overflows counts as this.
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """x -> clip((x - location) / scale); fitted once, on all readings of a stream's first version.
+    """x -> z = (x - location) / scale, and sign(z) (KNEE + log(1 + |z| - KNEE)) where |z| > KNEE.
+
+    Fitted once, on all readings that a stream's first version was made from, and on no later ones.
 
     Later versions inherit it, so that weights, EWC state and skills stay comparable.
     """
@@ -44,4 +49,9 @@ class Scaling:
 
     def apply(self, readings: Tensor) -> Tensor:
         """(..., d) readings, scaled; a missing cell stays NaN."""
-        return ((readings - self.location) / self.scale).clamp_(-CLIP, CLIP)
+        z = (readings - self.location) / self.scale
+        inside = z.clamp(-KNEE, KNEE)
+        over = z.sub_(inside).clamp_(-LARGEST, LARGEST)
+        if not over.any():  # the common case; NaN counts as any
+            return inside
+        return inside.add_(over.sign().mul_(over.abs_().log1p_()))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.model.scaling import CLIP, Scaling
+from pipeline.model.scaling import KNEE, Scaling
 
 
 def fit(*columns: object) -> Scaling:
@@ -54,7 +56,7 @@ def test_a_sensor_that_is_always_zero_has_a_tiny_scale() -> None:
     scaling = fit([0.0] * 64)
     assert scaling.scale.tolist() == pytest.approx([1e-9])
     assert scaling.apply(torch.zeros(1, 1)).tolist() == [[0.0]]
-    assert scaling.apply(torch.ones(1, 1)).tolist() == [[CLIP]]
+    assert scaling.apply(torch.ones(1, 1)).item() == pytest.approx(KNEE + math.log(1e9 - 9))
 
 
 def test_a_silent_sensor_is_left_as_it_comes() -> None:
@@ -92,18 +94,30 @@ def test_a_sensor_that_moves_seldom_is_scaled_by_its_deviation() -> None:
     assert fit(x).scale.tolist() == pytest.approx([(0.1 * 0.9) ** 0.5 / 10])
 
 
-def test_scaled_readings_are_clipped_and_holes_stay() -> None:
-    """An outlier must not own the loss; a missing cell is not a reading of anything."""
+def test_scaled_readings_grow_slowly_beyond_the_knee_and_holes_stay() -> None:
+    """An outlier must not own the loss; a missing cell is not a reading of anything.
+
+    z = 1; 10; 20, so 10 + log 11; 5e29, so 10 + log 5e29; infinite: as float32's largest number.
+    """
     scaling = Scaling(torch.tensor([1.0]), torch.tensor([2.0]))
-    x = torch.tensor([[3.0], [1e30], [-1e30], [float("nan")], [float("inf")], [-float("inf")]])
-    nan = float("nan")
-    assert scaling.apply(x)[:, 0].tolist() == pytest.approx(
-        [1.0, CLIP, -CLIP, nan, CLIP, -CLIP], nan_ok=True
-    )
+    nan, inf = float("nan"), float("inf")
+    x = torch.tensor([3.0, 21.0, 41.0, -39.0, 1e30, -1e30, nan, inf, -inf])[:, None]
+    far, most = 10 + math.log(5e29), 10 + math.log(float(np.finfo(np.float32).max))
+    eleven = 10 + math.log(11)
+    expected = [1.0, 10.0, eleven, -eleven, far, -far, nan, most, -most]
+    assert scaling.apply(x)[:, 0].tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_regime_far_beyond_the_first_still_moves() -> None:
+    """At 20 to 60 scales: every reading keeps its place, where a clip would make all one number."""
+    scaling = Scaling(torch.zeros(1), torch.ones(1))
+    x = torch.linspace(20, 60, 41)[:, None]
+    assert bool((scaling.apply(x).diff(dim=0) > 0).all())
+    assert bool((scaling.apply(-x) == -scaling.apply(x)).all())
 
 
 def test_scaling_leaves_what_it_is_given() -> None:
-    """The clip is in place, but on the scaled copy."""
+    """What is in place is so on the scaled copy."""
     x = torch.tensor([[100.0]])
     Scaling(torch.zeros(1), torch.ones(1)).apply(x)
     assert x.item() == 100.0
@@ -118,11 +132,11 @@ def test_scaling_leaves_what_it_is_given() -> None:
     )
 )
 def test_whatever_the_readings_the_scaled_ones_are_finite(readings: np.ndarray) -> None:
-    """No division by zero, no overflow: within the clip where observed, NaN where not."""
+    """No division by zero, no overflow: float32's largest is below 10 + 89; holes stay holes."""
     scaling = Scaling.fit(readings)
     assert bool((scaling.scale > 0).all())
     assert bool(scaling.scale.isfinite().all())
     scaled = scaling.apply(torch.from_numpy(readings)).numpy()
     observed = np.isfinite(readings)
     assert np.array_equal(np.isnan(scaled), ~observed)
-    assert (np.abs(scaled[observed]) <= CLIP).all()
+    assert (np.abs(scaled[observed]) < KNEE + 89).all()

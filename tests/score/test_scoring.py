@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ArtifactCorrupt
 from pipeline.ingest.windows import History
 from pipeline.model.kinds import Design
-from pipeline.model.scaling import CLIP, Scaling
+from pipeline.model.scaling import KNEE, Scaling
 from pipeline.model.weights import Weights
 from pipeline.score import scoring
 from pipeline.score.scoring import CHUNK, Scorer
@@ -49,7 +49,9 @@ def plain(weights: Weights, context: NDArray, reading: NDArray) -> float:
     location, scale = weights.scaling.location.tolist(), weights.scaling.scale.tolist()
 
     def scaled(x: float, channel: int) -> float:
-        return min(max((x - location[channel]) / scale[channel], -CLIP), CLIP)
+        z = (x - location[channel]) / scale[channel]
+        far = KNEE + math.log(1 + max(abs(z) - KNEE, 0))
+        return z if abs(z) <= KNEE else math.copysign(far, z)
 
     hidden = [
         0.0 if math.isnan(x) else scaled(float(x), c)
