@@ -12,7 +12,6 @@ import torch
 from msgspec.structs import replace as with_
 
 from pipeline.config import Learn
-from pipeline.consolidate import consolidation
 from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate
 from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.examples import examples
@@ -336,12 +335,6 @@ def test_a_skill_is_the_mean_of_its_windows_losses(full: Inputs, made: Candidate
     for skills, losses in ((made.skills, made.losses), (made.parent_skills, made.parent_losses)):
         assert skills == {task: 1.0 - values.mean() for task, values in losses.items()}
         assert {task: len(values) for task, values in losses.items()} == made.sizes
-
-
-def test_a_skill_is_never_below_the_worst() -> None:
-    """A version that is off by 1e9 deviations is no worse than one that is off by a hundred."""
-    skills, _ = evaluate(constant([1e9, 1e9], WIDE), {0: (noise().to_bytes(),)}, LEARN)
-    assert skills[0] == consolidation.WORST
 
 
 def test_the_gate_s_scores_are_those_that_the_stream_would_give(

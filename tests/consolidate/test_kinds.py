@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace as with_
 
 import numpy as np
@@ -297,3 +298,42 @@ def test_readings_after_the_segment_do_not_matter_for_a_version() -> None:
     assert torch.equal(one.scaling.scale, other.scaling.scale)
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# Bad input ------------------------------------------------------------------------------------
+
+SPOILED = {
+    "a channel that never moves": lambda values: values.__setitem__((slice(None), 1), 7.0),
+    "a channel of zeros": lambda values: values.__setitem__((slice(None), 1), 0.0),
+    "a channel that explodes": lambda values: np.multiply(
+        values, np.geomspace(1, 1e35, len(values))[:, None], out=values, casting="unsafe"
+    ),
+    "one reading of float32's largest": lambda values: values.__setitem__(
+        (100, 1), np.finfo(np.float32).max
+    ),
+    "holes in every window": lambda values: values.__setitem__((slice(None, None, 2), 1), np.nan),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_every_number_of_a_version_is_finite_whatever_it_was_made_from(
+    score: Score, spoil: Callable[[np.ndarray], None]
+) -> None:
+    """As a first segment and as a later one: there is a version, and it scores every reading."""
+    good, bad = regime(1, 200, seed=1), regime(1, 200, seed=2)
+    spoil(bad.values)
+    made = consolidate(first(bad), score, QUICK)
+    parent = consolidate(first(good), score, QUICK)
+    then = consolidate(later(parent, good, bad), score, QUICK)
+    for candidate in (made, then):
+        weights = Weights.from_bytes(candidate.weights, score.factory)
+        tensors = [*weights.model.state_dict().values(), weights.error_scale]
+        assert all(bool(t.isfinite().all()) for t in tensors)
+        assert np.isfinite([*candidate.skills.values(), *candidate.metrics.values()]).all()
+        windows = np.lib.stride_tricks.sliding_window_view(bad.values, 9, axis=0)
+        windows = windows.transpose(0, 2, 1)
+        scores = Scorer(weights).score(windows[:, :-1], windows[:, -1])
+        column = score.target if score.target >= 0 else slice(None)
+        seen = np.isfinite(windows[:, -1, column].reshape(len(windows), -1)).any(axis=1)
+        assert np.array_equal(np.isfinite(scores), seen)
