@@ -61,19 +61,38 @@ class LiveChampion:
         """(N,) scores for each batch, all in one forward pass; NaN where there is no window."""
         if self._scorer is None or not batches:
             return []
-        ready = np.concatenate([step.ready for step in steps])
-        scores = np.full(len(ready), np.nan, dtype=np.float32)
-        pairs = list(zip(batches, steps, strict=True))
-        if ready.all():
-            scores = self._scorer.score(
-                _join([s.contexts for _, s in pairs]), _join([b.values for b, _ in pairs])
-            )
-        elif ready.any():
-            scores[ready] = self._scorer.score(
-                _join([s.contexts[s.ready] for _, s in pairs]),
-                _join([b.values[s.ready] for b, s in pairs]),
-            )
-        return list(np.split(scores, np.cumsum([len(b) for b in batches])[:-1]))
+        return _each(self._scorer.score, batches, steps)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what a classifier may say; none of another kind."""
+        return self._scorer.weights.design.classes if self._scorer else ()
+
+    def classify(self, batches: Sequence[Batch], steps: Sequence[Step]) -> list[FloatArray]:
+        """(N, 2) likeliest class and its probability for each batch; [] of another kind."""
+        if self._scorer is None or not batches or not self.classes:
+            return []
+        return _each(self._scorer.classify, batches, steps)
+
+
+def _each(
+    ask: Callable[[FloatArray, FloatArray], FloatArray],
+    batches: Sequence[Batch],
+    steps: Sequence[Step],
+) -> list[FloatArray]:
+    """What is said of each batch's readings, asked once; NaN where there is no window."""
+    ready = np.concatenate([step.ready for step in steps])
+    pairs = list(zip(batches, steps, strict=True))
+    if ready.all():
+        said = ask(_join([s.contexts for _, s in pairs]), _join([b.values for b, _ in pairs]))
+    else:
+        some = ask(
+            _join([s.contexts[s.ready] for _, s in pairs]),
+            _join([b.values[s.ready] for b, s in pairs]),
+        )
+        said = np.full((len(ready), *some.shape[1:]), np.nan, dtype=np.float32)
+        said[ready] = some
+    return list(np.split(said, np.cumsum([len(b) for b in batches])[:-1]))
 
 
 def _join(parts: Sequence[FloatArray]) -> FloatArray:

@@ -34,8 +34,17 @@ def iso(time: int) -> str:
     return datetime.fromtimestamp(time / 1e6, UTC).isoformat(timespec="microseconds")
 
 
-def score_messages(batch: Batch, scores: FloatArray, version: int) -> Iterator[tuple[bytes, bytes]]:
+def score_messages(
+    batch: Batch,
+    scores: FloatArray,
+    version: int,
+    *,
+    said: FloatArray | None = None,
+    classes: Sequence[str] = (),
+) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) for each series of `batch`: its readings' offsets, times and scores.
+
+    said: (N, 2) number and probability of the likeliest of `classes`; None: there are none.
 
     The key `topic/partition/series` keeps a series' messages in order. After a crash the readings
     since the last checkpoint are published again, cut into other messages: a reader takes those
@@ -59,7 +68,18 @@ def score_messages(batch: Batch, scores: FloatArray, version: int) -> Iterator[t
                 "times": batch.times[rows].tolist(),
                 "scores": rounded[rows].tolist(),
             }
+            if said is not None:
+                value |= _said(said[rows], classes)
             yield key, _encode(value)
+
+
+def _said(said: FloatArray, classes: Sequence[str]) -> dict[str, list[Any]]:
+    """Names and probabilities; null where nothing was said."""
+    numbers = said[:, 0].tolist()
+    return {
+        "classes": [None if n != n else classes[int(n)] for n in numbers],
+        "probabilities": np.round(said[:, 1].astype(np.float64), 4).tolist(),
+    }
 
 
 def _parts(offsets: IntArray, first: int, end: int) -> Iterator[tuple[slice, int]]:

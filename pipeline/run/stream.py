@@ -438,8 +438,11 @@ class Streamer:
                 self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
         if self.live.version is None or not self.settings.stream.publish_scores:
             return
-        for batch, part in zip(batches, scores, strict=True):
-            for key, value in score_messages(batch, part, self.live.version.number):
+        number, classes = self.live.version.number, self.live.classes
+        told: Sequence[FloatArray | None] = self.live.classify(batches, steps)
+        told = told or [None] * len(scores)
+        for batch, part, said in zip(batches, scores, told, strict=True):
+            for key, value in score_messages(batch, part, number, said=said, classes=classes):
                 self.sink.send(f"{self.topic}.scores", key=key, value=value)
 
     def _take_lag(self) -> None:

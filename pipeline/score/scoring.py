@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.model.kinds import kind_of
 from pipeline.model.weights import Weights
@@ -31,23 +34,34 @@ class Scorer:
         no channel is observed. Around 1 for what the version knows.
         """
         scores = np.empty(len(readings), dtype=np.float32)
+        objective, scale = kind_of(self.weights.design).objective, self.weights.error_scale
+        for part, output, target in self._answers(contexts, readings):
+            error = objective.oddness(output, target)[:, -len(scale) :] / scale
+            scores[part] = error.square_().nanmean(dim=1).sqrt_().numpy()
+        return scores
+
+    def classify(self, contexts: FloatArray, readings: FloatArray) -> FloatArray:
+        """(N, 2) number and probability of the likeliest class: what a classifier says."""
+        said = np.empty((len(readings), 2), dtype=np.float32)
+        for part, output, _ in self._answers(contexts, readings):
+            p, number = output.softmax(dim=1).max(dim=1)
+            said[part] = torch.stack([number.float(), p], dim=1).numpy()
+        return said
+
+    def _answers(
+        self, contexts: FloatArray, readings: FloatArray
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, and the model's outputs and targets of them."""
+        w, pair = self.weights, kind_of(self.weights.design).pair
         for first in range(0, len(readings), CHUNK):
             part = slice(first, first + CHUNK)
-            scores[part] = self._score(contexts[part], readings[part])
-        return scores
-
-    @torch.inference_mode()
-    def _score(self, contexts: FloatArray, readings: FloatArray) -> FloatArray:
-        w = self.weights
-        scaled = (w.scaling.apply(_tensor(part)) for part in (contexts, readings))
-        kind = kind_of(w.design)
-        x, y = kind.pair(w.design, *scaled)
-        odd = kind.objective.oddness(w.model(x), y)[:, -len(w.error_scale) :]
-        error = odd / w.error_scale
-        scores: FloatArray = error.square_().nanmean(dim=1).sqrt_().numpy()
-        return scores
+            with torch.inference_mode():
+                scaled = (w.scaling.apply(_tensor(a[part])) for a in (contexts, readings))
+                x, y = pair(w.design, *scaled)
+                output = w.model(x)
+            yield part, output, y
 
 
-def _tensor(array: FloatArray) -> torch.Tensor:
+def _tensor(array: FloatArray) -> Tensor:
     """The array as a tensor; what is read-only or not contiguous is copied, as torch wants it."""
     return torch.from_numpy(np.require(array, requirements=("C", "W")))

@@ -165,6 +165,19 @@ def test_a_classifier_scores_its_doubt() -> None:
     assert Scorer(weights).score(contexts, readings) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_classifier_says_the_likeliest_class_and_how_likely_it_is() -> None:
+    """Number and softmax, whatever the label says."""
+    rng = np.random.default_rng(2)
+    windows = rng.normal(1, 3, (9, 4, 2)).astype(np.float32)
+    weights = labelled()
+    with torch.no_grad():
+        p = weights.model(examples(windows, weights).x).softmax(dim=1).numpy()
+    windows[:, -1, 1] = 2.0
+    said = Scorer(weights).classify(windows[:, :-1], windows[:, -1])
+    assert said[:, 0].tolist() == p.argmax(axis=1).tolist()
+    assert said[:, 1] == pytest.approx(p.max(axis=1), rel=1e-5)
+
+
 # Consolidation --------------------------------------------------------------------------------
 
 

@@ -10,8 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from pipeline.config import Database, Detect, Gate, Kafka, Learn, Score, Settings, Stream
+from pipeline.errors import SettingsError
 from pipeline.ingest.memory import MemorySink, MemorySource, Message
 from pipeline.model.weights import Weights
 from pipeline.records import Candidate, Decision, Request, Version
@@ -190,3 +192,51 @@ def test_after_a_restart_a_series_has_to_be_served_first(settings, registry, log
     assert registry.champion(again.stream.id).number == 2
     (known,) = registry.newest_named(again.stream.id, 0)
     assert known == ("press", 0, 1)
+
+
+def test_a_classifier_publishes_the_class_beside_the_score(settings, registry) -> None:
+    """Two classes six deviations apart, every other reading labelled: .998 could be right."""
+    rng = np.random.default_rng(4)
+    truth = rng.integers(0, 2, ROWS)
+    readings = [
+        [float(x), None if hidden else int(n)]
+        for x, n, hidden in zip(rng.normal(6.0 * truth), truth, rng.random(ROWS) < 0.5, strict=True)
+    ]
+    log = [
+        (b"press", json.dumps({"time": 1_767_225_600 + row, "values": x}).encode())
+        for row, x in enumerate(readings)
+    ]
+    score = Score(window=8, hidden=16, model="classifier", target=1, classes=("idle", "busy"))
+    settings = replace(settings, score=score, learn=replace(settings.learn, epochs=60))
+    sink = MemorySink()
+    made = streamer(settings, registry, log, sink)
+    follow(made, BOOTSTRAP)
+    assert Trainer(settings, registry, owner="trainer").work_once()
+    follow(made, ROWS)
+    bodies = [json.loads(value) for topic, _, value, _ in sink.sent if topic == "readings.scores"]
+    told = {
+        row: (name, p)
+        for body in bodies
+        for row, name, p in zip(
+            body["offsets"], body["classes"], body["probabilities"], strict=True
+        )
+    }
+    assert len(told) > 800
+    right = [name == ("idle", "busy")[truth[row]] for row, (name, _) in told.items()]
+    assert np.mean(right) > 0.95
+    assert all(0.5 <= p <= 1 for _, p in told.values())
+
+
+def test_a_version_of_another_factory_stops_the_stream_with_one_line(
+    settings, registry, log
+) -> None:
+    """The settings say what is imported, not the database."""
+    own = replace(settings, score=replace(settings.score, model="tests.model.modules:persistence"))
+    made = streamer(own, registry, log, MemorySink())
+    follow(made, BOOTSTRAP)
+    assert Trainer(own, registry, owner="trainer").work_once()
+    follow(made, BOOTSTRAP + 50)
+    assert made.live.version.number == 1
+    other = streamer(settings, registry, log, MemorySink())
+    with pytest.raises(SettingsError, match="the version is of tests"):
+        follow(other, ROWS)

@@ -103,6 +103,20 @@ def test_scores_go_out_once_a_series_with_arrays_inside() -> None:
     assert (first["offsets"], first["scores"], first["version"]) == ([10, 12], [None, 1.5], 4)
 
 
+def test_what_a_classifier_says_goes_with_its_scores() -> None:
+    """The likeliest class by name and its probability; null before there is a window."""
+    batch = poll(10, 11, 12)
+    said = np.array([[np.nan, np.nan], [1, 0.75], [0, 0.5]], np.float32)
+    ((_, value),) = score_messages(
+        batch, np.zeros(3, np.float32), version=1, said=said, classes=("idle", "busy")
+    )
+    message = json.loads(value)
+    assert message["classes"] == [None, "busy", "idle"]
+    assert message["probabilities"] == [None, 0.75, 0.5]
+    ((_, value),) = published(batch)
+    assert not {"classes", "probabilities"} & json.loads(value).keys()
+
+
 def test_scores_of_a_series_are_taken_once_however_the_replay_is_cut() -> None:
     """[0, 100) is published, then a crash, then [0, 150) and the rest: each reading once.
 
