@@ -223,6 +223,6 @@ def _measure(
     """On the tasks' newest segments, as they are at the end."""
     window, share = settings.score.window, settings.learn.held_out
     return Measure(
-        {task: held_out(map(registry.get, shas), window, share) for task, shas in newest.items()}
+        {task: held_out(map(registry.get, shas), window, share) for task, shas in newest.items()},
         settings.score.factory,
     )
