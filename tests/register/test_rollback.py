@@ -259,13 +259,13 @@ def test_migrating_a_database_in_use(database: Database, clock: Clock) -> None:
     with opened(database, clock) as registry:
         stream = registry.open_stream("plant", ["a", "b"])
         three(registry, stream, clock)
-    migrate.downgrade(database, "-1")
+    migrate.downgrade(database, "0001")
     before = _rows(database)
     migrate.upgrade(database)
     assert _rows(database) == before
     with opened(database, clock) as registry:
         registry.roll_back(stream.id, actor="ada", reason="no")
-    migrate.downgrade(database, "-1")
+    migrate.downgrade(database, "0001")
     assert [status for status, _ in _rows(database)] == ["retired", "champion", "retired"]
 
 
