@@ -105,6 +105,13 @@ class Stream(Section, frozen=True, kw_only=True):
             description="What names a series: key, topic (one series) or field:NAME",
         ),
     ] = "key"
+    label: Annotated[
+        str,
+        Meta(
+            pattern=r"^(?!(time|values)$).*$",
+            description="Field with a reading's label, for a classifier; empty: none",
+        ),
+    ] = ""
     channels: Annotated[
         tuple[str, ...],
         Meta(description="Names of the sensors, in order; empty: as the first reading has them"),
@@ -130,6 +137,8 @@ class Stream(Section, frozen=True, kw_only=True):
             raise ValueError(
                 f"channels has {n} names, more than max_channels ({self.max_channels})"
             )
+        if self.label and self.series == f"field:{self.label}":
+            raise ValueError(f"label: the field {self.label} names the series")
 
     @property
     def result_topics(self) -> tuple[str, ...]:
@@ -179,7 +188,7 @@ class Score(Section, frozen=True, kw_only=True):
     ] = -1
     classes: Annotated[
         tuple[str, ...],
-        Meta(description="Names of a classifier's classes: 0, 1, ... in its target channel"),
+        Meta(description="A classifier's classes: its labels, or 0, 1, ... in its target channel"),
     ] = ()
     window: Annotated[Count, Meta(description="Readings that it looks back on")] = 16
     hidden: Annotated[Count, Meta(description="Width of its hidden layers; tcn: half of it")] = 64

@@ -57,6 +57,8 @@ class Batch:
     values: FloatArray
     #: First offset that the poll did not reach (dead letters count as reached).
     next_offset: int
+    #: (N,) number of each reading's class, NaN where it has no label; None: the stream has none.
+    labels: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.values)

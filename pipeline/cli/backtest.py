@@ -45,6 +45,12 @@ def backtest(
     series_column: Annotated[
         str | None, typer.Option("--series-column", help="Column that names the series.")
     ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            "--label-column", help="Column with the labels of a classifier; default: stream.label."
+        ),
+    ] = None,
     drop: Annotated[
         list[str] | None, typer.Option("--drop", help="Column to leave out; may be repeated.")
     ] = None,
@@ -102,7 +108,11 @@ def backtest(
     from pipeline.run.report import print_backtest
 
     columns = Columns(
-        time=time_column, series=series_column, truth=truth_column, drop=tuple(drop or ())
+        time=time_column,
+        series=series_column,
+        truth=truth_column,
+        label=label_column,
+        drop=tuple(drop or ()),
     )
     options = Options(
         columns=columns,

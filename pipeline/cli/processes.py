@@ -144,6 +144,7 @@ def replay(
             series_column=series_column,
             time_column=time_column,
             drop=tuple(drop or ()),
+            label=settings.stream.label,
             rate=rate,
             batch=batch,
             max_lag=max_lag,

@@ -25,7 +25,7 @@ from pipeline.consolidate.strategies.base import Keeps, Strategy
 from pipeline.consolidate.training import Examples, Kept, Task
 from pipeline.consolidate.transfer import learning_curve_area
 from pipeline.errors import TrainingFailed
-from pipeline.model.kinds import Design, check, kind_of, network, scaling_of
+from pipeline.model.kinds import Design, check_columns, kind_of, network, scaling_of
 from pipeline.model.weights import Weights
 from pipeline.records import Candidate
 
@@ -224,7 +224,7 @@ def _kept(parent: Weights, old: Windows, before: Answers | None) -> tuple[Kept, 
 def _begin(segments: Sequence[Readings], score: Score, seed: int) -> Weights:
     values = np.concatenate([s.values for s in segments])
     channels = values.shape[1]
-    check(score, channels)
+    check_columns(score, channels)
     design = Design.of(score, channels)
     return Weights(
         model=network(design, seed),

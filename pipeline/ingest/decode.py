@@ -1,9 +1,10 @@
 """Bytes in, columnar rows out; what is bad becomes a DeadLetter with a reason.
 
 A message is one JSON object: `{"time": ..., "values": [...]}`, the same with values by channel
-name, or many readings in one, `{"time": [...], "values": [[...], ...]}`. A whole poll is decoded
-into columns at once. If that fails, records of another form or width are sorted out first and
-looked at one by one; what is left is found by halving.
+name, or many readings in one, `{"time": [...], "values": [[...], ...]}`; with `stream.label` also
+with the readings' labels. A whole poll is decoded into columns at once. If that fails, records of
+another form, width or label are sorted out first and looked at one by one; what is left is found
+by halving.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Stream
+from pipeline.ingest.labels import Labels
 from pipeline.ingest.message import QUOTED, Bad, Reader, check_name
 from pipeline.ingest.series import group
 from pipeline.records import Batch, DeadLetter, IntArray, Records
@@ -30,7 +32,7 @@ UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0}
 LARGEST = float(np.finfo(np.float32).max)
 #: Names of series that are remembered from one poll to the next, about.
 REMEMBERED = 50_000
-#: (record, time, values) of each reading: (N,), (N,), (N, d).
+#: (record, time, values) of each reading: (N,), (N,), (N, d); labels are a last column of values.
 Columns = tuple[IntArray, IntArray, NDArray[np.float64]]
 
 
@@ -46,6 +48,8 @@ class Decoder:
     channels
         Names of the d sensors, in order; empty: not known yet. Readings without names then call
         theirs c0 ... c{d-1}; readings with names have them sorted.
+    classes
+        Names that the labels are of, if `stream.label` is set.
 
     Raises
     ------
@@ -54,14 +58,19 @@ class Decoder:
     """
 
     def __init__(
-        self, stream: Stream, max_message_bytes: int, channels: tuple[str, ...] = ()
+        self,
+        stream: Stream,
+        max_message_bytes: int,
+        channels: tuple[str, ...] = (),
+        classes: tuple[str, ...] = (),
     ) -> None:
         self.stream = stream
         self.max_message_bytes = max_message_bytes
         self.channels = channels
         field = stream.series.partition("field:")[2] or None
         self._names = _Names("bad_series" if field else "bad_key")
-        self._reader = Reader(field, max_message_bytes)
+        self._reader = Reader(field, max_message_bytes, stream.label)
+        self._labels = Labels(classes) if stream.label else None
 
     def decode(self, records: Records, now_us: int) -> tuple[Batch | None, list[DeadLetter]]:
         """Records of one poll as a batch (None if no reading is good) and the bad ones.
@@ -181,14 +190,15 @@ class Decoder:
     def _parts(self, messages: list[Any]) -> list[Sequence[int]]:
         """Messages that cannot be stacked: those of each form, or the halves of those of one.
 
-        One that does not fit the channels, whatever else it holds, is a part by itself.
+        One that does not fit the channels or classes, whatever else it holds, is a part by itself.
         """
-        channels, d = frozenset(self.channels), len(self.channels)
+        channels, d, labels = frozenset(self.channels), len(self.channels), self._labels
         forms: dict[Any, list[int]] = {}
         alone: list[Sequence[int]] = []
         for i, message in enumerate(messages):
             time, values = message.time, message.values
-            if _fits(values, channels, d):
+            labelled = labels is None or labels.fits(message.label, time)
+            if labelled and _fits(values, channels, d):
                 first = time[0] if type(time) is list and time else time
                 form = (type(values), type(time), type(first), _nested(values))
                 forms.setdefault(form, []).append(i)
@@ -202,7 +212,7 @@ class Decoder:
 
     def _stack(self, messages: list[Any]) -> tuple[IntArray | int, IntArray, NDArray[np.float64]]:
         """Readings in each message, times (N,) and values (N, d) of messages of one form."""
-        first = messages[0]
+        first, lengths = messages[0], None
         times: list[Any] = [m.time for m in messages]
         counts: IntArray | int = 1
         if isinstance(first.time, list) or _nested(first.values):
@@ -220,6 +230,9 @@ class Decoder:
         else:
             rows = [m.values for m in messages]
         values = self._matrix(rows)
+        if self._labels is not None:
+            labels = self._labels.column([m.label for m in messages], lengths)
+            values = np.column_stack([values, labels])
         return counts, self._times(times), values
 
     def _check_names(self, messages: list[Any]) -> None:
@@ -281,6 +294,8 @@ class Decoder:
     def _batch(self, records: Records, series: list[int], columns: Columns) -> Batch:
         """Group the readings by series, in the order of the log inside each."""
         record, times, values = columns
+        d = len(self.channels)
+        cells = values.astype(np.float32)
         return group(
             topic=records.topic,
             partition=records.partition,
@@ -288,8 +303,9 @@ class Decoder:
             names=self._names.text,
             offsets=np.array(records.offsets, dtype=np.int64)[record],
             times=times,
-            values=values.astype(np.float32),
+            values=cells[:, :d],
             next_offset=records.next_offset,
+            labels=None if self._labels is None else cells[:, d],
         )
 
 

@@ -25,11 +25,14 @@ def read_recording(
     series_column: str | None = None,
     time_column: str | None = None,
     drop: tuple[str, ...] = (),
+    label: str = "",
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(series, message) of each row, one at a time; the file is never held whole.
 
     A cell that is empty is missing; one that is not a finite number stays text, for the decoder to
     judge. Without a time column a message has no `time`. JSON lines are messages already.
+
+    label: the field with the labels, as text; the column of that name has them, if there is one.
 
     Raises
     ------
@@ -42,7 +45,7 @@ def read_recording(
             _check_options(path, series_column, time_column, drop)
             yield from _read_json_lines(path, series_column)
         else:
-            yield from _read_csv(path, series_column, time_column, drop)
+            yield from _read_csv(path, series_column, time_column, drop, label)
     except OSError as exc:
         raise SourceError(f"{path}: {exc.strerror}") from None
     except UnicodeDecodeError as exc:
@@ -86,7 +89,11 @@ def _check_options(
 
 
 def _read_csv(
-    path: Path, series_column: str | None, time_column: str | None, drop: tuple[str, ...]
+    path: Path,
+    series_column: str | None,
+    time_column: str | None,
+    drop: tuple[str, ...],
+    label: str,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
@@ -98,7 +105,8 @@ def _read_csv(
         first = next(rows, None)
         if first is None:
             raise SourceError(f"{path}: no rows")
-        values = [i for i, name in enumerate(header) if name not in named]
+        label_at = header.index(label) if label in header and label not in named else None
+        values = [i for i, name in enumerate(header) if name not in named and i != label_at]
         series_at = header.index(series_column) if series_column else None
         time_at = header.index(time_column) if time_column else None
         for row in chain([first], rows):
@@ -107,6 +115,8 @@ def _read_csv(
             message: dict[str, Any] = {"values": [_number(row[i]) for i in values]}
             if time_at is not None:
                 message["time"] = _number(row[time_at])
+            if label_at is not None:
+                message[label] = row[label_at].strip() or None
             yield row[series_at] if series_at is not None else path.stem, message
 
 

@@ -21,7 +21,7 @@ KINDS = frozenset(
         *("time_missing", "bad_time", "time_without_zone", "time_in_future", "time_before_1970"),
         *("values_missing", "bad_value", "infinite", "wrong_shape", "wrong_channels"),
         *("unknown_channel", "bad_channel", "ragged", "wrong_length", "empty_batch"),
-        *("too_many_channels", "too_many_series"),
+        *("too_many_channels", "too_many_series", "unknown_label", "bad_label"),
     }
 )
 #: What a reason quotes of a record is cut here, in characters.
@@ -32,6 +32,8 @@ LONGEST_NAME = 512
 Instant = float | Annotated[datetime, Meta(tz=True)]
 Cell = float | None
 Row = list[Cell]
+#: A class by name or number; a float for a whole number with a point, and for a bare NaN.
+Label = str | int | float | None
 
 
 class Bad(Exception):
@@ -52,7 +54,7 @@ def check_name(name: str, kind: str) -> None:
 
 
 class Reader:
-    """Reads messages of one topic: time, values and, if `field` names one, the series.
+    """Reads messages of one topic: time, values and, if a field is named for it, series and label.
 
     Parameters
     ----------
@@ -60,6 +62,8 @@ class Reader:
         Field of the object that names the series; None: it is not in the message.
     max_bytes
         A larger record is bad.
+    label
+        Field with the label, or labels, which need not be there; empty: messages have none.
 
     Raises
     ------
@@ -67,10 +71,11 @@ class Reader:
         The series is to come from a field that is the reading's own.
     """
 
-    def __init__(self, field: str | None, max_bytes: int) -> None:
+    def __init__(self, field: str | None, max_bytes: int, label: str = "") -> None:
         self.field = field
         self.max_bytes = max_bytes
-        self._type = _message_type(field)
+        self.label = label
+        self._type = _message_type(field, label)
         #: Bytes to a message, with msgspec's own exceptions: for the many that are good.
         self.fast: Callable[[bytes], Any] = msgspec.json.Decoder(self._type).decode
 
@@ -111,13 +116,13 @@ class Reader:
             message = msgspec.convert(tree, self._type)
             _names_in(message, self.field).encode()
         except msgspec.ValidationError as exc:
-            raise _explain(str(exc)) from None
+            raise _explain(str(exc), self.label) from None
         except UnicodeEncodeError:
             raise Bad("not_utf8", "a name has half a surrogate pair") from None
         return message
 
 
-def _message_type(field: str | None) -> Any:
+def _message_type(field: str | None, label: str) -> Any:
     """A struct with the fields that the settings name."""
     fields: list[Any] = [
         ("time", Instant | list[Instant]),
@@ -127,6 +132,8 @@ def _message_type(field: str | None) -> Any:
         raise SettingsError(f"stream.series: field:{field} holds the reading, not a name")
     if field is not None:
         fields.append(("series", str | int, msgspec.field(name=field)))
+    if label:
+        fields.append(("label", Label | list[Label], msgspec.field(name=label, default=None)))
     return msgspec.defstruct("Message", fields, gc=False)
 
 
@@ -176,9 +183,12 @@ def _names_in(message: Any, field: str | None) -> str:
     return names if field is None else f"{names}{message.series}"
 
 
-def _explain(message: str) -> Bad:
+def _explain(message: str, label: str) -> Bad:
     """msgspec's "Expected `float`, got `str` - at `$.values[2]`" as a kind and a sentence."""
-    field = re.split(r"[\[`]", message.rpartition("`$.")[2], maxsplit=1)[0]
+    place = message.rpartition("`$.")[2]
+    field = re.split(r"[\[`]", place, maxsplit=1)[0]
+    if label and re.fullmatch(rf"{re.escape(label)}(\[[\d.]+\])?`", place):
+        return Bad("bad_label", message)
     if field != "values":
         return Bad("bad_time" if field == "time" else "bad_series", message)
     if "got `array`" in message or "got `object`" in message:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.ingest.decode import EPOCH, MICROSECOND, UNITS
+from pipeline.ingest.labels import Labels
 from pipeline.ingest.message import Bad, check_name
 from pipeline.ingest.series import group
 from pipeline.ingest.tables import Column, open_table
@@ -41,11 +42,14 @@ class Columns:
     time: str | None = None
     series: str | None = None
     truth: str | None = None
+    label: str | None = None
     drop: tuple[str, ...] = ()
     #: The sensors in order, if not all other columns; empty: those.
     sensors: tuple[str, ...] = ()
     #: Unit of times that are numbers since 1970.
     time_unit: str = "s"
+    #: Names that the labels are of.
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,7 @@ class _Piece(NamedTuple):
     times: IntArray
     values: FloatArray
     truth: Sequence[str]
+    labels: FloatArray | None
 
 
 class Recording:
@@ -89,6 +94,7 @@ class Recording:
         #: Rows, about; exact once they were read.
         self.rows = self.table.count()
         self._names = _Names(path)
+        self._labels = Labels(columns.classes)
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -101,14 +107,15 @@ class Recording:
         Raises
         ------
         SourceError
-            A cell is no number or no time, or a row has too many or too few cells.
+            A cell is no number, no time or no label, or a row has too many or too few cells.
         """
         columns, header = self.columns, self.table.names
-        special = [n for n in (columns.time, columns.series, columns.truth) if n is not None]
-        sensors, others = ([header.index(n) for n in names] for names in (self.sensors, special))
+        others = (columns.time, columns.series, columns.truth, columns.label)
+        special = [name for name in others if name is not None]
+        sensors, apart = ([header.index(n) for n in names] for names in (self.sensors, special))
         row, held = 0, 0
         pieces: list[_Piece] = []
-        for parts in self.table.read(sensors, others, min(size, LINES)):
+        for parts in self.table.read(sensors, apart, min(size, LINES)):
             further = dict(zip(special, parts[len(self.sensors) :], strict=True))
             pieces.append(self._piece(row + held, parts[: len(self.sensors)], further))
             held += len(parts[0])
@@ -134,11 +141,15 @@ class Recording:
         if columns.time is not None:
             times = self._times(further[columns.time], columns.time, row)
         truth = () if columns.truth is None else _texts(further[columns.truth])
-        return _Piece(ids, times, values, truth)
+        labels = None
+        if columns.label is not None:
+            labels = self._classes(further[columns.label], columns.label, row)
+        return _Piece(ids, times, values, truth, labels)
 
     def _chunk(self, row: int, pieces: list[_Piece]) -> Chunk:
         """Consecutive pieces from row number `row` on, grouped by series."""
         ids = np.concatenate([piece.ids for piece in pieces])
+        labels = [piece.labels for piece in pieces if piece.labels is not None]
         batch = group(
             topic=self.topic,
             partition=0,
@@ -148,6 +159,7 @@ class Recording:
             times=np.concatenate([piece.times for piece in pieces]),
             values=np.concatenate([piece.values for piece in pieces]),
             next_offset=row + len(ids),
+            labels=np.concatenate(labels) if labels else None,
         )
         truth = list(chain.from_iterable([piece.truth for piece in pieces]))
         if truth and len(batch.series) > 1:
@@ -157,14 +169,16 @@ class Recording:
     def _sensors(self) -> tuple[str, ...]:
         columns, header = self.columns, self.table.names
         named = [columns.time, columns.series, columns.truth, *columns.drop, *columns.sensors]
-        for name in named:
+        if columns.label is not None and columns.label in named:
+            raise SourceError(f"{self.path}: column {columns.label!r} is the label, and no other")
+        for name in (*named, columns.label):
             if name is not None and name not in header:
                 there = ", ".join(filter(None, header))
                 raise SourceError(f"{self.path}: no column {name!r}; there are {printable(there)}")
         for name in header:
             if name and header.count(name) > 1:
                 raise SourceError(f"{self.path}: two columns are named {name!r}")
-        apart = {columns.time, columns.series, columns.truth, *columns.drop, ""}
+        apart = {columns.time, columns.series, columns.truth, columns.label, *columns.drop, ""}
         sensors = [name for name in columns.sensors or header if name not in apart]
         if not sensors:
             raise SourceError(f"{self.path}: no column is left for a sensor")
@@ -196,6 +210,23 @@ class Recording:
                     f"no number (--drop {printable(name)} leaves the column out)"
                 ) from None
         return found
+
+    def _classes(self, column: Column, name: str, row: int) -> FloatArray:
+        """(N,) float32 numbers of classes; NaN where a reading has no label."""
+        cells = _texts(column)
+        numbers = {}
+        for cell in set(cells):
+            try:
+                numbers[cell] = self._label(cell.strip())
+            except Bad as exc:
+                at = self.table.line(row + cells.index(cell))
+                raise SourceError(f"{self.path}: {at}: column {name!r}: {exc.reason}") from None
+        return np.fromiter(map(numbers.__getitem__, cells), np.float32, len(cells))
+
+    def _label(self, cell: str) -> float:
+        """A cell is missing if it says so, and no class is named so."""
+        missing = cell.lower() in MISSING and cell not in self._labels
+        return self._labels[None if missing else cell]
 
     def _times(self, column: Column, name: str, row: int) -> IntArray:
         """(N,) microseconds since 1970 UTC; a time without a zone is one of UTC."""

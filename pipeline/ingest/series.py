@@ -23,6 +23,7 @@ def group(
     times: IntArray,
     values: FloatArray,
     next_offset: int,
+    labels: FloatArray | None = None,
 ) -> Batch:
     """One batch of readings (N,) in the order of the log, which stays their order inside a series.
 
@@ -41,6 +42,7 @@ def group(
         times=times[order],
         values=values[order],
         next_offset=next_offset,
+        labels=None if labels is None else labels[order],
     )
 
 
@@ -78,6 +80,7 @@ def _only(batch: Batch, keep: NDArray[np.bool_], rows: NDArray[np.bool_]) -> Bat
         times=batch.times[rows],
         values=batch.values[rows],
         next_offset=batch.next_offset,
+        labels=None if batch.labels is None else batch.labels[rows],
     )
 
 

@@ -37,7 +37,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     form: str = "mlp"
     #: The channel that a regressor or classifier answers; -1: none.
     target: int = -1
-    #: Names of a classifier's classes, by the numbers in its target channel.
+    #: Names of a classifier's classes, by the numbers in its target channel or label.
     classes: tuple[str, ...] = ()
 
     @classmethod
@@ -49,7 +49,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
             hidden=score.hidden,
             kind=score.model,
             form=score.form,
-            target=score.target if score.model in TARGETED else -1,
+            target=_target(score, channels),
             classes=score.classes if score.model == "classifier" else (),
         )
 
@@ -130,23 +130,42 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def check(score: Score, channels: int) -> None:
-    """Whether there is such a model for readings of so many channels, 0 if that is not known yet.
+def _target(score: Score, channels: int) -> int:
+    """The column that is asked for, -1: none. Labels are the last, after the sensors."""
+    if score.model not in TARGETED:
+        return -1
+    return channels - 1 if score.model == "classifier" and score.target < 0 else score.target
+
+
+def check(score: Score, channels: int, label: str = "") -> None:
+    """Whether there is such a model for so many sensors, 0 if that is not known yet.
+
+    label: field with the labels, if there is one.
 
     Raises
     ------
     SettingsError
-        The user's factory does not do what it should, or there is no such target.
+        The user's factory does not do what it should, there is no such target, or not one.
     """
-    if score.model in TARGETED:
-        if score.target < 0:
-            raise SettingsError(f"score.model: a {score.model} needs score.target")
-        if score.model == "classifier" and len(set(score.classes)) < max(2, len(score.classes)):
-            raise SettingsError("score.classes: a classifier needs two names or more, each once")
-        if channels and score.target >= channels:
-            raise SettingsError(f"score.target = {score.target}: there are {channels} channels")
+    if label and score.model != "classifier":
+        raise SettingsError(f"stream.label: labels are for a classifier, not a {score.model}")
+    if label and score.target >= 0:
+        raise SettingsError("score.target, stream.label: a classifier learns from one of them")
+    if score.model == "classifier" and score.target < 0 and not label:
+        raise SettingsError("score.model: a classifier needs stream.label, or score.target")
+    check_columns(score, channels)
+
+
+def check_columns(score: Score, columns: int) -> None:
+    """The same for readings of so many columns, labels among them, if there are any."""
+    if score.model == "regressor" and score.target < 0:
+        raise SettingsError("score.model: a regressor needs score.target")
+    if score.model == "classifier" and len(set(score.classes)) < max(2, len(score.classes)):
+        raise SettingsError("score.classes: a classifier needs two names or more, each once")
+    if score.model in TARGETED and columns and score.target >= columns:
+        raise SettingsError(f"score.target = {score.target}: there are {columns} channels")
     if score.factory:
-        make(score.factory, score.window, channels or 2)
+        make(score.factory, score.window, columns or 2)
 
 
 def scaling_of(design: Design, readings: FloatArray) -> Scaling:

@@ -114,9 +114,15 @@ def backtest(path: Path, settings: Settings, options: Options, *, show: Show = s
     """
     started = time.perf_counter()
     check(settings.detect.detectors, settings.detect.error_channel)
-    check_model(settings.score, len(settings.stream.channels))
-    stream = settings.stream
-    columns = with_(options.columns, sensors=stream.channels, time_unit=stream.time_unit)
+    stream, label = settings.stream, options.columns.label or settings.stream.label
+    check_model(settings.score, len(stream.channels), label)
+    columns = with_(
+        options.columns,
+        sensors=stream.channels,
+        time_unit=stream.time_unit,
+        label=label or None,
+        classes=settings.score.classes,
+    )
     recording = Recording(path, columns, topic=TOPIC)
     settings = _settings(settings, recording, options)
     truth = Truth(columns.truth, options.truth_kind) if columns.truth else None
@@ -441,7 +447,12 @@ def _settings(settings: Settings, recording: Recording, options: Options) -> Set
     return replace(
         settings,
         stream=replace(
-            settings.stream, topic=TOPIC, channels=recording.sensors, publish_scores=False
+            settings.stream,
+            topic=TOPIC,
+            series="key",
+            label=recording.columns.label or "",
+            channels=recording.sensors,
+            publish_scores=False,
         ),
         learn=replace(settings.learn, seed=seed, max_seconds=float(LARGEST)),
         run=replace(settings.run, checkpoint_interval_s=float(LARGEST)),

@@ -30,7 +30,7 @@ def _read(settings: Settings) -> None:
 
     cron(settings)
     check(settings.detect.detectors, settings.detect.error_channel)
-    check_model(settings.score, len(settings.stream.channels))
+    check_model(settings.score, len(settings.stream.channels), settings.stream.label)
 
 
 def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:

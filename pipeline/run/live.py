@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import structlog
 
-from pipeline.records import Batch, FloatArray, Version
+from pipeline.records import FloatArray, Version
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.partition import Step
 from pipeline.score.scoring import Scorer
@@ -57,42 +57,39 @@ class LiveChampion:
         self.on_trial = self.registry.on_trial(version)
         log.info("champion_loaded", version=version.number, sha256=version.sha256[:12])
 
-    def score(self, batches: Sequence[Batch], steps: Sequence[Step]) -> list[FloatArray]:
-        """(N,) scores for each batch, all in one forward pass; NaN where there is no window."""
-        if self._scorer is None or not batches:
+    def score(self, steps: Sequence[Step]) -> list[FloatArray]:
+        """(N,) scores for each step, all in one forward pass; NaN where there is no window."""
+        if self._scorer is None or not steps:
             return []
-        return _each(self._scorer.score, batches, steps)
+        return _each(self._scorer.score, steps)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of what a classifier may say; none of another kind."""
         return self._scorer.weights.design.classes if self._scorer else ()
 
-    def classify(self, batches: Sequence[Batch], steps: Sequence[Step]) -> list[FloatArray]:
-        """(N, 2) likeliest class and its probability for each batch; [] of another kind."""
-        if self._scorer is None or not batches or not self.classes:
+    def classify(self, steps: Sequence[Step]) -> list[FloatArray]:
+        """(N, 2) likeliest class and its probability for each step; [] of another kind."""
+        if self._scorer is None or not steps or not self.classes:
             return []
-        return _each(self._scorer.classify, batches, steps)
+        return _each(self._scorer.classify, steps)
 
 
 def _each(
-    ask: Callable[[FloatArray, FloatArray], FloatArray],
-    batches: Sequence[Batch],
-    steps: Sequence[Step],
+    ask: Callable[[FloatArray, FloatArray], FloatArray], steps: Sequence[Step]
 ) -> list[FloatArray]:
-    """What is said of each batch's readings, asked once; NaN where there is no window."""
+    """What is said of each step's readings, asked once; NaN where there is no window."""
     ready = np.concatenate([step.ready for step in steps])
-    pairs = list(zip(batches, steps, strict=True))
     if ready.all():
-        said = ask(_join([s.contexts for _, s in pairs]), _join([b.values for b, _ in pairs]))
+        said = ask(_join([s.contexts for s in steps]), _join([s.readings for s in steps]))
     else:
         some = ask(
-            _join([s.contexts[s.ready] for _, s in pairs]),
-            _join([b.values[s.ready] for b, s in pairs]),
+            _join([s.contexts[s.ready] for s in steps]),
+            _join([s.readings[s.ready] for s in steps]),
         )
         said = np.full((len(ready), *some.shape[1:]), np.nan, dtype=np.float32)
         said[ready] = some
-    return list(np.split(said, np.cumsum([len(b) for b in batches])[:-1]))
+    return list(np.split(said, np.cumsum([len(s.readings) for s in steps])[:-1]))
 
 
 def _join(parts: Sequence[FloatArray]) -> FloatArray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,9 @@ from pipeline.register.checkpoints import pack, unpack
 class Step:
     """What one batch brought."""
 
-    #: (N, W, d) readings before each reading, and which rows have all W of them.
+    #: (N, d) readings, and (N, W, d) those before each, labels as the last column if there are any;
+    #: and which rows have all W of them.
+    readings: FloatArray
     contexts: FloatArray
     ready: NDArray[np.bool_]
     boundaries: list[Boundary]
@@ -52,7 +54,8 @@ class Partition:
     stream_id, topic, number
         Whose state it is; topic and number also seed the reservoir.
     channels
-        d, sensors in a reading.
+        Sensors in a reading. What the model learns from is as wide, or one wider: with
+        `stream.label`, a reading's label is its last column there. Detection gets none.
     """
 
     def __init__(
@@ -64,24 +67,32 @@ class Partition:
         #: Seconds spent in detection by this process: a figure, no part of the state.
         self.detect_s = 0.0
         self.slots: dict[str, int] = {}
-        self.history = History(settings.score.window, channels)
+        width = self.width
+        self.history = History(settings.score.window, width)
         self.detector = BoundaryDetector(channels, settings.detect)
-        self.staging = Staging(channels, settings.learn)
+        self.staging = Staging(width, settings.learn)
         self.reservoir = Reservoir(
             settings.learn.reservoir_capacity,
             settings.score.window,
-            channels,
+            width,
             seed=_seed(settings.learn.seed, topic, number),
         )
+
+    @property
+    def width(self) -> int:
+        """d, columns of what the model learns from."""
+        return self.channels + bool(self.settings.stream.label)
 
     def advance(self, batch: Batch) -> Step:
         """Take one batch through windows, detection, staging and reservoir."""
         slots = self._slots(batch)
-        contexts, ready = self.history.update(slots, batch.starts, batch.values)
+        known = _with_labels(batch)
+        contexts, ready = self.history.update(slots, batch.starts, known.values)
         started = time.perf_counter()
         boundaries = self.detector.update(batch, slots)
         self.detect_s += time.perf_counter() - started
         step = Step(
+            readings=known.values,
             contexts=contexts,
             ready=ready,
             boundaries=boundaries,
@@ -89,7 +100,7 @@ class Partition:
             settled=self.detector.settled,
             prints=self.detector.prints,
         )
-        for event in self.staging.advance(batch, slots, boundaries):
+        for event in self.staging.advance(known, slots, boundaries):
             if isinstance(event, Closed):
                 self._keep(event)
             else:
@@ -162,22 +173,24 @@ class Partition:
         learn = self.settings.learn
         self.slots = {name: slot for slot, name in enumerate(meta["series"])}
         self.history = History.restore(
-            _part(arrays, "history"), self.settings.score.window, self.channels
+            _part(arrays, "history"), self.settings.score.window, self.width
         )
         self.detector = BoundaryDetector.restore(
             _part(arrays, "detector"), self.channels, self.settings.detect
         )
-        self.staging = Staging.restore(_part(arrays, "staging"), self.channels, learn)
+        self.staging = Staging.restore(_part(arrays, "staging"), self.width, learn)
         self.reservoir = Reservoir.restore(
             _part(arrays, "reservoir"),
             learn.reservoir_capacity,
             self.settings.score.window,
-            self.channels,
+            self.width,
         )
 
     def _fit(self) -> dict[str, Any]:
         """The settings that shape the state; all others may change from one start to the next."""
         detect, learn = self.settings.detect, self.settings.learn
+        # what is kept of a label is its number in the classes
+        labels = {"stream.label": "set", "score.classes": list(self.settings.score.classes)}
         return {
             "channels": self.channels,
             "score.window": self.settings.score.window,
@@ -188,7 +201,15 @@ class Partition:
             "learn.held_out": learn.held_out,
             "learn.segment_capacity": learn.segment_capacity,
             "learn.reservoir_capacity": learn.reservoir_capacity,
+            **(labels if self.settings.stream.label else {}),
         }
+
+
+def _with_labels(batch: Batch) -> Batch:
+    """The batch with its labels, if it has any, as the last column of its values."""
+    if batch.labels is None:
+        return batch
+    return replace(batch, values=np.column_stack([batch.values, batch.labels]))
 
 
 def _part(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
@@ -201,9 +222,9 @@ def _seed(seed: int, topic: str, number: int) -> tuple[int, ...]:
     return (seed, number, *hashlib.sha256(topic.encode()).digest()[:8])
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(
-        f"{name} was {before.get(name)}, is {now[name]}"
-        for name in now
-        if before.get(name) != now[name]
+        f"{name} was {before.get(name, 'not set')}, is {now.get(name, 'not set')}"
+        for name in now | before
+        if before.get(name) != now.get(name)
     )

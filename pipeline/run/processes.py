@@ -30,7 +30,7 @@ def stream(settings: Settings, stop: threading.Event) -> None:
 
     _pin_threads(settings)
     check(settings.detect.detectors, settings.detect.error_channel)
-    check_model(settings.score, len(settings.stream.channels))
+    check_model(settings.score, len(settings.stream.channels), settings.stream.label)
     registry = _registry(settings)
     source = KafkaSource(settings.kafka, settings.stream.topic)
     sink = KafkaSink(settings.kafka)
@@ -55,7 +55,7 @@ def train(settings: Settings, stop: threading.Event) -> None:
     from pipeline.run.trainer import Trainer
 
     _pin_threads(settings)
-    check(settings.score, len(settings.stream.channels))
+    check(settings.score, len(settings.stream.channels), settings.stream.label)
     registry = _registry(settings)
     try:
         log.info("train_started")

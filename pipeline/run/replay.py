@@ -31,6 +31,7 @@ def replay(
     series_column: str | None = None,
     time_column: str | None = None,
     drop: tuple[str, ...] = (),
+    label: str = "",
     rate: float | None = None,
     batch: int = 1,
     max_lag: int | None = None,
@@ -40,6 +41,8 @@ def replay(
 
     Parameters
     ----------
+    label
+        Field with a reading's label, if the recording has one of that name.
     rate
         Readings a second; None: as fast as it goes.
     batch
@@ -52,15 +55,17 @@ def replay(
     SourceError
         The file cannot be read, or a record was not acknowledged.
     """
-    rows = read_recording(path, series_column=series_column, time_column=time_column, drop=drop)
+    rows = read_recording(
+        path, series_column=series_column, time_column=time_column, drop=drop, label=label
+    )
     rows = chain([next(rows)], rows)  # a file that cannot be read fails before Kafka is asked
     sent = 0
     with (
         closing(_Pace(kafka, topic, rate, max_lag)) as pace,
         closing(KafkaSink(kafka)) as sink,
     ):
-        for number, (series, readings) in enumerate(_messages(rows, batch), 1):
-            sink.send(topic, key=series.encode(), value=_encode(readings))
+        for number, (series, readings) in enumerate(_messages(rows, batch, label), 1):
+            sink.send(topic, key=series.encode(), value=_encode(readings, label))
             sent += sum(len(r["time"]) if isinstance(r["time"], list) else 1 for r in readings)
             if number % STRIDE == 0:
                 sink.flush()
@@ -72,14 +77,14 @@ def replay(
 
 
 def _messages(
-    rows: Iterable[tuple[str, dict[str, Any]]], batch: int
+    rows: Iterable[tuple[str, dict[str, Any]]], batch: int, label: str
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """(series, readings) of each message: `batch` of one series, or fewer where forms differ."""
     held: dict[str, list[dict[str, Any]]] = {}
     for series, row in rows:
         reading = {"time": time.time()} | row
-        form = _form(reading)
-        if series in held and _form(held[series][0]) is not form:
+        form = _form(reading, label)
+        if series in held and _form(held[series][0], label) is not form:
             yield series, held.pop(series)
         held.setdefault(series, []).append(reading)
         if form is None or len(held[series]) >= batch:
@@ -87,12 +92,15 @@ def _messages(
     yield from held.items()
 
 
-def _form(reading: dict[str, Any]) -> type | None:
+def _form(reading: dict[str, Any], label: str) -> type | None:
     """How one plain reading gives its values; None: a message that shares with no other."""
     values = reading.get("values")
     cells = values.values() if isinstance(values, dict) else values
-    plain = isinstance(cells, Iterable) and not any(isinstance(c, list | dict) for c in cells)
-    if not plain or isinstance(reading["time"], list) or reading.keys() > {"time", "values"}:
+    alone = (reading["time"], reading.get(label))
+    plain = isinstance(cells, Iterable) and not any(
+        isinstance(c, list | dict) for c in chain(cells, alone)
+    )
+    if not plain or reading.keys() - {"time", "values", label}:
         return None
     return type(values)
 
@@ -123,7 +131,7 @@ class _Pace:
             self.lag.close()
 
 
-def _encode(readings: list[dict[str, Any]]) -> bytes:
+def _encode(readings: list[dict[str, Any]], label: str) -> bytes:
     """One reading as itself; several as one message with arrays."""
     if len(readings) == 1:
         return msgspec.json.encode(readings[0])
@@ -132,4 +140,7 @@ def _encode(readings: list[dict[str, Any]]) -> bytes:
     if isinstance(rows[0], dict):
         names = sorted({name for row in rows for name in row})
         values = {name: [row.get(name) for row in rows] for name in names}
-    return msgspec.json.encode({"time": [r["time"] for r in readings], "values": values})
+    message = {"time": [r["time"] for r in readings], "values": values}
+    if any(label in r for r in readings):
+        message[label] = [r.get(label) for r in readings]
+    return msgspec.json.encode(message)

@@ -203,7 +203,7 @@ class Streamer:
     def _take(self, batches: Sequence[Batch]) -> list[Step]:
         """Steps 3 to 6 for the batches of one poll."""
         steps = [self._advance(batch) for batch in batches]  # 3 (windows), 4, 5
-        scores = self.live.score(batches, steps)  # 3
+        scores = self.live.score(steps)  # 3
         self._publish(batches, steps, scores)  # 6
         if scores:
             self._watch(batches, steps, scores)
@@ -355,8 +355,12 @@ class Streamer:
         return self.decoder.decode(records, now)
 
     def _decoder(self) -> Decoder:
+        settings = self.settings
         return Decoder(
-            self.settings.stream, self.settings.kafka.max_message_bytes, self.stream.channels
+            settings.stream,
+            settings.kafka.max_message_bytes,
+            self.stream.channels,
+            settings.score.classes,
         )
 
     def _advance(self, batch: Batch) -> Step:
@@ -439,7 +443,7 @@ class Streamer:
         if self.live.version is None or not self.settings.stream.publish_scores:
             return
         number, classes = self.live.version.number, self.live.classes
-        told: Sequence[FloatArray | None] = self.live.classify(batches, steps)
+        told: Sequence[FloatArray | None] = self.live.classify(steps)
         told = told or [None] * len(scores)
         for batch, part, said in zip(batches, scores, told, strict=True):
             for key, value in score_messages(batch, part, number, said=said, classes=classes):

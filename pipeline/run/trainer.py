@@ -101,6 +101,7 @@ class Trainer:
             self.registry.finish(claim, served)
             log.info("request_done", request=claim.id, outcome=served)
             return
+        works.check_labels(self.registry, claim, work, labelled=bool(self.settings.stream.label))
         inputs = works.inputs(self.registry, work)
         candidate = consolidate(  # 4
             inputs, self.settings.score, self.settings.learn, progress=_until(stop)

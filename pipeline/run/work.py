@@ -15,7 +15,7 @@ from pipeline.consolidate.readings import Readings
 from pipeline.consolidate.reservoir import Origin, origins
 from pipeline.consolidate.strategies import STRATEGIES
 from pipeline.detect.tasks import in_units
-from pipeline.errors import ArtifactCorrupt
+from pipeline.errors import ArtifactCorrupt, TrainingFailed
 from pipeline.records import Claim, Request, Version
 from pipeline.register.sql import SqlRegistry
 
@@ -50,13 +50,33 @@ class Work:
 
 def name(registry: SqlRegistry, claim: Claim, *, ask: bool) -> None:
     """Name the tasks of the claim's segments; their readings say which, if nothing did before.
+    Labels have no part in it.
 
     ask: a new task waits until a person says what it is.
     """
     for number, request in _in_order(claim):
         if "segment" in request.inputs and registry.task_of(number) is None:
             readings = Readings.from_bytes(registry.get(request.inputs["segment"]))
-            registry.assign(claim, number, in_units(readings.values), ask=ask)
+            sensors = readings.values[:, : _sensors(registry, request.stream_id)]
+            registry.assign(claim, number, in_units(sensors), ask=ask)
+
+
+def check_labels(registry: SqlRegistry, claim: Claim, work: Work, *, labelled: bool) -> None:
+    """Whether readings were kept with labels if, and only if, they are to be learned from.
+
+    Raises
+    ------
+    TrainingFailed
+        `stream.label` was another when they were taken.
+    """
+    sensors = _sensors(registry, claim.request.stream_id)
+    for _, sha in work.segments:
+        width = Readings.from_bytes(registry.get(sha)).values.shape[1]
+        if width != sensors + labelled:
+            kept = "without labels" if labelled else "with labels"
+            raise TrainingFailed(
+                f"the readings were kept {kept}: set stream.label as the stream has it"
+            )
 
 
 def resolve(registry: SqlRegistry, claim: Claim, learn: Learn) -> Work:
@@ -186,6 +206,11 @@ def _is_whole(registry: SqlRegistry, sha: str) -> bool:
         log.warning("readings_skipped", sha256=sha, reason=str(exc))
         return False
     return True
+
+
+def _sensors(registry: SqlRegistry, stream_id: int) -> int:
+    """Sensors in a reading of the stream: its columns but for labels."""
+    return next(len(each.channels) for each in registry.streams() if each.id == stream_id)
 
 
 def _in_order(claim: Claim) -> list[tuple[int, Request]]:
