@@ -341,3 +341,20 @@ def test_a_secret_in_a_wrong_place_is_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as told:
         load(path, environ={"TIDEMARK_DATABASE_BUSY_TIMEOUT_S": "3"})
     assert "s3cret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"STREAM_LABEL": "time"}, "TIDEMARK_STREAM_LABEL: not allowed here: Field with a reading"),
+        ({"STREAM_LABEL": "values"}, "TIDEMARK_STREAM_LABEL: not allowed here"),
+        ({"STREAM_LABEL": "x", "STREAM_SERIES": "field:x"}, "stream: label: the field x names the"),
+    ],
+)
+def test_a_label_is_a_field_of_its_own(environ: dict[str, str], says: str) -> None:
+    """A reading's time, its values and its series' name are something else."""
+    with pytest.raises(SettingsError) as caught:
+        load(None, {f"TIDEMARK_{name}": text for name, text in environ.items()})
+    assert str(caught.value).startswith(says)
+    names = {"TIDEMARK_STREAM_LABEL": "values_of", "TIDEMARK_STREAM_SERIES": "field:x"}
+    assert load(None, names).stream.label == "values_of"

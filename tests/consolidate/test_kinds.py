@@ -244,6 +244,35 @@ def test_a_classifier_needs_names_of_its_classes(classes: tuple[str, ...]) -> No
         check(replace(SCORE, model="classifier", target=0, classes=classes), 0)
 
 
+CLASSIFIER = replace(SCORE, model="classifier", classes=("idle", "busy"))
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "says"),
+    [
+        (SCORE, "state", r"stream\.label: labels are for a classifier, not a forecaster"),
+        (replace(CLASSIFIER, target=1), "state", r"score\.target, stream\.label: .* one of them"),
+        (CLASSIFIER, "", r"a classifier needs stream\.label, or score\.target"),
+        (replace(CLASSIFIER, classes=()), "state", r"score\.classes: a classifier needs two names"),
+        (replace(SCORE, model="regressor"), "", r"a regressor needs score\.target"),
+    ],
+)
+def test_labels_and_model_have_to_fit(score: Score, label: str, says: str) -> None:
+    """One line at the start, that names the key."""
+    with pytest.raises(SettingsError, match=says):
+        check(score, 3, label)
+    check(CLASSIFIER, 3, "state")
+
+
+def test_without_a_target_a_classifier_learns_from_the_last_column() -> None:
+    """There the label is, beside the sensors: the same version as if it were named."""
+    one = labels(256, 0.0, seed=1)
+    last, named = (
+        consolidate(first(one), replace(CLASSIFIER, target=target), QUICK) for target in (-1, 2)
+    )
+    assert last.weights == named.weights
+
+
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 def test_every_kind_gives_the_same_bytes_again(score: Score) -> None:
     """Two consolidations one after the other, twice: every kernel is deterministic."""

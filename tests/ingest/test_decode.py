@@ -224,7 +224,7 @@ def test_every_kind_there_is_has_an_example() -> None:
     """A kind that nothing can give is a promise to dashboards that nothing keeps."""
     of_names = {"key_missing", "key_not_utf8", "bad_key", "series_missing", "bad_series"}
     of_the_first = {"bad_channel", "too_many_channels"}
-    elsewhere = {"too_many_series"}
+    elsewhere = {"too_many_series", "unknown_label", "bad_label"}
     assert {kind for _, _, kind in BAD} | of_names | of_the_first | elsewhere == KINDS
 
 

@@ -52,6 +52,20 @@ def test_a_row_becomes_a_message(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_of_labels_is_a_field_of_its_own(tmp_path: Path) -> None:
+    """As text, for the decoder to judge; nothing where the file has none, or it was dropped."""
+    path = csv(tmp_path, "t,state,x\n5,idle,1\n6, ,2\n7,1,3\n")
+    found = [message for _, message in read_recording(path, time_column="t", label="state")]
+    assert found == [
+        {"time": 5.0, "values": [1.0], "state": "idle"},
+        {"time": 6.0, "values": [2.0], "state": None},
+        {"time": 7.0, "values": [3.0], "state": "1"},
+    ]
+    for options in ({"label": "mode"}, {"label": "state", "drop": ("state",)}, {"label": ""}):
+        _, first = next(read_recording(path, **options))
+        assert first.keys() == {"values"}
+
+
 def test_without_a_series_column_the_file_names_the_series(tmp_path: Path) -> None:
     """One machine, one file: nothing has to be said."""
     assert list(read_recording(csv(tmp_path, "x\n1\n"))) == [("pump", {"values": [1.0]})]

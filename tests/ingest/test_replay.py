@@ -83,6 +83,43 @@ def test_every_row_arrives_once_in_the_order_of_its_series(
     assert sent == len(rows)
 
 
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_labels_are_sent_with_their_readings(
+    embedded_topics: Topics, tmp_path: Path, batch: int, ending: str
+) -> None:
+    """One a message, or a list of as many as readings; 20 readings are 20 messages, or 3."""
+    said = [None if n % 3 else ("idle", "busy")[n % 2] for n in range(20)]
+    path = tmp_path / f"plant.{ending}"
+    if ending == "csv":
+        path.write_text(
+            "\n".join(["t,x,state", *(f"{n},{n},{s or ''}" for n, s in enumerate(said))])
+        )
+    else:
+        rows = [
+            {"time": n, "values": [n]} | ({"state": s} if s else {}) for n, s in enumerate(said)
+        ]
+        path.write_text("\n".join(map(json.dumps, rows)))
+    topic = embedded_topics.new()
+    replay(
+        path,
+        kafka=embedded_topics.kafka(topic),
+        topic=topic,
+        time_column="t" if ending == "csv" else None,
+        batch=batch,
+        label="state",
+    )
+    polled = embedded_topics.read(topic, math.ceil(20 / batch))
+    found = {}
+    for record in polled:
+        message = json.loads(record.value)
+        if batch == 1:
+            found[message["time"]] = message.get("state")
+        else:
+            found |= dict(zip(message["time"], message["state"], strict=True))
+    assert found == dict(enumerate(said))
+
+
 def test_rows_without_a_time_are_sent_as_of_now(embedded_topics: Topics, tmp_path: Path) -> None:
     """A replay stands in for sensors that measure while it runs."""
     path, rows = recording(tmp_path, rows=5)

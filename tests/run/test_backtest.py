@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace as with_
 from pathlib import Path
 from typing import Any
 
@@ -645,3 +646,100 @@ def test_a_mistake_is_one_line_with_its_exit_code(
     assert "Traceback" not in done.stderr
     if code == 1:
         assert done.stderr.count("\n") == 1
+
+
+# Labels ---------------------------------------------------------------------------------------
+
+STATES = ("idle", "busy")
+CLASSIFIER = replace(
+    SETTINGS,
+    score=replace(SETTINGS.score, model="classifier", classes=STATES, window=4, hidden=16),
+    learn=replace(LEARN, epochs=10, adapt_after=1000, segment_capacity=1000),
+)
+LABELLED = Options(columns=Columns(label="state"), baselines=())
+
+
+def states(every: int = 2) -> tuple[list[str], list[float]]:
+    """Labels of every second reading, empty otherwise; and a sensor that tells them by 6 sigma."""
+    rng = np.random.default_rng(3)
+    said = rng.integers(0, 2, ROWS)
+    cells = ["" if row % every else STATES[n] for row, n in enumerate(said)]
+    return cells, rng.normal(6.0 * said).round(3).tolist()
+
+
+def test_a_classifier_learns_from_a_column_of_labels(tmp_path: Path) -> None:
+    """The sensor tells the class but for 1 in 741: Phi(3) = .9987."""
+    cells, told = states()
+    named = write(tmp_path / "named.csv", s3=told, state=cells)
+    report = backtest(named, CLASSIFIER, LABELLED).report
+    assert report.sensors == ("s0", "s1", "s2", "s3")
+    assert report.retention is not None
+    assert report.retention.average > 0.95
+
+
+def test_labels_change_nothing_of_what_is_found(tmp_path: Path) -> None:
+    """The stream is taken for unlabelled: boundaries, tasks and calibration are the same."""
+    path = write(tmp_path / "plant.csv", state=states()[0])
+    with_labels = backtest(path, CLASSIFIER, with_(LABELLED, train=False)).report
+    without = backtest(path, SETTINGS, Options(columns=Columns(drop=("state",)), train=False))
+    assert len(with_labels.boundaries) == 2
+    for name in ("boundaries", "tasks", "calibration", "events", "sensors"):
+        assert getattr(with_labels, name) == getattr(without.report, name)
+
+
+def test_the_label_column_is_the_one_of_the_settings(tmp_path: Path) -> None:
+    """`stream.label` without an option; the option, if there is one."""
+    named = replace(CLASSIFIER, stream=replace(CLASSIFIER.stream, label="state"))
+    path = write(tmp_path / "plant.csv", state=states()[0])
+    options = Options(train=False)
+    assert backtest(path, named, options).report.sensors == ("s0", "s1", "s2")
+    other = write(tmp_path / "other.csv", mode=states()[0])
+    with pytest.raises(SourceError, match="no column 'state'"):
+        backtest(other, named, options)
+    chosen = with_(options, columns=Columns(label="mode"))
+    assert backtest(other, named, chosen).report.sensors == ("s0", "s1", "s2")
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "says"),
+    [
+        (Columns(label="state"), SETTINGS, "labels are for a classifier, not a forecaster"),
+        (Columns(label="none"), CLASSIFIER, "no column 'none'"),
+        (Columns(label="state", truth="state"), CLASSIFIER, "'state' is the label, and no other"),
+        (Columns(label="state", drop=("state",)), CLASSIFIER, "is the label, and no other"),
+        (
+            Columns(label="bad", drop=("state",)),
+            CLASSIFIER,
+            "line 7: column 'bad': the label 'gone' is none of",
+        ),
+    ],
+)
+def test_a_label_column_that_cannot_be_is_one_line(
+    tmp_path: Path, columns: Columns, settings: Settings, says: str
+) -> None:
+    """No class, no column, or one that is something else."""
+    cells, _ = states()
+    bad = [*cells[:5], "gone", *cells[6:]]
+    path = write(tmp_path / "plant.csv", state=cells, bad=bad)
+    with pytest.raises(PipelineError) as caught:
+        backtest(path, settings, Options(columns=columns, train=False))
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_missing_labels_are_written_in_many_ways(tmp_path: Path) -> None:
+    """As other programs write what is missing; in Parquet, null among integers."""
+    classes = ("idle", "none", "busy")
+    path = tmp_path / "plant.csv"
+    path.write_text("x,state\n1,\n2, NA\n3,null\n4,none\n5,busy \n6,0\n")
+    columns = Columns(label="state", classes=classes)
+    (chunk,) = Recording(path, columns, topic="t").chunks(10)
+    nan = np.nan
+    np.testing.assert_equal(chunk.batch.labels, np.float32([nan, nan, nan, 1, 2, 0]))
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    table = pyarrow.table({"x": [1.0, 2.0, 3.0], "state": [2, None, 0], "name": ["busy", None, ""]})
+    parquet.write_table(table, tmp_path / "plant.parquet")
+    for label, expected in (("state", [2, nan, 0]), ("name", [2, nan, nan])):
+        columns = Columns(label=label, classes=classes, sensors=("x",))
+        (chunk,) = Recording(tmp_path / "plant.parquet", columns, topic="t").chunks(10)
+        np.testing.assert_equal(chunk.batch.labels, np.float32(expected))

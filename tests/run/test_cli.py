@@ -88,6 +88,8 @@ def test_the_version_is_told(tidemark) -> None:
         (["demo", "--directory", "/proc/x"], {}, 1, "/proc/x: No such file or directory"),
         (["demo", "--directory", __file__], {}, 1, "test_cli.py: Not a directory"),
         (["stream"], {"TIDEMARK_DETECT_DETECTORS": "Foo"}, 2, "detect.detectors"),
+        (["stream"], {"TIDEMARK_STREAM_LABEL": "state"}, 2, "stream.label: labels are for a"),
+        (["train"], {"TIDEMARK_STREAM_LABEL": "state"}, 2, "stream.label: labels are for a"),
         (["schedule"], {"TIDEMARK_SCHEDULE_RETRAIN_CRON": "x"}, 1, "run `tidemark migrate`"),
         (["replay", "nofile.csv", "--topic", "x"], {}, 1, "nofile.csv"),
         (["--config", "nofile.toml", "run"], {}, 2, "nofile.toml"),

@@ -194,25 +194,45 @@ def test_after_a_restart_a_series_has_to_be_served_first(settings, registry, log
     assert known == ("press", 0, 1)
 
 
-def test_a_classifier_publishes_the_class_beside_the_score(settings, registry) -> None:
+STATES = ("idle", "busy")
+#: Where a classifier's labels are -> its settings, and a reading's part of the message.
+LABELS = {
+    "in a channel": (1, "", lambda x, n: {"values": [x, n]}),
+    "as text in a field": (
+        *(-1, "state"),
+        lambda x, n: {"values": [x], "state": None if n is None else STATES[n]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("target", "label", "said"), LABELS.values(), ids=LABELS)
+def test_a_classifier_publishes_the_class_beside_the_score(
+    settings, registry, target, label, said
+) -> None:
     """Two classes six deviations apart, every other reading labelled: .998 could be right."""
     rng = np.random.default_rng(4)
     truth = rng.integers(0, 2, ROWS)
     readings = [
-        [float(x), None if hidden else int(n)]
+        said(float(x), None if hidden else int(n))
         for x, n, hidden in zip(rng.normal(6.0 * truth), truth, rng.random(ROWS) < 0.5, strict=True)
     ]
     log = [
-        (b"press", json.dumps({"time": 1_767_225_600 + row, "values": x}).encode())
-        for row, x in enumerate(readings)
+        (b"press", json.dumps({"time": 1_767_225_600 + row} | reading).encode())
+        for row, reading in enumerate(readings)
     ]
-    score = Score(window=8, hidden=16, model="classifier", target=1, classes=("idle", "busy"))
-    settings = replace(settings, score=score, learn=replace(settings.learn, epochs=60))
+    score = Score(window=8, hidden=16, model="classifier", target=target, classes=STATES)
+    settings = replace(
+        settings,
+        score=score,
+        stream=replace(settings.stream, label=label),
+        learn=replace(settings.learn, epochs=60),
+    )
     sink = MemorySink()
     made = streamer(settings, registry, log, sink)
     follow(made, BOOTSTRAP)
     assert Trainer(settings, registry, owner="trainer").work_once()
     follow(made, ROWS)
+    assert made.stream.channels == (("c0",) if label else ("c0", "c1"))
     bodies = [json.loads(value) for topic, _, value, _ in sink.sent if topic == "readings.scores"]
     told = {
         row: (name, p)
@@ -222,7 +242,7 @@ def test_a_classifier_publishes_the_class_beside_the_score(settings, registry) -
         )
     }
     assert len(told) > 800
-    right = [name == ("idle", "busy")[truth[row]] for row, (name, _) in told.items()]
+    right = [name == STATES[truth[row]] for row, (name, _) in told.items()]
     assert np.mean(right) > 0.95
     assert all(0.5 <= p <= 1 for _, p in told.values())
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from pipeline.config import Database, Learn, Score, Settings
+from pipeline.config import Database, Detect, Learn, Score, Settings, Stream
 from pipeline.errors import RegistryError
 from pipeline.records import Batch
+from pipeline.register.checkpoints import unpack
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.partition import Partition, Step
 
@@ -95,3 +97,102 @@ def test_the_share_held_out_of_a_segment_stays_while_its_state_is_kept(settings:
     learn = replace(settings.learn, held_out=0.5)
     with pytest.raises(RegistryError, match=r"learn\.held_out was 0\.25, is 0\.5"):
         partition(replace(settings, learn=learn)).restore(made.pack())
+
+
+# Labels ---------------------------------------------------------------------------------------
+
+CLASSIFIER = Score(window=8, model="classifier", classes=("idle", "busy"))
+#: Readings at which the level moves by 8 deviations, and of all of them.
+SHIFT, ROWS = 400, 900
+
+
+def with_labels(settings: Settings, **score: object) -> Settings:
+    return replace(settings, stream=Stream(label="state"), score=replace(CLASSIFIER, **score))
+
+
+def labelled(first: int, end: int) -> Batch:
+    """Readings of one series that change at SHIFT, every third with a label."""
+    batch = readings(first, end)
+    rows = np.arange(first, end)
+    values = batch.values + np.where(rows >= SHIFT, 8, 0)[:, None].astype(np.float32)
+    labels = np.where(rows % 3 == 0, rows % 2, np.nan).astype(np.float32)
+    return dataclasses.replace(batch, values=values, labels=labels)
+
+
+def parts(made: Partition) -> dict[str, np.ndarray]:
+    return unpack(made.pack())[0]
+
+
+def test_detection_is_the_same_bit_for_bit_with_labels_and_without(settings: Settings) -> None:
+    """State, boundaries, prints and events; what the model learns from has one column more."""
+    early = replace(
+        settings,
+        detect=Detect(warm_up=60, fit_after=100, settle_after=60),
+        learn=Learn(adapt_after=64, refine_after=0, reservoir_capacity=50),
+    )
+    told, untold = partition(with_labels(early)), partition(early)
+    boundaries, prints = [], []
+    for first in range(0, ROWS, 90):
+        batch = labelled(first, first + 90)
+        one, other = told.advance(batch), untold.advance(dataclasses.replace(batch, labels=None))
+        assert one.boundaries == other.boundaries
+        assert (one.events, one.settled) == (other.events, other.settled)
+        assert [r.reason for r in one.requests] == [r.reason for r in other.requests]
+        np.testing.assert_equal(*([dataclasses.asdict(p) for p in s.prints] for s in (one, other)))
+        boundaries += one.boundaries
+        prints += one.prints
+    assert abs(boundaries[0].boundary_row - SHIFT) <= 20
+    assert prints
+    ours, theirs = parts(told), parts(untold)
+    assert ours.keys() == theirs.keys()
+    wider = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert wider == {"history.last", "staging.values", "staging.tail", "reservoir.values"}
+    for name in ours:
+        sensors = ours[name][..., :-1] if name in wider else ours[name]
+        assert sensors.tobytes() == theirs[name].tobytes(), name
+    offsets = ours["staging.offsets"]
+    expected = np.where(offsets % 3 == 0, offsets % 2, np.nan)
+    np.testing.assert_equal(ours["staging.values"][:, -1], expected)
+
+
+def test_labels_survive_a_checkpoint(settings: Settings) -> None:
+    """Stopped in the middle, and not: the same bytes."""
+    chosen = with_labels(settings)
+    whole, before, after = (partition(chosen) for _ in range(3))
+    whole.advance(labelled(0, 300))
+    before.advance(labelled(0, 150))
+    after.restore(before.pack())
+    after.advance(labelled(150, 300))
+    assert after.pack() == whole.pack()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "says"),
+    [
+        ({}, {"classes": ("busy", "idle")}, r"score\.classes was \['idle', 'busy'\], is \['busy'"),
+        (None, {}, r"stream\.label was not set, is set"),
+        ({}, None, r"stream\.label was set, is not set"),
+    ],
+)
+def test_labels_stay_what_they_are_while_their_state_is_kept(
+    settings: Settings, before: dict[str, object] | None, now: dict[str, object] | None, says: str
+) -> None:
+    """What is kept of them is a number, in a column that is there or not."""
+    made, again = (
+        partition(settings if score is None else with_labels(settings, **score))
+        for score in (before, now)
+    )
+    batch = labelled(0, 50)
+    made.advance(batch if before is not None else dataclasses.replace(batch, labels=None))
+    with pytest.raises(RegistryError, match=says):
+        again.restore(made.pack())
+
+
+def test_the_field_of_labels_may_be_renamed(settings: Settings) -> None:
+    """Nothing that is kept depends on its name."""
+    made = partition(with_labels(settings))
+    made.advance(labelled(0, 50))
+    renamed = replace(with_labels(settings), stream=Stream(label="mode"))
+    again = partition(renamed)
+    again.restore(made.pack())
+    assert again.pack() == made.pack()

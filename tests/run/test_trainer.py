@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from pipeline.config import Database, Gate, Learn, Run, Score, Settings
+from pipeline.config import Database, Gate, Learn, Run, Score, Settings, Stream
 from pipeline.consolidate.consolidation import evaluate
 from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
@@ -413,3 +413,48 @@ def test_an_error_of_the_pipeline_is_tried_again(registry, settings, monkeypatch
     assert not worker.work_once()  # at once, the database would be away still
     assert work_later(worker)
     assert versions(registry) == [(1, "champion")]
+
+
+# Labels ---------------------------------------------------------------------------------------
+
+
+def with_labels(readings: Readings) -> Readings:
+    """Every other reading has one."""
+    rows = np.arange(len(readings.offsets))
+    said = np.where(rows % 2 == 0, readings.values[:, 0] > 0, np.nan).astype(np.float32)
+    return Readings(values=np.column_stack([readings.values, said]), offsets=readings.offsets)
+
+
+def labelled(settings: Settings) -> Settings:
+    score = replace(settings.score, model="classifier", classes=("low", "high"))
+    return replace(settings, score=score, stream=Stream(label="state"))
+
+
+def test_a_task_is_named_by_its_sensors_and_not_by_its_labels(registry, settings) -> None:
+    """The same readings, with labels and without, have the same fingerprint."""
+    ask(registry, 0, segment(0.0, 1))
+    assert Trainer(settings, registry, owner="t").work_once()
+    other = registry.open_stream("labelled", ("a", "b"))
+    content = with_labels(segment(0.0, 1)).to_bytes()
+    inputs = {"segment": registry.put("segment", content)}
+    request = Request(
+        stream_id=other.id, reason="bootstrap", partition=0, series="s", segment=0, inputs=inputs
+    )
+    registry.submit(request)
+    assert Trainer(labelled(settings), registry, owner="t").work_once()
+    plain, same = column(registry, t.tasks.c.fingerprint)
+    assert plain == same
+    assert [status for _, status in versions(registry)] == ["champion", "champion"]
+
+
+@pytest.mark.parametrize("kept", ["with labels", "without labels"])
+def test_readings_that_were_kept_otherwise_are_not_learned_from(registry, settings, kept) -> None:
+    """Else a sensor would be taken for labels, or labels for a sensor."""
+    has = kept == "with labels"
+    readings = segment(0.0, 1)
+    ask(registry, 0, with_labels(readings) if has else readings)
+    assert Trainer(settings if has else labelled(settings), registry, owner="t").work_once()
+    ((status, outcome),) = requests(registry)
+    assert status == "failed"
+    assert f"the readings were kept {kept}: set stream.label as the stream has it" in outcome
+    assert versions(registry) == []
