@@ -15,12 +15,12 @@ class Flat:
 
     def __init__(self, model: nn.Module) -> None:
         self.named = dict(model.named_parameters())
-        self.theta = nn.Parameter(self.of({name: p.detach() for name, p in self.named.items()}))
-        self.gradient = self.theta.grad = torch.zeros_like(self.theta)
+        self.theta = self.of({name: p.detach() for name, p in self.named.items()})
+        self.gradient = torch.zeros_like(self.theta)
         first = 0
         for p in self.named.values():
             end = first + p.numel()
-            p.data = self.theta.data[first:end].view_as(p)
+            p.data = self.theta[first:end].view_as(p)
             p.grad = self.gradient[first:end].view_as(p)
             first = end
 

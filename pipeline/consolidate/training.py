@@ -1,7 +1,7 @@
 """A model, new examples and kept ones in; the same model trained out.
 
 A lean loop: flat parameters, batches drawn before it, one forward and one backward pass a step with
-the output's gradient in closed form.
+the output's gradient in closed form, in memory that is taken once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.config import Learn
 from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.flat import Flat
 from pipeline.consolidate.optimisers import Adam, Optimiser, Pull, Sgd
+from pipeline.consolidate.passes import passes
 from pipeline.errors import TrainingFailed
 from pipeline.model.networks import evaluating
 from pipeline.model.objectives import Objective, matched
@@ -207,7 +208,7 @@ class _Loop:
         rehearsals: Sequence[Rehearsal],
         distillation: Distillation | None,
     ) -> None:
-        self.task, self.recipe, self.flat = task, recipe, flat
+        self.task, self.recipe = task, recipe
         self.rehearsals, self.distillation = rehearsals, distillation
         self.optimiser = recipe.make(flat)
         n, generator = len(task.new), task.generator
@@ -221,6 +222,10 @@ class _Loop:
             torch.randint(len(r.kept.examples), (self.total, recipe.batch), generator=generator)
             for r in rehearsals
         ]
+        rows = min(n, recipe.batch) * (1 + len(rehearsals))
+        #: Inputs of a step.
+        self.x = task.new.x.new_empty(rows, *task.new.x.shape[1:])
+        self.passes = passes(task.model, flat, rows)
 
     def steps(self) -> Iterator[tuple[int, float]]:
         """Number and learning rate of each step."""
@@ -233,22 +238,20 @@ class _Loop:
 
     def gradient(self, step: int) -> None:
         """Leave the gradient of a step's loss in the flat parameters'."""
-        task, batch = self.task, self.batches[step]
+        batch = self.batches[step]
         n = len(batch)
         drawn = [each[step, :n] for each in self.drawn]
-        pairs = list(zip(self.rehearsals, drawn, strict=True))
-        x = task.new.x.index_select(0, batch)
-        if pairs:
-            x = torch.cat([x, *(r.kept.examples.x.index_select(0, at) for r, at in pairs)])
-        output = task.model(x)
-        values = output.detach()
-        parts = [self._new(values[:n], batch)]
+        x = self.x[: n * (1 + len(drawn))]
+        torch.index_select(self.task.new.x, 0, batch, out=x[:n])
+        for k, (rehearsal, at) in enumerate(zip(self.rehearsals, drawn, strict=True), 1):
+            torch.index_select(rehearsal.kept.examples.x, 0, at, out=x[n * k : n * (k + 1)])
+        output = self.passes.forward(x)
+        parts = [self._new(output[:n], batch)]
         parts += [
-            self._old(values[n * k : n * (k + 1)], rehearsal, at)
-            for k, (rehearsal, at) in enumerate(pairs, 1)
+            self._old(output[n * k : n * (k + 1)], rehearsal, at)
+            for k, (rehearsal, at) in enumerate(zip(self.rehearsals, drawn, strict=True), 1)
         ]
-        self.flat.gradient.zero_()
-        torch.autograd.backward(output, parts[0] if len(parts) == 1 else torch.cat(parts))
+        self.passes.backward(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _new(self, output: Tensor, batch: Tensor) -> Tensor:
         """Of the new examples' loss, by their outputs."""

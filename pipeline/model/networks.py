@@ -95,6 +95,19 @@ class Autoencoder(nn.Module):
         return output
 
 
+def stack(model: nn.Module) -> list[nn.Module]:
+    """The modules that the flat input passes one after the other; one is the model itself if what
+    it does is not known.
+    """
+    if type(model) is MLP:
+        return stack(model.layers)
+    if type(model) is Autoencoder:
+        return [*stack(model.encoder), *stack(model.decoder)]
+    if type(model) is nn.Sequential:
+        return [part for module in model for part in stack(module)]
+    return [model]
+
+
 #: `score.form` -> its class.
 FORMS: dict[str, Callable[[int, int, int, int], nn.Module]] = {"mlp": MLP, "gru": GRU, "tcn": TCN}
 
