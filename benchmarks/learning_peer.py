@@ -14,6 +14,7 @@ from benchmarks.result import BUILD
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch==2.13.0", "avalanche-lib==0.6.0", "scikit-learn", "safetensors")
+TIMED = Path(__file__).parent / "learning_peer_timed.py"
 SCRIPT = SHARED / "bench" / "avalanche_peer.py"
 
 
@@ -29,6 +30,16 @@ def environment() -> str:
         subprocess.run([*install, *constraints, *PACKAGES], check=True, stdout=sys.stderr)
         made.touch()
     return str(python)
+
+
+def timed(
+    python: str, tasks: Path, method: str, *, hidden: int, epochs: int, kept: int
+) -> dict[str, float]:
+    """One training on tasks from a file: its seconds, steps, and loss on all tasks at the end."""
+    command = [python, str(TIMED), str(tasks), method, *map(str, (hidden, epochs, kept))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def ask(python: str, tasks: str, method: str, seed: int, *more: str) -> dict[str, Any]:

@@ -89,13 +89,27 @@ class Learner:
         """What the strategy replays, with what was answered on it when it entered."""
         if not self.seen or self.strategy.keeps == "nothing":
             return None
-        x, y = (torch.cat([getattr(part, name) for part in self.seen]) for name in ("x", "y"))
-        rows = self._rows(len(x))
+        rows = self._rows(sum(len(part) for part in self.seen))
+        old = self._of(rows)
         keys = torch.stack([rows, rows], dim=1).numpy()
         with evaluating(self.model):
-            now = self.model(x[rows])
+            now = self.model(old.x)
         self.answers = self.answers.of(keys, now) if self.answers else Answers(keys, now)
-        return Kept(examples=Examples(x=x[rows], y=y[rows]), outputs=self.answers.outputs)
+        return Kept(examples=old, outputs=self.answers.outputs)
+
+    def _of(self, rows: Tensor) -> Examples:
+        """The rows with such numbers, without a copy of all others."""
+        ends = torch.tensor([len(part) for part in self.seen]).cumsum(0)
+        part_of = torch.bucketize(rows, ends, right=True)
+        x, y = (getattr(self.seen[0], n) for n in ("x", "y"))
+        kept = Examples(
+            x=x.new_empty(len(rows), *x.shape[1:]), y=y.new_empty(len(rows), *y.shape[1:])
+        )
+        for k, part in enumerate(self.seen):
+            here = part_of == k
+            places = rows[here] - (ends[k] - len(part))
+            kept.x[here], kept.y[here] = part.x[places], part.y[places]
+        return kept
 
     def _rows(self, count: int) -> Tensor:
         """Numbers of the rows that are kept, of `count`."""

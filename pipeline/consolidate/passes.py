@@ -81,7 +81,11 @@ class Dense:
             self.inputs.append(a)
             weight, bias = layer.linear.weight.t(), layer.linear.bias
             out = output[: len(a)]
-            a = torch.mm(a, weight, out=out) if bias is None else torch.addmm(bias, a, weight, out=out)
+            a = (
+                torch.mm(a, weight, out=out)
+                if bias is None
+                else torch.addmm(bias, a, weight, out=out)
+            )
             if layer.relu:
                 a.relu_()
         return a
@@ -101,7 +105,7 @@ class Dense:
 
 
 def _dense(model: nn.Module) -> list[Layer] | None:
-    """A model's layers, if it is a stack of them and of nothing else."""
+    """A model's layers, if it is a stack of them and of nothing else, and the last has no ReLU."""
     if any(vars(module)[hooks] for module in model.modules() for hooks in _HOOKS):
         return None
     layers: list[Layer] = []
@@ -112,6 +116,8 @@ def _dense(model: nn.Module) -> list[Layer] | None:
             layers[-1] = Layer(layers[-1].linear, relu=True)
         else:
             return None
+    if not layers or layers[-1].relu:
+        return None
     owned = [id(p) for layer in layers for p in layer.linear.parameters()]
     if len(set(owned)) < len(owned) or not all(p.requires_grad for p in model.parameters()):
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -165,10 +166,11 @@ def train(
     pull = _pull(flat, task.anchor, ewc_lambda)
     deadline = time.monotonic() + task.learn.max_seconds
     for step, lr in loop.steps():
-        loop.gradient(step)
-        loop.optimiser.step(lr)
-        if pull is not None:
-            loop.optimiser.pull(pull, lr)
+        with _flushed():
+            loop.gradient(step)
+            loop.optimiser.step(lr)
+            if pull is not None:
+                loop.optimiser.pull(pull, lr)
         if loop.ends_epoch(step):
             done = best.take(task.model)
             if time.monotonic() > deadline:
@@ -189,6 +191,16 @@ def train(
         replayed=sum(len(r.kept.examples) for r in rehearsals),
         ewc_lambda=ewc_lambda if pull is not None else 0.0,
     )
+
+
+@contextmanager
+def _flushed() -> Iterator[None]:
+    """Numbers below the normal ones are 0: squares of small gradients, on which a CPU is slow."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _pull(flat: Flat, anchor: Anchor | None, ewc_lambda: float) -> Pull | None:

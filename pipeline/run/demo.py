@@ -34,6 +34,7 @@ from pipeline.register.sql import SqlRegistry
 from pipeline.run import shuttle
 from pipeline.run.progress import bar
 from pipeline.run.supervisor import end, spawn
+from pipeline.run.turnaround import loaded
 
 TOPIC = "shuttle"
 PARTITIONS = 4
@@ -43,6 +44,8 @@ RATE = 500
 LIMIT_S = 240.0
 #: Marks a directory as one that the demo made, and may empty.
 MARKER = ".tidemark-demo"
+#: Log lines of all processes.
+LOG = "log.jsonl"
 
 
 def run_demo(
@@ -76,7 +79,9 @@ def run_demo(
         try:
             with _processes(config, recording.path, directory) as processes:
                 _watch(registry, recording.rows, processes, stop)
-                answer = report(settings, registry, recording)
+                with (directory / LOG).open(errors="replace") as log:
+                    champions = loaded(log)
+                answer = report(settings, registry, recording, champions)
                 answer["seconds"] = round(time.monotonic() - started, 1)
                 if ready is not None:
                     ready(answer)
@@ -123,7 +128,7 @@ def _processes(
     config: Path, recording: Path, directory: Path
 ) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """`tidemark run` and `tidemark replay`, their log lines in a file, ended whatever happens."""
-    with (directory / "log.jsonl").open("ab") as out:
+    with (directory / LOG).open("ab") as out:
         processes = {"run": spawn("run", config, env=plain_environment(), out=out)}
         try:
             processes["replay"] = _replay(config, recording, out)
@@ -163,7 +168,7 @@ def _check_alive(processes: dict[str, subprocess.Popen[bytes]]) -> None:
     for name, process in processes.items():
         code = process.poll()
         if code is not None and not (name == "replay" and code == 0):
-            raise PipelineError(f"`tidemark {name}` ended with code {code}: see log.jsonl")
+            raise PipelineError(f"`tidemark {name}` ended with code {code}: see {LOG}")
 
 
 def _wait(config: Path, stop: threading.Event) -> None:

@@ -24,6 +24,7 @@ from pipeline.run.backtest_report import Baseline, Detection, Report
 from pipeline.run.progress import bar
 from pipeline.run.shuttle import CHANNELS, SEGMENTS, SERIES, Recording
 from pipeline.run.times import parse_time
+from pipeline.run.turnaround import Loaded, turnaround
 from pipeline.serve.lineage import Lineage
 from pipeline.telemetry import printable
 
@@ -33,7 +34,9 @@ TOLERANCE = 60
 ONLY_JSON = ("inputs",)
 
 
-def report(settings: Settings, registry: SqlRegistry, recording: Recording) -> dict[str, Any]:
+def report(
+    settings: Settings, registry: SqlRegistry, recording: Recording, champions: Loaded
+) -> dict[str, Any]:
     """The demo's answer; the truth enters here, and nowhere before."""
     name = settings.stream.topic
     stream = registry.stream(name)
@@ -47,6 +50,7 @@ def report(settings: Settings, registry: SqlRegistry, recording: Recording) -> d
         return {
             "arranged": _arranged(recording),
             "boundaries": _boundaries(lineage.boundaries(name), recording),
+            "turnaround": turnaround(lineage.turnarounds(name), champions),
             "versions": history,
             "retention": retention(lineage.matrix(name), comparison.first_row(told)),
             "baselines": msgspec.to_builtins(told),
@@ -137,6 +141,7 @@ def print_report(answer: Mapping[str, Any]) -> None:
     """The demo's answer as tables on standard output."""
     console = _console()
     _print_boundaries(console, answer)
+    _print_turnaround(console, answer["turnaround"])
     _print_versions(console, answer["versions"])
     _print_retention(console, answer)
     for question, reply in answer["audit"].items():
@@ -292,6 +297,20 @@ def _print_boundaries(console: Console, answer: Mapping[str, Any]) -> None:
         f"{found['hits']} of {found['true_count']} true boundaries found within "
         f"{found['tolerance_readings']} readings, {found['false']} false ones; "
         "nobody told the pipeline where they are."
+    )
+
+
+def _print_turnaround(console: Console, found: Mapping[str, Any]) -> None:
+    """Nothing, if no boundary led to a champion."""
+    if not found["each"]:
+        return
+    each = ", ".join(f"{b['seconds']:.1f} (version {b['version']})" for b in found["each"])
+    console.print(
+        f"Boundary to new champion scoring, in seconds: median {found['median_seconds']:.1f}, "
+        f"largest {found['largest_seconds']:.1f}; from when there were readings enough to learn: "
+        f"median {found['median_from_request_s']:.1f}, "
+        f"largest {found['largest_from_request_s']:.1f}. Each: {each}.",
+        highlight=False,
     )
 
 

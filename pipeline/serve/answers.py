@@ -137,6 +137,18 @@ def boundary(row: Any) -> Answer:
     }
 
 
+def turnaround(row: Any) -> Answer:
+    """From a boundary to the champion that knows what came after it."""
+    return {
+        "series": row.series,
+        "segment": row.segment,
+        "version": row.number,
+        "recorded_at": iso(row.recorded),
+        "requested_at": iso(row.created),
+        "promoted_at": iso(row.promoted),
+    }
+
+
 def segment(row: Any) -> Answer:
     """A segment, and the task that it was named: new, or known from another segment."""
     return {

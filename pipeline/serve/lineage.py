@@ -145,6 +145,40 @@ class Lineage:
             rows = conn.execute(_boundaries().where(mine).order_by(t.boundaries.c.id))
             return [answers.boundary(row) for row in rows]
 
+    def turnarounds(self, stream: str) -> list[Answer]:
+        """Every boundary that a champion came of, the first in which it was learned: when it was
+        recorded, when a version was asked for, and when that was promoted.
+        """
+        asked, found, live = t.requests.c, t.boundaries.c, func.min(t.promotions.c.live_from)
+        with reading(self.engine) as conn:
+            rows = conn.execute(
+                select(
+                    found.series,
+                    found.segment,
+                    found.recorded,
+                    asked.created,
+                    t.versions.c.number,
+                    live.label("promoted"),
+                )
+                .join(
+                    t.requests,
+                    (asked.stream_id == found.stream_id)
+                    & (asked.partition == found.partition)
+                    & (asked.series == found.series)
+                    & (asked.segment == found.segment)
+                    & (asked.reason == "boundary"),
+                )
+                .join(
+                    t.versions,
+                    t.versions.c.request_id == func.coalesce(asked.folded_into, asked.id),
+                )
+                .join(t.promotions, t.promotions.c.version_id == t.versions.c.id)
+                .where(found.stream_id == _stream(conn, stream))
+                .group_by(found.id, asked.id, t.versions.c.id)
+                .order_by(found.id)
+            )
+            return [answers.turnaround(row) for row in rows]
+
     def events(self, stream: str) -> list[Answer]:
         """Every sensor that fell silent, froze or came back, in the order of recording."""
         with reading(self.engine) as conn:
