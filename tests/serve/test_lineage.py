@@ -398,6 +398,34 @@ def test_the_boundary_is_the_one_of_the_same_partition_and_series(
     assert lineage.why("readings", 1)["boundary"] is None
 
 
+def test_a_turnaround_is_from_a_boundary_to_the_champion_that_came_of_it(
+    registry: SqlRegistry, stream: Stream, lineage: Lineage, clock: Clock
+) -> None:
+    """Two boundaries at the start, one version for both after 3 s, promoted after 4; a third one's
+    version is rejected, and a version by hand came of none.
+    """
+    save(registry, stream, 2)
+    clock.pass_s(3)
+    claim = claimed(registry)
+    clock.pass_s(1)
+    first = register(registry, claim, promoted(), parent=None)
+    epoch = registry.acquire(stream.id, 0, "worker").epoch
+    registry.save(
+        stream.id,
+        0,
+        epoch,
+        next_offset=3000,
+        state=b"",
+        boundaries=[boundary(3)],
+        requests=[asked(stream, 3)],
+    )
+    register(registry, claimed(registry), rejected(), parent=first)
+    next_version(registry, stream)
+    told = {"series": "pump", "version": 1, "recorded_at": iso(START), "requested_at": iso(START)}
+    told["promoted_at"] = iso(START + 4 * SECOND)
+    assert lineage.turnarounds("readings") == [told | {"segment": 1}, told | {"segment": 2}]
+
+
 # History --------------------------------------------------------------------------------------
 
 
