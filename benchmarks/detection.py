@@ -153,7 +153,7 @@ NOTES = {
         " the same run. The prototype knows one series: beside the 1,000 stands one of its own in"
         " polls of 5."
     ),
-    "state": "Bytes of `BoundaryDetector.state()` of one mature series, divided by 1,000.",
+    "state": "Bytes of a detector's state of one mature series, divided by 1,000.",
     "light": (
         "`detect.profile`: light sees the levels and, of the residual, log |U|^2 only. The same"
         " streams, state and cost as above."

@@ -63,7 +63,9 @@ def state_of(settings: Detect) -> float:
     readings = data.stream("synthetic", data.REPORTED[0]).readings
     detector = BoundaryDetector(readings.shape[1], settings)
     feed(detector, readings)
-    return sum(array.nbytes for array in detector.state().values()) / 1000
+    only = np.array([0])
+    arrays = sum(array.nbytes for array in detector.state(only).values())
+    return (arrays + len(detector.watch.state(only)[0])) / 1000
 
 
 def cost_of(settings: Detect) -> float:

@@ -19,6 +19,7 @@ from pipeline.detect.boundary import BoundaryDetector
 SENSORS = {1: "1 sensor", 8: "8 sensors"}
 LENGTH = 100_000
 #: (rows before the shift, its sizes in sigma), in the order of the stream.
+ONLY = np.array([0])
 SHIFTS = ((5_000, (1.0,)), (20_000, (0.25, 0.5, 1.0, 2.0)))
 #: Boundaries allowed in a million readings, and streams that tell how many there are.
 BUDGETS = {10.0: 10, 100.0: 3, 1000.0: 1}
@@ -86,9 +87,10 @@ def _shifted(x: NDArray[np.float64]) -> dict[tuple[int, float], float]:
     for rows, sizes in SHIFTS:
         feed(detector, x[seen:rows], first=seen)
         seen = rows
-        state = {name: array.copy() for name, array in detector.state().items()}
+        state, river = detector.state(ONLY), detector.watch.state(ONLY)
         for size in sizes:
-            later = BoundaryDetector.restore(state, sensors, Detect())
+            later = BoundaryDetector(sensors, Detect())
+            later.restore(state, river)
             moved = x[rows : rows + WITHIN] + size * x[:rows].std(axis=0)
             alarms = [b.detected_row - rows for b in feed(later, moved, first=rows)]
             found[rows, size] = float(min((a for a in alarms if a >= 0), default=np.inf))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import atanh, log
 from typing import Any
@@ -13,8 +13,30 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
+#: Rows of a log that a checkpoint writes at once, when the last of them is there.
+CHUNK = 64
+
 #: What a person may say of a task. Until somebody does, it may be `asked` (learn.new_tasks).
 KINDS = ("normal", "fault", "ignore")
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Rows of many series that stay as they are while newer ones come and the oldest go.
+
+    A checkpoint writes each of them once. All rows of a chunk of CHUNK can be read as long as one
+    of them is kept.
+    """
+
+    #: Of a row.
+    dtype: np.dtype[np.void]
+    #: (S,) slots -> generation, first and end row of what is kept of each series. In another
+    #: generation all rows are other ones.
+    spans: Callable[[IntArray], tuple[IntArray, IntArray, IntArray]]
+    #: (N,) slots and rows -> what they are.
+    read: Callable[[IntArray, IntArray], NDArray[np.void]]
+    #: (N,) slots, rows and what was read of them: put back.
+    write: Callable[[IntArray, IntArray, NDArray[np.void]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,18 +84,13 @@ class Reservoir:
             "rng": np.frombuffer(rng, dtype=np.uint8),
         }
 
-    @classmethod
-    def restore(
-        cls, state: Mapping[str, NDArray[Any]], capacity: int, window: int, channels: int
-    ) -> Reservoir:
-        """Go on from `state()`."""
-        reservoir = cls(capacity, window, channels)
-        reservoir.seen = int(state["seen"][0])
-        reservoir._values = np.array(state["values"], dtype=np.float32)
-        reservoir._offsets = np.array(state["offsets"], dtype=np.int64)
-        reservoir._origins = np.array(state["origins"], dtype=np.int64)
-        reservoir._rng.bit_generator.state = json.loads(state["rng"].tobytes())
-        return reservoir
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state()`, having seen nothing."""
+        self.seen = int(state["seen"][0])
+        self._values = np.array(state["values"], dtype=np.float32)
+        self._offsets = np.array(state["offsets"], dtype=np.int64)
+        self._origins = np.array(state["origins"], dtype=np.int64)
+        self._rng.bit_generator.state = json.loads(state["rng"].tobytes())
 
     def to_bytes(self, series: Sequence[str] = ("",)) -> bytes:
         """What is held, of which segments, and how much was seen, as an artifact.

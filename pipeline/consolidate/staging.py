@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 
 from pipeline.config import Learn
 from pipeline.consolidate.readings import Readings
-from pipeline.records import Batch, Boundary, IntArray
+from pipeline.records import CHUNK, Batch, Boundary, IntArray, Log
 
 #: Newest readings that are kept of a long segment: where a boundary lies further back, the next
 #: segment begins with these.
 TAIL = 512
+#: Places for them: more, so that a checkpoint's chunk of rows is there as long as one of it counts.
+HELD = TAIL + CHUNK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,9 @@ class Staging:
         self.capacity = max(learn.segment_capacity, learn.adapt_after, learn.refine_after)
         self._values = np.zeros((0, 0, channels), dtype=np.float32)
         self._offsets = np.zeros((0, 0), dtype=np.int64)
-        #: (slots, TAIL) newest readings by row modulo TAIL.
-        self._tail = np.zeros((0, TAIL, channels), dtype=np.float32)
-        self._tail_offsets = np.zeros((0, TAIL), dtype=np.int64)
+        #: (slots, HELD) newest readings by row modulo HELD.
+        self._tail = np.zeros((0, HELD, channels), dtype=np.float32)
+        self._tail_offsets = np.zeros((0, HELD), dtype=np.int64)
         self._rows = np.zeros(0, dtype=np.int64)
         self._first = np.zeros(0, dtype=np.int64)  # row that the open segment began with
         self._segment = np.zeros(0, dtype=np.int64)
@@ -143,7 +146,7 @@ class Staging:
         begin = max(boundary.boundary_row, first, row - TAIL)
         ended = int(self._segment[slot])
         readings = self._readings(slot, max(boundary.boundary_row - first, 0))
-        rows = np.arange(begin, row) % TAIL
+        rows = np.arange(begin, row) % HELD
         values, offsets = self._tail[slot, rows].copy(), self._tail_offsets[slot, rows].copy()
         self._first[slot], self._segment[slot] = begin, boundary.segment
         self._room[slot] = self.capacity
@@ -174,8 +177,8 @@ class Staging:
             self._widen(int(place[head].max()) + 1)
             self._values[slot[head], place[head]] = batch.values[source[head]]
             self._offsets[slot[head], place[head]] = batch.offsets[source[head]]
-        newest = rank >= np.repeat(counts, counts) - TAIL
-        at = (slot[newest], row[newest] % TAIL)
+        newest = rank >= np.repeat(counts, counts) - HELD
+        at = (slot[newest], row[newest] % HELD)
         self._tail[at] = batch.values[source[newest]]
         self._tail_offsets[at] = batch.offsets[source[newest]]
         self._rows[slots] += counts
@@ -204,50 +207,79 @@ class Staging:
         have = self._values.shape[1]
         if readings <= have:
             return
-        room = min(self.capacity, max(readings, 2 * have, 64))
+        room = max(readings, min(self.capacity, max(2 * have, 64)))
         for name in ("_values", "_offsets"):
             old = getattr(self, name)
             new = np.zeros((old.shape[0], room, *old.shape[2:]), dtype=old.dtype)
             new[:, :have] = old
             setattr(self, name, new)
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Arrays that `restore` goes on from: only what is used, one series after the other."""
-        used = int(np.flatnonzero(self._rows).max(initial=-1)) + 1
-        rows, first = self._rows[:used], self._first[:used]
-        kept = np.minimum(rows - first, self._room[:used])
-        head = np.arange(self._values.shape[1]) < kept[:, None]
-        held = np.arange(TAIL) < rows[:, None]
-        return {
-            "rows": rows,
-            "first": first,
-            "segment": self._segment[:used],
-            "kept": kept,
-            "values": self._values[:used][head],
-            "offsets": self._offsets[:used][head],
-            "tail": self._tail[:used][held],
-            "tail_offsets": self._tail_offsets[:used][held],
-        }
+    # State: arrays, and two logs of rows that do not change once they are there ---------------
 
-    @classmethod
-    def restore(cls, state: Mapping[str, NDArray[Any]], channels: int, learn: Learn) -> Staging:
-        """Go on from `state()`; `adapt_after` and `refine_after` may have changed since."""
-        staging = cls(channels, learn)
-        rows, first, before = state["rows"], state["first"], state["kept"]
-        n = len(rows)
-        kept = np.minimum(before, staging.capacity)
-        staging._grow(n)
-        staging._rows[:n], staging._first[:n] = rows, first
-        staging._segment[:n] = state["segment"]
-        # one that has outgrown its room would go on behind a hole
-        staging._room[:n] = np.where(kept < rows - first, kept, staging.capacity)
-        staging._widen(int(kept.max(initial=0)))
-        head = np.arange(staging._values.shape[1]) < kept[:, None]
-        rank = np.arange(before.sum()) - np.repeat(np.cumsum(before) - before, before)
-        still = rank < np.repeat(kept, before)
-        staging._values[:n][head] = state["values"][still]
-        staging._offsets[:n][head] = state["offsets"][still]
-        held = np.arange(TAIL) < rows[:, None]
-        staging._tail[:n][held] = state["tail"]
-        staging._tail_offsets[:n][held] = state["tail_offsets"]
-        return staging
+    def state(self, slots: IntArray) -> dict[str, NDArray[Any]]:
+        """Arrays (S,) of some series; `kept`: readings of the open segment."""
+        names = ("_rows", "_first", "_segment")
+        state = {name[1:]: getattr(self, name)[slots] for name in names}
+        return state | {"kept": self._kept(slots)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state` of every series, having seen nothing; the logs' rows are for `write`.
+
+        `adapt_after` and `refine_after` may have changed since.
+        """
+        n = len(state["rows"])
+        self._grow(n)
+        self._rows[:n], self._first[:n] = state["rows"], state["first"]
+        self._segment[:n] = state["segment"]
+        kept = state["kept"]
+        # one that has outgrown its room would go on behind a hole; none is cut
+        whole = kept == state["rows"] - state["first"]
+        self._room[:n] = np.where(whole, np.maximum(kept, self.capacity), kept)
+
+    def _kept(self, slots: IntArray) -> IntArray:
+        kept: IntArray = np.minimum(self._rows[slots] - self._first[slots], self._room[slots])
+        return kept
+
+    @property
+    def logs(self) -> dict[str, Log]:
+        """`head`: of each open segment's first readings, by their number in it; `tail`: of the
+        newest that it has no room for, by their number in the series. The head is written first.
+        """
+        dtype = np.dtype([("values", "<f4", self.channels), ("offset", "<i8")])
+        head = Log(dtype, self._head_spans, partial(self._read_head, dtype), self._write_head)
+        tail = Log(dtype, self._tail_spans, partial(self._read_tail, dtype), self._write_tail)
+        return {"head": head, "tail": tail}
+
+    def _head_spans(self, slots: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        kept = self._kept(slots)
+        return self._segment[slots], np.zeros_like(kept), kept
+
+    def _read_head(
+        self, dtype: np.dtype[np.void], slots: IntArray, rows: IntArray
+    ) -> NDArray[np.void]:
+        found = np.empty(len(slots), dtype=dtype)
+        found["values"], found["offset"] = self._values[slots, rows], self._offsets[slots, rows]
+        return found
+
+    def _write_head(self, slots: IntArray, rows: IntArray, found: NDArray[np.void]) -> None:
+        self._widen(int(rows.max(initial=-1)) + 1)
+        self._values[slots, rows], self._offsets[slots, rows] = found["values"], found["offset"]
+        row = rows + self._first[slots]
+        newest = row >= self._rows[slots] - HELD
+        self._write_tail(slots[newest], row[newest], found[newest])
+
+    def _tail_spans(self, slots: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        end = self._rows[slots]
+        first = np.maximum(end - TAIL, self._first[slots] + self._kept(slots))
+        return np.zeros_like(end), np.minimum(first, end), end
+
+    def _read_tail(
+        self, dtype: np.dtype[np.void], slots: IntArray, rows: IntArray
+    ) -> NDArray[np.void]:
+        found, at = np.empty(len(slots), dtype=dtype), (slots, rows % HELD)
+        found["values"], found["offset"] = self._tail[at], self._tail_offsets[at]
+        return found
+
+    def _write_tail(self, slots: IntArray, rows: IntArray, found: NDArray[np.void]) -> None:
+        at = (slots, rows % HELD)
+        self._tail[at], self._tail_offsets[at] = found["values"], found["offset"]

@@ -173,9 +173,9 @@ class Blocker:
         self.rest_places[slots] = np.where(there[..., None], kept.places, 0)
         self.rest_places[slots, :, 2] = 0  # a rank holds within one poll only
 
-    def state(self, used: int) -> dict[str, NDArray[Any]]:
-        """Arrays of the first `used` series."""
-        return {name: getattr(self, name)[:used] for name in self._names}
+    def state(self, slots: IntArray) -> dict[str, NDArray[Any]]:
+        """Arrays (S, ...) of some series."""
+        return {name: getattr(self, name)[slots] for name in self._names}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from `state`."""

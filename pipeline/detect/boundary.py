@@ -6,7 +6,7 @@ block numbers, so the same log gives the same bits however it is cut into polls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -331,39 +331,33 @@ class BoundaryDetector:
             self.search.grow(room)
             self.watch.grow(room)
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Arrays that `restore` goes on from; equal states, equal arrays."""
-        seen = self.fields["rows"]
-        used = int(np.flatnonzero(seen).max(initial=-1)) + 1
-        state = {f"field.{n}": a for n, a in self.fields.state(used).items()}
-        state |= {f"ring.{s}": ring.means[:used] for s, ring in self.rings.items()}
-        for k, scale in enumerate(self.search.scales):
-            state |= {f"scale.{k}.{n}": a for n, a in scale.state(used).items()}
-        state |= {f"clean.{n}": a for n, a in self.cleaner.arrays(used).items()}
-        state |= {f"carry.{n}": a for n, a in self.blocker.state(used).items()}
-        state |= self.warm.state(seen[:used])
-        state["river"] = self.watch.state(used)
-        return state
+    def state(self, slots: IntArray) -> dict[str, NDArray[Any]]:
+        """Arrays (S, ...) of some series; equal states, equal arrays.
 
-    @classmethod
-    def restore(
-        cls, state: Mapping[str, NDArray[Any]], channels: int, settings: Detect
-    ) -> BoundaryDetector:
-        """Go on from `state()`; DetectorStateError if the river part is not river's."""
-        made = cls(channels, settings)
-        made.fields.restore(_under(state, "field."))
-        if not made.fields.light:
-            for slot in np.flatnonzero(made.fields["season_cycle"]).tolist():
-                season.respond(made.fields, slot)
-        for signal, ring in made.rings.items():
+        Not among them are `watch`'s river detectors and the readings of the log `warm`.
+        """
+        state = {f"field.{n}": a for n, a in self.fields.state(slots).items()}
+        state |= {f"ring.{s}": ring.means[slots] for s, ring in self.rings.items()}
+        for k, scale in enumerate(self.search.scales):
+            state |= {f"scale.{k}.{n}": a for n, a in scale.state(slots).items()}
+        state |= {f"clean.{n}": a for n, a in self.cleaner.state(slots).items()}
+        state |= {f"carry.{n}": a for n, a in self.blocker.state(slots).items()}
+        return state | {f"warm.{n}": a for n, a in self.warm.state(slots).items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]], river: Sequence[bytes]) -> None:
+        """Go on from `state` and `watch.state` of every series, having seen nothing."""
+        self.fields.restore(_under(state, "field."))
+        if not self.fields.light:
+            for slot in np.flatnonzero(self.fields["season_cycle"]).tolist():
+                season.respond(self.fields, slot)
+        for signal, ring in self.rings.items():
             ring.means = np.array(state[f"ring.{signal}"])
-        for k, scale in enumerate(made.search.scales):
+        for k, scale in enumerate(self.search.scales):
             scale.restore(_under(state, f"scale.{k}."))
-        made.cleaner.restore(_under(state, "clean."))
-        made.blocker.restore(_under(state, "carry."))
-        made.warm.restore(state)
-        made.watch.restore(state["river"])
-        return made
+        self.cleaner.restore(_under(state, "clean."))
+        self.blocker.restore(_under(state, "carry."))
+        self.warm.restore(_under(state, "warm."))
+        self.watch.restore(river)
 
 
 def _until_refreshed(blanks: IntArray, row: IntArray, now: IntArray, size: IntArray) -> IntArray:

@@ -49,7 +49,7 @@ class Cleaner:
         That which is never frozen, as it says one of two things; -1: none.
     """
 
-    _empty = (("held", np.nan), ("run", 0), ("gone", 0), ("limit", NEVER), ("state", FINE))
+    _empty = (("held", np.nan), ("run", 0), ("gone", 0), ("limit", NEVER), ("fate", FINE))
 
     def __init__(self, channels: int, error_channel: int = -1) -> None:
         self.error_channel = error_channel
@@ -61,7 +61,7 @@ class Cleaner:
         #: (slots, d) readings after which the sensor is frozen.
         self.limit = np.full((0, channels), NEVER, dtype=np.int32)
         #: (slots, d) FINE, GONE or STUCK.
-        self.state = np.zeros((0, channels), dtype=np.int8)
+        self.fate = np.zeros((0, channels), dtype=np.int8)
 
     def grow(self, slots: int) -> None:
         """Make room for more series."""
@@ -90,7 +90,7 @@ class Cleaner:
         self, slots: IntArray, starts: IntArray, finite: Mask, gone: NDArray[np.int32], stuck: Mask
     ) -> tuple[IntArray, IntArray, IntArray]:
         """Where a sensor's state becomes another; a short gap leaves it as it was."""
-        before, none = self.state[slots], np.zeros(0, dtype=np.int64)
+        before, none = self.fate[slots], np.zeros(0, dtype=np.int64)
         if not (before.any() or stuck.any() or (gone >= SILENT).any()):
             return none, none, none
         state = np.where(gone >= SILENT, GONE, np.where(stuck, STUCK, FINE)).astype(np.int8)
@@ -102,7 +102,7 @@ class Cleaner:
         state = np.take_along_axis(state, at, axis=0)
         earlier = np.empty_like(state)
         earlier[1:], earlier[first] = state[:-1], before
-        self.state[slots] = state[starts[1:] - 1]
+        self.fate[slots] = state[starts[1:] - 1]
         rows, channels = np.nonzero(state != earlier)
         return rows, channels, state[rows, channels].astype(np.int64)
 
@@ -114,12 +114,12 @@ class Cleaner:
         if self.error_channel >= 0:
             self.limit[slot, self.error_channel] = NEVER
 
-    def arrays(self, used: int) -> dict[str, NDArray[Any]]:
-        """Its state, of the first `used` series."""
-        return {name: getattr(self, name)[:used] for name, _ in self._empty}
+    def state(self, slots: IntArray) -> dict[str, NDArray[Any]]:
+        """Arrays (S, d) of some series."""
+        return {name: getattr(self, name)[slots] for name, _ in self._empty}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from `arrays`."""
+        """Go on from `state`."""
         for name, array in state.items():
             setattr(self, name, np.array(array))
 

@@ -7,18 +7,17 @@ attributes of new detectors, in their order, have become since.
 from __future__ import annotations
 
 import random
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from numbers import Number
 from operator import call
 from types import MethodType
 from typing import Any
 
+import lz4.block
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from river import drift
 from river.base import DriftDetector as DriftDetector
 from river.drift import binary
@@ -150,7 +149,7 @@ class Proposers:
 
     def state(self) -> list[Any]:
         """Plain data that `restore` goes on from."""
-        plain = [_plain(detector) for each in self.detectors.values() for detector in each]
+        plain = [_kept(detector) for each in self.detectors.values() for detector in each]
         return [*plain, self._budget]
 
     def restore(self, state: Sequence[Any]) -> None:
@@ -165,7 +164,7 @@ class Proposers:
             return
         plain = iter(stored)
         self.detectors = {
-            signal: [_become(detector, next(plain)) for detector in each]
+            signal: [_again(detector, next(plain)) for detector in each]
             for signal, each in self.detectors.items()
         }
         self._bind()
@@ -208,30 +207,39 @@ def _update(detector: DriftDetector) -> Callable[[float], bool]:
     return update
 
 
-def dump(proposers: Sequence[Proposers | None]) -> NDArray[np.uint8]:
-    """The state of many series as bytes, compressed; equal states, equal bytes."""
-    plain = [None if p is None else p.state() for p in proposers]
-    content = zlib.compress(msgspec.msgpack.encode(plain), level=6)  # most of it is zeros
-    return np.frombuffer(content, dtype=np.uint8)
+def dump(proposers: Proposers) -> bytes:
+    """A series' detectors as bytes, compressed; equal states, equal bytes."""
+    content: bytes = lz4.block.compress(msgspec.msgpack.encode(proposers.state()))
+    return content
 
 
-def load(content: NDArray[np.uint8], new: Callable[[], Proposers]) -> Iterator[Proposers | None]:
-    """What `dump` was given; DetectorStateError for anything that is not river's.
+def load(content: bytes, new: Proposers) -> Proposers:
+    """What `dump` was given, from those of a series that has seen nothing.
 
-    new: makes those of a series that has seen nothing.
+    DetectorStateError for anything that is not river's.
     """
     try:
-        packed = zlib.decompress(content.tobytes())
-        plain = msgspec.msgpack.decode(packed, type=list[list[Any] | None])
-    except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        plain = msgspec.msgpack.decode(lz4.block.decompress(content), type=list[Any])
+    except (lz4.block.LZ4BlockError, ValueError, MemoryError, RecursionError) as exc:
         raise DetectorStateError(f"not detector state: {exc}") from None
-    for state in plain:
-        if state is None:
-            yield None
-            continue
-        proposers = new()
-        proposers.restore(state)
-        yield proposers
+    new.restore(plain)
+    return new
+
+
+def _kept(detector: DriftDetector) -> Any:
+    """Plain data of a detector; of an ADWIN, which is fed past its wrapper, Rust's own bytes."""
+    if isinstance(detector, drift.ADWIN):
+        return vars(detector)["_helper"].__getstate__()
+    return _plain(detector)
+
+
+def _again(new: DriftDetector, plain: Any) -> DriftDetector:
+    """A new detector, become what `_kept` was given."""
+    if isinstance(new, drift.ADWIN):
+        _rust(vars(new)["_helper"], plain)
+        return new
+    detector: DriftDetector = _become(new, plain)
+    return detector
 
 
 # Objects as plain data: what each attribute is, in the order in which a new object has them -----

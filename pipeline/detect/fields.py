@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.detect import echoes, halves, reference, signals
 from pipeline.detect.evidence import BLOCKS
 from pipeline.detect.signals import BLOCK
+from pipeline.records import IntArray
 
 #: A boundary lies at most so many readings before its detection; with few sensors, FAR_BACK.
 LOOK_BACK, FAR_BACK = 500, halves.REACH * BLOCKS["residual"] * BLOCK
@@ -153,13 +154,10 @@ class Fields:
         forecaster = reference.empty(slots, d)
         return made | {name: forecaster[name.removeprefix("fit_")] for name in self.fit}
 
-    def state(self, used: int) -> dict[str, NDArray[Any]]:
-        """Arrays of the first `used` series; complex ones as pairs of real numbers."""
-        return {
-            name: array[:used].view(array.real.dtype) if np.iscomplexobj(array) else array[:used]
-            for name, array in self.arrays.items()
-            if name != DERIVED
-        }
+    def state(self, slots: IntArray) -> dict[str, NDArray[Any]]:
+        """Arrays (S, ...) of some series; complex ones as pairs of real numbers."""
+        taken = {name: a[slots] for name, a in self.arrays.items() if name != DERIVED}
+        return {n: a.view(a.real.dtype) if np.iscomplexobj(a) else a for n, a in taken.items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from `state`, but for what is DERIVED."""

@@ -192,9 +192,9 @@ class Scale:
         sigma = np.maximum(local, self.test.used * used) * young + TINY
         return np.asarray(sigma, dtype=np.float32)
 
-    def state(self, used: int) -> dict[str, NDArray[Any]]:
-        """Arrays of the first `used` series."""
-        return {name: getattr(self, name)[:used] for name in self._names}
+    def state(self, slots: IntArray) -> dict[str, NDArray[Any]]:
+        """Arrays (S, ...) of some series."""
+        return {name: getattr(self, name)[slots] for name in self._names}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from `state`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import IntArray
+from pipeline.records import IntArray, Log
 
 Array = NDArray[np.float64]
 
@@ -31,6 +32,8 @@ class WarmUp:
         self.places = np.zeros((0, 0, 2), dtype=np.int64)
         #: (slots,) this class' row for a series; -1: none.
         self.row = np.zeros(0, dtype=np.int64)
+        #: Readings held in each of this class' rows.
+        self.counts = np.zeros(0, dtype=np.int64)
         self._free: list[int] = []
 
     def add(self, slots: IntArray, row: IntArray, values: Array, places: IntArray) -> None:
@@ -39,6 +42,7 @@ class WarmUp:
         at = self.row[slots]
         self.values[at, row] = values
         self.places[at, row] = places
+        np.maximum.at(self.counts, at, row + 1)
 
     def first(self, slot: int, count: int) -> tuple[Array, IntArray]:
         """The first `count` readings of a series (count, d), and their places (count, 2)."""
@@ -48,29 +52,44 @@ class WarmUp:
     def release(self, slot: int) -> None:
         """The series is fitted: its readings are not needed any more."""
         self._free.append(int(self.row[slot]))
+        self.counts[self.row[slot]] = 0
         self.row[slot] = -1
 
-    def state(self, rows: IntArray) -> dict[str, NDArray[Any]]:
-        """What is held, one series after the other; rows: (slots,) readings seen of each."""
-        held = np.flatnonzero(self.row[: len(rows)] >= 0)
-        counts = rows[held]
-        empty = (self.values[:0].reshape(0, self.values.shape[2]), self.places[:0].reshape(0, 2))
-        kept = [self.first(int(s), int(n)) for s, n in zip(held, counts, strict=True)]
-        return {
-            "warm_slots": held,
-            "warm_counts": counts,
-            "warm_values": np.concatenate([empty[0], *(v for v, _ in kept)]),
-            "warm_places": np.concatenate([empty[1], *(p for _, p in kept)]),
-        }
+    def state(self, slots: IntArray) -> dict[str, NDArray[Any]]:
+        """(S,) readings held of some series; -1: let go, or none yet."""
+        row = np.full(len(slots), -1)
+        known = slots < len(self.row)
+        row[known] = self.row[slots[known]]
+        held = np.full(len(slots), -1)
+        held[row >= 0] = self.counts[row[row >= 0]]
+        return {"held": held}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from `state()`."""
-        counts = state["warm_counts"]
-        if not len(counts):
-            return
-        row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        slots = np.repeat(state["warm_slots"], counts)
-        self.add(slots, row, state["warm_values"], state["warm_places"])
+        """Go on from `state` of every series; the readings are for `write`."""
+        slots = np.flatnonzero(state["held"] >= 0)
+        if slots.size:
+            held = state["held"][slots]
+            self._make_room(slots, int(held.max()))
+            self.counts[self.row[slots]] = held
+
+    @property
+    def log(self) -> Log:
+        """Of the readings and their places."""
+        dtype = np.dtype([("values", "<f8", self.values.shape[2]), ("places", "<i8", 2)])
+        return Log(dtype, self._spans, partial(self._read, dtype), self._write)
+
+    def _spans(self, slots: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        held = self.state(slots)["held"]
+        return (held < 0).astype(np.int64), np.zeros_like(held), np.maximum(held, 0)
+
+    def _read(self, dtype: np.dtype[np.void], slots: IntArray, rows: IntArray) -> NDArray[np.void]:
+        found, at = np.empty(len(slots), dtype=dtype), (self.row[slots], rows)
+        found["values"], found["places"] = self.values[at], self.places[at]
+        return found
+
+    def _write(self, slots: IntArray, rows: IntArray, found: NDArray[np.void]) -> None:
+        at = (self.row[slots], rows)
+        self.values[at], self.places[at] = found["values"], found["places"]
 
     def _make_room(self, slots: IntArray, readings: int) -> None:
         most = int(slots.max()) + 1
@@ -89,6 +108,7 @@ class WarmUp:
 
     def _widen(self, series: int, readings: int) -> None:
         self._free += range(series - 1, len(self.values) - 1, -1)
+        self.counts = np.concatenate([self.counts, np.zeros(series - len(self.counts), np.int64)])
         for name in ("values", "places"):
             old = getattr(self, name)
             new = np.zeros((series, readings, old.shape[2]), dtype=old.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,8 +44,8 @@ class Watch:
             light=light,
             budget=settings.false_boundaries_per_million,
         )
-        #: (slots,) None before a series' level is known.
-        self.proposers: list[detectors.Proposers | None] = []
+        #: (slots,) None before a series' level is known; bytes until it is fed after a restart.
+        self.proposers: list[detectors.Proposers | bytes | None] = []
         d, joint = channels, sizes(channels)["residual"] - channels - 1
         residuals = np.zeros(1, np.int64) if light else np.append(np.arange(d, 2 * d), joint)
         features = {"level": np.arange(d), "residual": residuals, "error": np.zeros(1, np.int64)}
@@ -94,7 +94,7 @@ class Watch:
         # one flat list: thousands of small ones would keep the garbage collector busy
         flat = self._values(fields, signal, slots, new).ravel().tolist()
         for i, (slot, count) in enumerate(zip(slots.tolist(), new.counts.tolist(), strict=True)):
-            proposers = self.proposers[slot]
+            proposers = self._of(slot)
             if proposers is None:
                 continue
             begins = range(i * most * width, (i * most + count) * width, width)
@@ -111,7 +111,7 @@ class Watch:
             blocks = slice(int(piece.row[i]), int(piece.row[i] + piece.size[i]))
             block, _ = known[blocks].nonzero()
             rows = [[value] * width for value in wrong[blocks][known[blocks]].tolist()]
-            proposers = self.proposers[slot]
+            proposers = self._of(slot)
             if proposers is not None:
                 for row, kind in proposers.update("error", rows):
                     yield i, kind, int(piece.now[i]) + int(block[row]) + 1
@@ -131,10 +131,18 @@ class Watch:
         values *= STEP
         return np.asarray(values)
 
-    def state(self, used: int) -> NDArray[np.uint8]:
-        """The detectors of the first `used` series, as bytes."""
-        return detectors.dump(self.proposers[:used])
+    def _of(self, slot: int) -> detectors.Proposers | None:
+        """A series' detectors; DetectorStateError if its bytes are not river's."""
+        proposers = self.proposers[slot]
+        if isinstance(proposers, bytes):
+            proposers = self.proposers[slot] = detectors.load(proposers, self._new())
+        return proposers
 
-    def restore(self, state: NDArray[np.uint8]) -> None:
-        """Go on from `state`; DetectorStateError if it is not river's."""
-        self.proposers = list(detectors.load(state, self._new))
+    def state(self, slots: IntArray) -> list[bytes]:
+        """The detectors of some series, as bytes; none before a series' level is known."""
+        held = [self.proposers[slot] for slot in slots.tolist()]
+        return [detectors.dump(p) if isinstance(p, detectors.Proposers) else p or b"" for p in held]
+
+    def restore(self, state: Sequence[bytes]) -> None:
+        """Go on from `state` of every series; those of a series are made when it is next fed."""
+        self.proposers = [content or None for content in state]

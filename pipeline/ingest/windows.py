@@ -58,20 +58,13 @@ class History:
             return contexts[: len(values)].transpose(0, 2, 1), ready
         return contexts[here].transpose(0, 2, 1), ready
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Arrays that `restore` goes on from."""
-        return {"last": self._last[: self._used()], "seen": self._seen[: self._used()]}
+    def state(self, slots: IntArray) -> dict[str, NDArray[Any]]:
+        """Arrays (S, ...) of some series."""
+        return {"last": self._last[slots], "seen": self._seen[slots]}
 
-    @classmethod
-    def restore(cls, state: Mapping[str, NDArray[Any]], window: int, channels: int) -> History:
-        """Go on from `state()`."""
-        history = cls(window, channels)
-        history._last = np.array(state["last"], dtype=np.float32)
-        history._seen = np.array(state["seen"], dtype=np.int64)
-        return history
-
-    def _used(self) -> int:
-        return int(np.flatnonzero(self._seen).max(initial=-1)) + 1
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state` of every series, having seen nothing."""
+        self._last, self._seen = np.array(state["last"]), np.array(state["seen"])
 
     def _grow(self, slots: int) -> None:
         room = len(self._seen)

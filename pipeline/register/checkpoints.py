@@ -4,23 +4,64 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from pipeline.errors import ArtifactCorrupt, RegistryError, StaleEpoch
 from pipeline.register.engine import inserting
-from pipeline.register.tables import checkpoints, scored
+from pipeline.register.tables import checkpoint_pieces, checkpoints, scored
 
-#: Of the bytes that `pack` makes; another one is refused, never misread.
-FORMAT = 3
-_META = "__meta__"
+#: Of what a checkpoint's pieces are; another one is refused, never misread.
+FORMAT = 4
+#: Slot of a piece that is the whole partition's.
+WHOLE = -1
+#: Pieces that go to SQL at once.
+AT_ONCE = 1000
+
+
+class Key(NamedTuple):
+    """Which piece of a partition's state: of a series, or of the whole partition (slot -1)."""
+
+    kind: str
+    slot: int
+    number: int
+
+
+class Piece(NamedTuple):
+    """A piece of a partition's state. What stays the same is written once."""
+
+    kind: str
+    slot: int
+    number: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a checkpoint writes: what it is to be read by, and the pieces that are new or gone."""
+
+    head: bytes
+    pieces: Iterable[Piece] = ()
+    gone: Sequence[Key] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,43 +69,61 @@ class Checkpoint:
     """What a partition's new owner goes on from."""
 
     epoch: int
-    #: None and None for a partition that never had a checkpoint.
+    #: None for a partition that never had a checkpoint.
     next_offset: int | None
-    state: bytes | None
+    #: Empty, and without pieces, for one that never had a reading.
+    head: bytes = b""
+    pieces: Sequence[Piece] = ()
 
 
-def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
-    """Arrays and a JSON-able `meta` as safetensors bytes; equal contents, equal bytes."""
-    text = json.dumps({"format": FORMAT, "meta": meta}, sort_keys=True).encode()
-    tensors = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
-    return save(tensors | {_META: np.frombuffer(text, dtype=np.uint8)})
+def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as safetensors bytes; equal contents, equal bytes."""
+    return save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)})
 
 
-def unpack(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """What `pack` was given.
+def unpack(content: bytes) -> dict[str, NDArray[Any]]:
+    """What `pack` was given; ArtifactCorrupt if it is not that."""
+    try:
+        arrays: dict[str, NDArray[Any]] = load(content)
+    except (SafetensorError, ValueError) as exc:
+        raise ArtifactCorrupt(f"checkpoint: {exc}") from None
+    return arrays
+
+
+def pack_head(meta: Mapping[str, Any]) -> bytes:
+    """JSON of what the pieces are to be read by."""
+    return json.dumps({"format": FORMAT, **meta}, sort_keys=True).encode()
+
+
+def unpack_head(head: bytes) -> dict[str, Any]:
+    """What `pack_head` was given.
 
     Raises
     ------
     RegistryError
-        The bytes are no checkpoint, or of a format that this version does not know.
+        It is of a format that this version does not know.
     """
     try:
-        arrays = load(content)
-        head = json.loads(arrays.pop(_META).tobytes())
-        found, meta = head["format"], head["meta"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as exc:
-        raise RegistryError(f"not a checkpoint: {exc}") from None
+        meta: dict[str, Any] = json.loads(head)
+        found = meta["format"]
+    except (KeyError, TypeError, ValueError):
+        found = "of an earlier kind"
     if found != FORMAT:
         raise RegistryError(
             f"checkpoint format {found}, this version reads {FORMAT}: "
             "go on with the version of tidemark that wrote it"
         )
-    return arrays, meta
+    return meta
 
 
 def acquire(conn: Connection, stream_id: int, partition: int, owner: str, *, at: int) -> Checkpoint:
-    """Become the owner: the epoch goes up by one, and the former owner can write no more."""
-    this = (checkpoints.c.stream_id == stream_id) & (checkpoints.c.partition == partition)
+    """Become the owner: the epoch goes up by one, and the former owner can write no more.
+
+    Raises
+    ------
+    ArtifactCorrupt
+        What is stored is not what was written; the epoch stays.
+    """
     row = {"stream_id": stream_id, "partition": partition, "epoch": 1}
     conn.execute(
         inserting(conn, checkpoints)
@@ -74,10 +133,34 @@ def acquire(conn: Connection, stream_id: int, partition: int, owner: str, *, at:
             set_={"epoch": checkpoints.c.epoch + 1, "owner": owner, "updated": at},
         )
     )
-    row_ = conn.execute(select(checkpoints).where(this)).one()
-    if row_.state is not None and hashlib.sha256(row_.state).hexdigest() != row_.sha256:
+    found = conn.execute(select(checkpoints).where(*_of(checkpoints, stream_id, partition))).one()
+    if found.state is not None and hashlib.sha256(found.state).hexdigest() != found.sha256:
         raise ArtifactCorrupt(f"checkpoint of partition {partition} does not match its hash")
-    return Checkpoint(epoch=row_.epoch, next_offset=row_.next_offset, state=row_.state)
+    return Checkpoint(
+        epoch=found.epoch,
+        next_offset=found.next_offset,
+        head=found.state or b"",
+        pieces=tuple(_read(conn, stream_id, partition)),
+    )
+
+
+def _of(table: Table, stream_id: int, partition: int) -> tuple[ColumnElement[bool], ...]:
+    return (table.c.stream_id == stream_id, table.c.partition == partition)
+
+
+def _read(conn: Connection, stream_id: int, partition: int) -> Iterator[Piece]:
+    c = checkpoint_pieces.c
+    rows = conn.execute(
+        select(c.kind, c.slot, c.number, c.content, c.crc32)
+        .where(*_of(checkpoint_pieces, stream_id, partition))
+        .order_by(c.kind, c.slot, c.number)
+    )
+    for kind, slot, number, content, crc in rows:
+        if zlib.crc32(content) != crc:
+            raise ArtifactCorrupt(
+                f"checkpoint of partition {partition}: {kind} {slot}/{number} was changed"
+            )
+        yield Piece(kind, slot, number, content)
 
 
 def write(
@@ -87,10 +170,10 @@ def write(
     epoch: int,
     *,
     next_offset: int,
-    state: bytes,
+    state: State,
     at: int,
 ) -> None:
-    """Replace the state if the epoch still is `epoch`.
+    """Make the state that is stored the partition's, if the epoch still is `epoch`.
 
     Raises
     ------
@@ -99,20 +182,34 @@ def write(
     """
     changed = conn.execute(
         update(checkpoints)
-        .where(
-            checkpoints.c.stream_id == stream_id,
-            checkpoints.c.partition == partition,
-            checkpoints.c.epoch == epoch,
-        )
+        .where(*_of(checkpoints, stream_id, partition), checkpoints.c.epoch == epoch)
         .values(
             next_offset=next_offset,
-            state=state,
-            sha256=hashlib.sha256(state).hexdigest(),
+            state=state.head,
+            sha256=hashlib.sha256(state.head).hexdigest(),
             updated=at,
         )
     )
     if changed.rowcount != 1:
         raise StaleEpoch(f"partition {partition} has another owner (epoch {epoch} is over)")
+    whose = {"stream_id": stream_id, "partition": partition}
+    if state.gone:
+        key = [checkpoint_pieces.c[name] == bindparam(f"b_{name}") for name in Key._fields]
+        conn.execute(
+            delete(checkpoint_pieces).where(*_of(checkpoint_pieces, stream_id, partition), *key),
+            [{f"b_{name}": value for name, value in each._asdict().items()} for each in state.gone],
+        )
+    new = inserting(conn, checkpoint_pieces)
+    upsert = new.on_conflict_do_update(
+        index_elements=["stream_id", "partition", "kind", "slot", "number"],
+        set_={name: new.excluded[name] for name in ("content", "crc32")},
+    )
+    pieces = iter(state.pieces)
+    while some := list(islice(pieces, AT_ONCE)):
+        conn.execute(
+            upsert,
+            [whose | p._asdict() | {"crc32": zlib.crc32(p.content)} for p in some],
+        )
 
 
 def reached(conn: Connection) -> int:

@@ -37,7 +37,7 @@ from pipeline.register import (
     versions,
 )
 from pipeline.register import requests as queue
-from pipeline.register.checkpoints import Checkpoint
+from pipeline.register.checkpoints import Checkpoint, State
 from pipeline.register.engine import connect, now_us, reading, writing
 from pipeline.register.marks import Marked
 from pipeline.register.streams import Stream
@@ -106,7 +106,7 @@ class SqlRegistry:
         epoch: int,
         *,
         next_offset: int,
-        state: bytes,
+        state: State,
         boundaries: Sequence[Boundary] = (),
         events: Sequence[SensorEvent] = (),
         settled: Sequence[Settled] = (),

@@ -52,9 +52,22 @@ checkpoints = Table(
     Column("epoch", BigInteger, nullable=False),  # + 1 with every owner; fences writes
     Column("owner", String(255), nullable=False),
     Column("next_offset", BigInteger),  # NULL until the first checkpoint
-    Column("state", LargeBinary),
+    Column("state", LargeBinary),  # JSON: how the pieces are to be read
     Column("sha256", String(64)),
     Column("updated", BigInteger, nullable=False),
+)
+
+#: A partition's state: one row a series, the chunks of what only grows, the reservoir.
+checkpoint_pieces = Table(
+    "checkpoint_pieces",
+    metadata,
+    Column("stream_id", ForeignKey("streams.id"), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+    Column("crc32", BigInteger, nullable=False),
 )
 
 boundaries = Table(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,23 @@ from pipeline.consolidate.reservoir import Reservoir
 from pipeline.consolidate.staging import Closed, Due, Staging
 from pipeline.detect.boundary import BoundaryDetector
 from pipeline.detect.prints import Print
-from pipeline.errors import RegistryError
+from pipeline.errors import ArtifactCorrupt, RegistryError
 from pipeline.ingest.windows import History
 from pipeline.records import Batch, Boundary, FloatArray, IntArray, Request, SensorEvent, Settled
-from pipeline.register.checkpoints import pack, unpack
+from pipeline.register.checkpoints import (
+    WHOLE,
+    Checkpoint,
+    Piece,
+    State,
+    pack,
+    pack_head,
+    unpack,
+    unpack_head,
+)
+from pipeline.run.pieces import SERIES, Pieces, arrays_of, rows_of
+
+#: Kind of the piece that holds the reservoir.
+RESERVOIR = "reservoir"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +91,13 @@ class Partition:
             width,
             seed=_seed(settings.learn.seed, topic, number),
         )
+        self._pieces = Pieces(
+            {"history": self.history, "detector": self.detector, "staging": self.staging},
+            self.detector.watch,
+            {"warm": self.detector.warm.log, **self.staging.logs},
+        )
+        #: Windows that had been offered to the reservoir when it was last written.
+        self._offered = 0
 
     @property
     def width(self) -> int:
@@ -87,6 +108,7 @@ class Partition:
         """Take one batch through windows, detection, staging and reservoir."""
         slots = self._slots(batch)
         known = _with_labels(batch)
+        self._pieces.touch(slots)
         contexts, ready = self.history.update(slots, batch.starts, known.values)
         started = time.perf_counter()
         boundaries = self.detector.update(batch, slots)
@@ -145,46 +167,56 @@ class Partition:
             inputs=inputs,
         )
 
-    def pack(self) -> bytes:
-        """The whole state as bytes; equal states, equal bytes."""
-        parts = {
-            "history": self.history.state(),
-            "detector": self.detector.state(),
-            "staging": self.staging.state(),
-            "reservoir": self.reservoir.state(),
-        }
-        arrays = {f"{part}.{name}": a for part, state in parts.items() for name, a in state.items()}
-        return pack(arrays, {"series": list(self.slots), "fit": self._fit()})
+    # State ------------------------------------------------------------------------------------
 
-    def restore(self, content: bytes) -> None:
-        """Go on from `pack`'s bytes.
+    def state(self) -> State:
+        """What has changed since it was last `written`; equal states, equal pieces in the end."""
+        changed, gone = self._pieces.take(list(self.slots))
+        if self.reservoir.seen != self._offered:
+            content = pack(self.reservoir.state())
+            changed = chain(changed, [Piece(RESERVOIR, WHOLE, 0, content)])
+        head = {"fit": self._fit(), "layout": self._pieces.layout(), "series": len(self.slots)}
+        return State(head=pack_head(head), pieces=changed, gone=gone)
+
+    def written(self) -> None:
+        """What `state` gave is in SQL."""
+        self._pieces.written()
+        self._offered = self.reservoir.seen
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from what was written, having seen nothing.
 
         Raises
         ------
         RegistryError
             The settings that shape the state have changed since.
+        ArtifactCorrupt
+            The pieces are not those of one state.
         """
-        arrays, meta = unpack(content)
+        meta = unpack_head(checkpoint.head)
         if meta["fit"] != self._fit():
             raise RegistryError(
                 "the checkpoint was made with other settings "
                 f"({_difference(meta['fit'], self._fit())}): set them back, or start on a new topic"
             )
-        learn = self.settings.learn
-        self.slots = {name: slot for slot, name in enumerate(meta["series"])}
-        self.history = History.restore(
-            _part(arrays, "history"), self.settings.score.window, self.width
-        )
-        self.detector = BoundaryDetector.restore(
-            _part(arrays, "detector"), self.channels, self.settings.detect
-        )
-        self.staging = Staging.restore(_part(arrays, "staging"), self.width, learn)
-        self.reservoir = Reservoir.restore(
-            _part(arrays, "reservoir"),
-            learn.reservoir_capacity,
-            self.settings.score.window,
-            self.width,
-        )
+        of = defaultdict(list)
+        for piece in checkpoint.pieces:
+            of[piece.kind].append(piece)
+        rows = rows_of(of.pop(SERIES, []))
+        if len(rows) != meta["series"]:
+            raise ArtifactCorrupt("checkpoint: a series is missing")
+        self.slots = {row.name: slot for slot, row in enumerate(rows)}
+        if (kept := of.pop(RESERVOIR, None)) is not None:
+            self.reservoir.restore(unpack(kept[0].content))
+            self._offered = self.reservoir.seen
+        arrays = arrays_of(rows, meta["layout"])
+        self.history.restore(arrays["history"])
+        self.detector.restore(arrays["detector"], [row.river for row in rows])
+        self.staging.restore(arrays["staging"])
+        for i, kind in enumerate(self._pieces.logs):
+            self._pieces.fill(kind, of.pop(kind, []), [row.newest[i] for row in rows])
+        if of:
+            raise ArtifactCorrupt(f"checkpoint: pieces of no known kind ({', '.join(of)})")
 
     def _fit(self) -> dict[str, Any]:
         """The settings that shape the state; all others may change from one start to the next."""
@@ -210,11 +242,6 @@ def _with_labels(batch: Batch) -> Batch:
     if batch.labels is None:
         return batch
     return replace(batch, values=np.column_stack([batch.values, batch.labels]))
-
-
-def _part(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
-    prefix = f"{part}."
-    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
 
 
 def _seed(seed: int, topic: str, number: int) -> tuple[int, ...]:

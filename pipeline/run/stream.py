@@ -26,6 +26,7 @@ from pipeline.records import (
     Settled,
     Version,
 )
+from pipeline.register.checkpoints import Checkpoint, State
 from pipeline.register.rollback import WATCH
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.run.dead_letters import DeadLetters
@@ -55,8 +56,8 @@ class Owned:
 
     epoch: int
     next_offset: int | None
-    #: Bytes of the last checkpoint until the number of channels is known.
-    saved: bytes | None
+    #: The last checkpoint, until the number of channels is known.
+    saved: Checkpoint | None
     state: Partition | None = None
     dirty: bool = False
     #: Of the champion; it begins anew with the process, and is in no checkpoint.
@@ -124,7 +125,7 @@ class Streamer:
             self.owned[number] = Owned(
                 epoch=checkpoint.epoch,
                 next_offset=checkpoint.next_offset,
-                saved=checkpoint.state,
+                saved=checkpoint,
                 watch=Watch(self.settings.gate.rollback_after),
             )
             self.owned[number].watch.named(self.registry.newest_named(self.stream.id, number))
@@ -260,9 +261,10 @@ class Streamer:
 
     def _save(self, number: int, owned: Owned) -> list[Named]:
         """Step 7 for one partition; what its segments were named."""
-        state = owned.state.pack() if owned.state is not None else (owned.saved or b"")
         if owned.next_offset is None:
             return []
+        saved = owned.saved.head if owned.saved is not None else b""
+        state = owned.state.state() if owned.state is not None else State(head=saved)
         named = self.registry.save(
             self.stream.id,
             number,
@@ -278,6 +280,8 @@ class Streamer:
             prints=owned.prints,
             ask=self.settings.learn.new_tasks == "ask",
         )
+        if owned.state is not None:
+            owned.state.written()
         owned.watch.named((each.series, each.segment, each.task) for each in named)
         owned.boundaries, owned.events, owned.settled = [], [], []
         owned.prints, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
@@ -410,7 +414,7 @@ class Streamer:
             owned.saved = None
         return owned.state
 
-    def _partition(self, number: int, saved: bytes | None) -> Partition:
+    def _partition(self, number: int, saved: Checkpoint | None) -> Partition:
         partition = Partition(
             stream_id=self.stream.id,
             topic=self.topic,
@@ -418,7 +422,7 @@ class Streamer:
             channels=len(self.stream.channels),
             settings=self.settings,
         )
-        if saved:
+        if saved is not None and saved.head:
             partition.restore(saved)
         return partition
 

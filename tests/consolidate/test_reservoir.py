@@ -135,7 +135,8 @@ def test_a_restored_reservoir_goes_on_as_if_nothing_had_happened(
     """Seen counter and generator travel along: the next draws are the same, bit for bit."""
     undisturbed = filled(capacity, n, seed)
     state = {name: array.copy() for name, array in undisturbed.state().items()}
-    restored = Reservoir.restore(state, capacity, WINDOW, CHANNELS)
+    restored = Reservoir(capacity, WINDOW, CHANNELS)
+    restored.restore(state)
     for reservoir in (undisturbed, restored):
         reservoir.offer(items(n, n + more))
     assert held(restored) == held(undisturbed) == algorithm_r(capacity, n + more, seed)
@@ -147,7 +148,9 @@ def test_a_restored_reservoir_leaves_the_state_it_came_from() -> None:
     """A checkpoint in memory can be gone back to twice."""
     state = {name: array.copy() for name, array in filled(3, 10).state().items()}
     before = {name: array.tobytes() for name, array in state.items()}
-    Reservoir.restore(state, 3, WINDOW, CHANNELS).offer(items(10, 60))
+    restored = Reservoir(3, WINDOW, CHANNELS)
+    restored.restore(state)
+    restored.offer(items(10, 60))
     assert {name: array.tobytes() for name, array in state.items()} == before
 
 
@@ -282,7 +285,8 @@ def test_every_window_knows_its_segment_wherever_it_was_put(
     expected = Counter(origin_of(n, lengths) for n in held(reservoir))
     assert held(reservoir) == algorithm_r(capacity, sum(lengths), seed)
     assert origins(reservoir.to_bytes(NAMES)) == expected
-    again = Reservoir.restore(reservoir.state(), capacity, WINDOW, CHANNELS)
+    again = Reservoir(capacity, WINDOW, CHANNELS)
+    again.restore(reservoir.state())
     assert again.to_bytes(NAMES) == reservoir.to_bytes(NAMES)
 
 

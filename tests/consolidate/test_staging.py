@@ -15,7 +15,8 @@ from pipeline.config import Learn
 from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.staging import TAIL, Closed, Due, Staging
 from pipeline.errors import ArtifactCorrupt
-from pipeline.records import Batch, Boundary
+from pipeline.records import Batch, Boundary, IntArray
+from pipeline.records import Log as Rows
 
 CHANNELS = 2
 #: A busy machine is no failure.
@@ -170,12 +171,28 @@ class Run:
 
     def restart(self) -> None:
         """A crash: go on from a checkpoint's arrays."""
-        state = {name: np.array(array) for name, array in self.staging.state().items()}
-        self.staging = Staging.restore(state, CHANNELS, self.learn)
+        before, self.staging = self.staging, Staging(CHANNELS, self.learn)
+        self.staging.restore(before.state(self.used()))
+        for kind, log in before.logs.items():
+            of, rows = self._rows(log)
+            self.staging.logs[kind].write(of, rows, log.read(of, rows))
+
+    def used(self) -> IntArray:
+        """Slots up to the last one in use."""
+        return np.arange(max(self.slots.values(), default=-1) + 1)
+
+    def _rows(self, log: Rows) -> tuple[IntArray, IntArray]:
+        """Series and number of every row that a log keeps."""
+        _, low, high = log.spans(self.used())
+        rows = [np.arange(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        of = np.repeat(self.used(), high - low)
+        return of, np.concatenate([np.zeros(0, dtype=np.int64), *rows])
 
     def state(self) -> dict[str, tuple[Any, ...]]:
         """The checkpoint, bit for bit."""
-        return {n: (a.shape, a.dtype, a.tobytes()) for n, a in self.staging.state().items()}
+        arrays = self.staging.state(self.used())
+        arrays |= {kind: log.read(*self._rows(log)) for kind, log in self.staging.logs.items()}
+        return {n: (a.shape, a.dtype, a.tobytes()) for n, a in arrays.items()}
 
 
 @st.composite
@@ -269,7 +286,7 @@ def test_what_happens_does_not_depend_on_the_slots(
     run = Run(log, learn, numbers).polls(cuts)
     assert run.happened == plain(log, learn)
     run.restart()
-    rows = run.staging.state()["rows"]
+    rows = run.staging.state(run.used())["rows"]
     for name, slot in run.slots.items():
         assert rows[slot] == len(log.rows(name))
 
@@ -455,7 +472,8 @@ def test_a_checkpoint_is_gone_on_from_with_other_lengths(
         assert offsets == tuple(range(begin, begin + len(offsets)))
     (closed,) = [h for h in run.happened if h[1] == "closed"]
     room, now = (max(s.segment_capacity, s.adapt_after, s.refine_after) for s in (old, new))
-    grown = now if at <= room else min(room, now)
+    kept = min(at, room)
+    grown = max(kept, now) if at <= room else kept
     assert len(closed[-1]) == min(60, grown)
     after = [h for h in run.happened if h[0] > closed[0]]
     assert after == [h for h in plain(log, new) if h[0] > closed[0]]

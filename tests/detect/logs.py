@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Detect
 from pipeline.detect.boundary import BoundaryDetector
-from pipeline.records import Batch, Boundary, Settled
+from pipeline.records import Batch, Boundary, IntArray, Settled
+from pipeline.records import Log as Rows
 
 #: References are fitted early, so that a short stream reaches every part.
 QUICK = Detect(warm_up=60, fit_after=200)
@@ -118,20 +117,51 @@ def find_all(
 
 def of_series(detector: BoundaryDetector, slots: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
     """Every array of `state()` as bytes, taken apart by series: slot numbers fall away."""
-    state = detector.state()
-    river = msgspec.msgpack.decode(zlib.decompress(state.pop("river").tobytes()))
-    held, counts = state.pop("warm_slots"), state.pop("warm_counts")
-    ends = np.cumsum(counts)
-    warm = {name: state.pop(name) for name in ("warm_values", "warm_places")}
+    used = used_by(detector)
+    state, river = detector.state(used), detector.watch.state(used)
     parts: dict[str, dict[str, bytes]] = {}
     for name, slot in slots.items():
         part = {key: array[slot].tobytes() for key, array in state.items()}
-        part["river"] = msgspec.msgpack.encode(river[slot])
-        for k in np.flatnonzero(held == slot):
-            low, high = ends[k] - counts[k], ends[k]
-            part |= {key: array[low:high].tobytes() for key, array in warm.items()}
+        part["river"] = river[slot]
+        warm = detector.warm.log.read(*rows_of(detector.warm.log, used[[slot]]))
+        part |= {f"warm.{key}": warm[key].tobytes() for key in ("values", "places")}
         parts[name] = part
     return parts
+
+
+def used_by(detector: BoundaryDetector) -> IntArray:
+    """Slots up to the last one that has seen a reading."""
+    return np.arange(np.flatnonzero(detector.fields["rows"]).max(initial=-1) + 1)
+
+
+def rows_of(log: Rows, slots: IntArray) -> tuple[IntArray, IntArray]:
+    """Series and number of every row that a log keeps of them."""
+    _, low, high = log.spans(slots)
+    ends = zip(low.tolist(), high.tolist(), strict=True)
+    rows = [np.arange(a, b) for a, b in ends]
+    return np.repeat(slots, high - low), np.concatenate([np.zeros(0, dtype=np.int64), *rows])
+
+
+def restarted(detector: BoundaryDetector, settings: Detect) -> BoundaryDetector:
+    """One that goes on from the other's state."""
+    used, made = used_by(detector), BoundaryDetector(detector.channels, settings)
+    made.restore(detector.state(used), detector.watch.state(used))
+    of, rows = rows_of(detector.warm.log, used)
+    made.warm.log.write(of, rows, detector.warm.log.read(of, rows))
+    return made
+
+
+def same(one: BoundaryDetector, other: BoundaryDetector) -> bool:
+    """Whether their states are equal, bit for bit."""
+    slots = {str(slot): slot for slot in used_by(one).tolist()}
+    return of_series(one, slots) == of_series(other, slots)
+
+
+def size_of(detector: BoundaryDetector) -> int:
+    """Bytes of its state, without readings of a warm-up."""
+    used = used_by(detector)
+    arrays = sum(array.nbytes for array in detector.state(used).values())
+    return arrays + sum(map(len, detector.watch.state(used)))
 
 
 def by_series(boundaries: Sequence[Boundary]) -> dict[str, list[Boundary]]:

@@ -85,7 +85,7 @@ def test_any_cut_gives_the_blocks_of_the_whole_series(
             done[i] = min(done[i] + size[i], lengths[i])
         if poll == stop:
             again = Blocker(CHANNELS)
-            again.restore(blocker.state(5))
+            again.restore(blocker.state(np.arange(5)))
             blocker = again
     for i, whole in enumerate(series):
         count = lengths[i] // BLOCK

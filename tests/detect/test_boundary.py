@@ -14,7 +14,7 @@ from pipeline.detect import detectors
 from pipeline.detect.boundary import LOOK_BACK, BoundaryDetector
 from pipeline.detect.signals import BLOCK
 from pipeline.records import Batch, Boundary, Change
-from tests.detect.logs import QUICK, Log, feed, find, interleave
+from tests.detect.logs import QUICK, Log, feed, find, interleave, restarted, same
 
 Array = NDArray[np.float64]
 
@@ -672,11 +672,7 @@ def test_ten_thousand_series_of_ten_readings_each() -> None:
             next_offset=len(rows) * (poll + 1),
         )
         assert detector.update(batch, slots) == []
-    state = detector.state()
-    again = BoundaryDetector.restore(state, d, Detect()).state()
-    assert again.keys() == state.keys()
-    for name, array in state.items():
-        assert np.array_equal(array, again[name], equal_nan=True), name
+    assert same(restarted(detector, Detect()), detector)
 
 
 def test_a_million_readings_without_a_change_grow_nothing() -> None:
@@ -697,10 +693,10 @@ def test_a_million_readings_without_a_change_grow_nothing() -> None:
             next_offset=(poll + 1) * len(rows),
         )
         found += len(detector.update(batch, slot))
-        sizes.append({name: a.nbytes for name, a in detector.state().items() if name != "river"})
+        sizes.append({name: a.nbytes for name, a in detector.state(slot).items()})
     assert found <= 20
     assert sizes[-1] == sizes[0]
-    assert len(detector.state()["river"]) < 50_000
+    assert len(detector.watch.state(slot)[0]) < 50_000
 
 
 @pytest.mark.parametrize("rows", [1, 4, 30, 299, 300, 301])
@@ -710,14 +706,12 @@ def test_a_series_in_its_warm_up_has_no_boundary_but_a_state(rows: int) -> None:
     log = Log(np.array(["a"] * rows), np.arange(rows), np.arange(rows), values)
     detector = BoundaryDetector(4, Detect())
     assert feed(detector, log.polls([]), {"a": 0}) == []
-    again = BoundaryDetector.restore(detector.state(), 4, Detect())
-    for name, array in detector.state().items():
-        assert np.array_equal(array, again.state()[name], equal_nan=True), name
+    assert same(restarted(detector, Detect()), detector)
 
 
 def test_no_series_at_all_has_a_state_too() -> None:
     """A partition that has been assigned and not read yet is checkpointed like any other."""
-    again = BoundaryDetector.restore(BoundaryDetector(2, QUICK).state(), 2, QUICK)
+    again = restarted(BoundaryDetector(2, QUICK), QUICK)
     (boundary,) = feed(
         again, interleave({"a": shifted(400, 6.0, 700, 2)}).polls([50] * 20), {"a": 0}
     )

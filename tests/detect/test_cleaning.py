@@ -140,7 +140,7 @@ def test_a_cleaner_goes_on_from_its_state() -> None:
     starts = np.array([0, 3])
     made.clean(slots, starts, values)
     again = Cleaner(2)
-    again.restore(made.arrays(2))
+    again.restore(made.state(np.arange(2)))
     one, other = made.clean(slots, starts, values), again.clean(slots, starts, values)
     assert one.readings.tolist() == other.readings.tolist()
     assert one.missing.tolist() == other.missing.tolist()

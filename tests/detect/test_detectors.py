@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lz4.block
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from river import drift
 
 from pipeline.config import Detect
@@ -57,12 +55,13 @@ def feed(
     return proposers.update(signal, list(zip(*(columns[f] for f in features), strict=True)))
 
 
-def stored(plain: Any) -> NDArray[np.uint8]:
-    return np.frombuffer(zlib.compress(msgspec.msgpack.encode(plain)), dtype=np.uint8)
+def stored(plain: Any) -> bytes:
+    content: bytes = lz4.block.compress(msgspec.msgpack.encode(plain))
+    return content
 
 
-def read(content: NDArray[np.uint8], kinds: tuple[str, ...] = ("ADWIN",)) -> list[Any]:
-    return list(load(content, lambda: Proposers(kinds, 1)))
+def read(content: bytes, kinds: tuple[str, ...] = ("ADWIN",)) -> Proposers:
+    return load(content, Proposers(kinds, 1))
 
 
 #: The plain state of one ADWIN, and of one PageHinkley: what the forgeries below start from.
@@ -79,7 +78,7 @@ def forged(of: Proposers, **attributes: Any) -> list[Any]:
     (first, *_), *_ = (each for each in of.detectors.values() if each)
     kept = dict(zip(vars(first), plain[0], strict=True)) | attributes
     plain[0] = list(kept.values())
-    return [plain]
+    return plain
 
 
 #: A series of d = 2 sensors: two levels; two partial residuals and the joint one.
@@ -120,10 +119,8 @@ def test_a_larger_budget_is_a_larger_delta_up_to_one() -> None:
 
 def test_detectors_of_another_budget_begin_anew() -> None:
     """A restart with another budget is no error; what river saw so far was for the other one."""
-    (went_on,) = load(dump([ADWIN]), lambda: Proposers(["ADWIN"], 1))
-    (new,) = load(dump([ADWIN]), lambda: Proposers(["ADWIN"], 1, budget=100.0))
-    assert went_on is not None
-    assert new is not None
+    went_on = load(dump(ADWIN), Proposers(["ADWIN"], 1))
+    new = load(dump(ADWIN), Proposers(["ADWIN"], 1, budget=100.0))
     assert went_on.state() == ADWIN.state()
     assert new.state() == Proposers(["ADWIN"], 1, budget=100.0).state()
 
@@ -188,18 +185,11 @@ def test_every_detector_goes_on_from_its_dump_as_if_nothing_had_been(name: str, 
     whole, first = Proposers([name], 1), Proposers([name], 1)
     alarms = feed(whole, [name], "residual", values)
     found = feed(first, [name], "residual", [v[:stop] for v in values])
-    (second,) = read(dump([first]), (name,))
+    second = read(dump(first), (name,))
     rest = feed(second, [name], "residual", [v[stop:] for v in values])
     found += [(row + stop, kind) for row, kind in rest]
     assert sorted(found) == sorted(alarms)
-    assert dump([second]).tobytes() == dump([whole]).tobytes()
-
-
-def test_a_dump_keeps_which_series_have_no_detectors_yet() -> None:
-    """Series in their warm-up hold None; the others keep their slot."""
-    back = read(dump([None, ADWIN, None]))
-    assert [p is None for p in back] == [True, False, True]
-    assert back[1].state() == ADWIN.state()
+    assert dump(second) == dump(whole)
 
 
 @pytest.mark.parametrize("name", ["adwin", "os", "DummyDriftDetector", "binary", "__name__", ""])
@@ -220,45 +210,44 @@ def test_an_unknown_name_in_the_settings_names_the_key() -> None:
 
 def test_the_forgeries_start_from_states_that_load() -> None:
     """Or the refusals below would be for another reason."""
-    assert read(stored(forged(ADWIN)))[0].state() == ADWIN.state()
+    assert read(stored(ADWIN.state())).state() == ADWIN.state()
     assert read(stored(forged(PAGE_HINKLEY)), ("PageHinkley",))
 
 
 @pytest.mark.parametrize(
+    "helper",
+    [3, "text", None, [], ["river._river_rust.drift:AdaptiveWindowing", []], {"a": 1}],
+    ids=str,
+)
+def test_an_adwin_of_another_shape_is_refused(helper: Any) -> None:
+    """Only Rust's own bytes are one's state: or the stream would fail later, mid-way."""
+    with pytest.raises(DetectorStateError):
+        read(stored([helper, *ADWIN.state()[1:]]))
+
+
+@pytest.mark.parametrize(
     "attributes",
-    [
-        {"delta": "0.002"},
-        {"delta": None},
-        {"clock": [4]},
-        {"clock": {}},
-        {"_drift_detected": b"x"},
-        {"_helper": 3},
-        {"_helper": "text"},
-        {"_helper": None},
-        {"_helper": []},
-        {"_helper": ["river._river_rust.drift:AdaptiveWindowing", []]},
-        {"more": 1},
-    ],
+    [{"delta": "0.002"}, {"threshold": None}, {"alpha": [4]}, {"min_instances": {}}, {"more": 1}],
     ids=str,
 )
 def test_a_detector_of_another_shape_is_refused(attributes: dict[str, Any]) -> None:
-    """Every attribute must be what a new ADWIN has: or the stream would fail later, mid-way."""
+    """Every attribute must be what a new PageHinkley has."""
     with pytest.raises(DetectorStateError):
-        read(stored(forged(ADWIN, **attributes)))
+        read(stored(forged(PAGE_HINKLEY, **attributes)), ("PageHinkley",))
 
 
 def test_a_detector_with_an_attribute_less_is_refused() -> None:
     """Each would stand where another belongs."""
-    (state,) = forged(ADWIN)
+    first, *rest = forged(PAGE_HINKLEY)
     with pytest.raises(DetectorStateError):
-        read(stored([[state[0][:-1], *state[1:]]]))
+        read(stored([first[:-1], *rest]), ("PageHinkley",))
 
 
 def test_an_adwin_of_other_options_is_refused() -> None:
     """Its window is of another test: it would go on with river's clock of 32."""
     foreign = vars(drift.ADWIN())["_helper"].__getstate__()
     with pytest.raises(DetectorStateError, match="where a new detector has"):
-        read(stored(forged(ADWIN, _helper=foreign)))
+        read(stored([foreign, *ADWIN.state()[1:]]))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +286,7 @@ def test_a_window_holds_numbers_only(values: list[Any]) -> None:
 def test_state_of_other_settings_is_refused(kinds: tuple[str, ...], channels: int) -> None:
     """Another detector, or another number of them, would go on from something else's past."""
     with pytest.raises(DetectorStateError, match="others than the settings"):
-        list(load(dump([ADWIN]), lambda: Proposers(kinds, channels)))
+        load(dump(ADWIN), Proposers(kinds, channels))
 
 
 @pytest.mark.parametrize(
@@ -329,9 +318,9 @@ def test_bytes_of_another_kind_are_refused(content: bytes) -> None:
 
     Compressed as a dump is, and as it is.
     """
-    for given_ in (zlib.compress(content), content):
+    for given_ in (lz4.block.compress(content), content):
         with pytest.raises(DetectorStateError):
-            read(np.frombuffer(given_, dtype=np.uint8))
+            read(given_)
 
 
 def test_no_pickle_is_opened(tmp_path: Path) -> None:
@@ -343,15 +332,15 @@ def test_no_pickle_is_opened(tmp_path: Path) -> None:
             return Path.touch, (flag,)
 
     content = pickle.dumps([Trojan()])
-    for given_ in (zlib.compress(content), content):
+    for given_ in (lz4.block.compress(content), content):
         with pytest.raises(DetectorStateError):
-            read(np.frombuffer(given_, dtype=np.uint8))
+            read(given_)
     assert not flag.exists()
 
 
 def test_truncated_state_is_refused_at_any_length() -> None:
     """A half-written checkpoint, wherever it ends."""
-    content = dump([PAGE_HINKLEY])
+    content = dump(PAGE_HINKLEY)
     for length in range(len(content)):
         with pytest.raises(DetectorStateError):
             read(content[:length], ("PageHinkley",))
@@ -360,7 +349,7 @@ def test_truncated_state_is_refused_at_any_length() -> None:
 @pytest.mark.parametrize("keep", [0, 1, 20, -1])
 def test_truncated_state_of_a_rust_part_is_refused(keep: int) -> None:
     """river's Rust panics on it, and a panic is no Exception: it would pass every handler."""
-    content = ADWIN.state()[0][-1]
+    content, *rest = ADWIN.state()
     assert isinstance(content, bytes)
     with pytest.raises(DetectorStateError):
-        read(stored(forged(ADWIN, _helper=content[:keep])))
+        read(stored([content[:keep], *rest]))

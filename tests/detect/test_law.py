@@ -25,6 +25,7 @@ from tests.detect.logs import (
     hear,
     interleave,
     of_series,
+    restarted,
 )
 
 CHANNELS = 2
@@ -113,7 +114,7 @@ def test_a_series_is_the_same_in_any_company_and_at_any_slot(
     assert found.keys() == by_series(FOUND).keys()
     state = of_series(detector, slots)
     # these are the log's
-    placed = {"field.places", "field.cell_places", "carry.rest_places", "warm_places"}
+    placed = {"field.places", "field.cell_places", "carry.rest_places", "warm.places"}
     for name, part in STATE.items():
         assert {k: v for k, v in state[name].items() if k not in placed} == {
             k: v for k, v in part.items() if k not in placed
@@ -132,7 +133,7 @@ def test_a_restart_at_any_reading_goes_on_bit_for_bit(cut: list[int], stops: lis
     for low, high in pairwise([0, *stops, len(LOG)]):
         part = Log(LOG.series[:high], LOG.offsets[:high], LOG.times[:high], LOG.values[:high])
         found += feed(detector, part.polls(cut, start=low), SLOTS)
-        detector = BoundaryDetector.restore(detector.state(), CHANNELS, QUICK)
+        detector = restarted(detector, QUICK)
     assert found == FOUND
     assert of_series(detector, SLOTS) == STATE
 
@@ -213,7 +214,7 @@ def test_any_cut_and_any_restart_ends_transitions_where_they_end(
     for low, high in pairwise([0, *stops, len(LOG)]):
         part = Log(LOG.series[:high], LOG.offsets[:high], LOG.times[:high], LOG.values[:high])
         settled += hear(detector, part.polls(cut, start=low), SLOTS)[1]
-        detector = BoundaryDetector.restore(detector.state(), CHANNELS, QUICK)
+        detector = restarted(detector, QUICK)
     assert settled == SETTLED
 
 

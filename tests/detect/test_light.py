@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pipeline.config import Detect
 from pipeline.detect import reference, signals
 from pipeline.detect.boundary import BoundaryDetector
-from pipeline.detect.detectors import DetectorStateError
+from pipeline.detect.detectors import DetectorStateError, Proposers, load
 from pipeline.detect.reference import Forecaster
 from pipeline.records import Boundary
-from tests.detect.logs import feed, find, interleave, of_series
+from tests.detect.logs import feed, find, interleave, of_series, restarted, size_of
 
 LIGHT = Detect(profile="light")
 QUICK = Detect(profile="light", warm_up=60, fit_after=200)
@@ -45,7 +45,7 @@ def run(sizes: list[int], stop: int | None = None) -> tuple[list[Boundary], obje
     found = []
     for k, batch in enumerate(LOG.polls(sizes)):
         if k == stop:
-            detector = BoundaryDetector.restore(detector.state(), 3, QUICK)
+            detector = restarted(detector, QUICK)
         found += feed(detector, [batch], SLOTS)
     return found, of_series(detector, SLOTS)
 
@@ -83,11 +83,11 @@ def test_the_only_feature_of_the_residual_is_the_joint_one() -> None:
     assert light[..., 0].tolist() == full[..., -d - 1].tolist()
 
 
-def size_of(profile: str, values: NDArray[np.float64]) -> int:
+def size_with(profile: str, values: NDArray[np.float64]) -> int:
     """Bytes of a mature series: every sample is there, ADWIN's windows are as long as they get."""
     detector = BoundaryDetector(values.shape[1], Detect(profile=profile))
     feed(detector, interleave({"a": values}).polls([5000] * (len(values) // 5000)), {"a": 0})
-    return sum(array.nbytes for array in detector.state().values())
+    return size_of(detector)
 
 
 def wandering(rows: int, channels: int) -> NDArray[np.float64]:
@@ -107,7 +107,7 @@ def test_the_state_of_a_mature_series_of_eight_sensors_is_small(
     profile: str, most: int, stream: Callable[[int, int], NDArray[np.float64]]
 ) -> None:
     """64 kB on a device, 16 in a fleet. Nothing changes in noise: river keeps most of that."""
-    assert size_of(profile, stream(40_000, 8)) <= most
+    assert size_with(profile, stream(40_000, 8)) <= most
 
 
 def test_nothing_of_another_profile_is_gone_on_with() -> None:
@@ -115,4 +115,4 @@ def test_nothing_of_another_profile_is_gone_on_with() -> None:
     detector = BoundaryDetector(2, Detect())
     feed(detector, interleave({"a": noise(2000, 2)}).polls([2000]), {"a": 0})
     with pytest.raises(DetectorStateError, match="others than the settings"):
-        BoundaryDetector.restore(detector.state(), 2, LIGHT)
+        load(detector.watch.state(np.array([0]))[0], Proposers(LIGHT.detectors, 2, light=True))

@@ -16,7 +16,7 @@ from pipeline.detect.ring import UNIT
 from pipeline.detect.signals import BLOCK
 from pipeline.detect.tasks import NEW_FROM, WORTH, distance
 from pipeline.records import Boundary
-from tests.detect.logs import Log, interleave
+from tests.detect.logs import Log, interleave, restarted
 
 SETTINGS = Detect(warm_up=100, fit_after=400)
 Means = dict[str, np.ndarray]
@@ -59,7 +59,7 @@ def run(log: Log, cut: Sequence[int]) -> tuple[list[Boundary], list[Print], Boun
         found += detector.update(batch, np.array([slots[name] for name in batch.series]))
         prints += detector.prints
         if k % 7 == 3:
-            detector = BoundaryDetector.restore(detector.state(), 3, SETTINGS)
+            detector = restarted(detector, SETTINGS)
     return found, prints, detector
 
 

@@ -8,6 +8,7 @@ from pipeline.config import Database
 from pipeline.errors import StaleEpoch
 from pipeline.records import Request
 from pipeline.register import migrate
+from pipeline.register.checkpoints import State
 from pipeline.register.sql import SqlRegistry
 
 
@@ -43,7 +44,7 @@ def _round(url: str, number: int, round_: int) -> None:
         number,
         epoch,
         next_offset=round_ + 1,
-        state=b"state",
+        state=State(b"state"),
         requests=[
             Request(
                 stream_id=stream.id,
@@ -61,7 +62,7 @@ def _round(url: str, number: int, round_: int) -> None:
         registry.finish(claim, "done")
     registry.progress()
     try:
-        registry.save(stream.id, number, epoch - 1, next_offset=0, state=b"")
+        registry.save(stream.id, number, epoch - 1, next_offset=0, state=State(b""))
     except StaleEpoch:
         registry.close()
     else:

@@ -1,8 +1,9 @@
-"""Checkpoint bytes: what went in comes out, and anything else is refused."""
+"""A checkpoint's bytes: what went in comes out, and anything else is refused."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,93 +12,160 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from safetensors.numpy import save
+from sqlalchemy import delete, select, update
 
-from pipeline.errors import RegistryError
-from pipeline.register.checkpoints import FORMAT, pack, unpack
+from pipeline.config import Database
+from pipeline.errors import ArtifactCorrupt, RegistryError, StaleEpoch
+from pipeline.register import tables as t
+from pipeline.register.checkpoints import (
+    AT_ONCE,
+    FORMAT,
+    Key,
+    Piece,
+    State,
+    pack,
+    pack_head,
+    unpack,
+    unpack_head,
+)
+from pipeline.register.sql import SqlRegistry, Stream
+from tests.register.making import Clock, opened
 
 KINDS = st.sampled_from([np.bool_, np.uint8, np.int32, np.int64, np.float32, np.float64])
 ARRAYS = st.dictionaries(
-    st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).map("part.".__add__),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=12),
     KINDS.flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0))),
     max_size=4,
 )
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-META = st.dictionaries(st.text(), JSON, max_size=3)
 
 
-@given(arrays=ARRAYS, meta=META)
-def test_what_was_packed_is_unpacked(arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> None:
+@given(arrays=ARRAYS)
+def test_what_was_packed_is_unpacked(arrays: dict[str, NDArray[Any]]) -> None:
     """A restart goes on from exactly the state that was left: every bit, shape, kind and name."""
-    found, head = unpack(pack(arrays, meta))
-    assert head == meta
+    found = unpack(pack(arrays))
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
         assert found[name].tobytes() == array.tobytes()
 
 
-@given(arrays=ARRAYS, meta=META)
-def test_equal_contents_have_equal_bytes(
-    arrays: dict[str, NDArray[Any]], meta: dict[str, Any]
-) -> None:
+@given(arrays=ARRAYS)
+def test_equal_contents_have_equal_bytes(arrays: dict[str, NDArray[Any]]) -> None:
     """Two runs are compared by their checkpoints' bytes: the order of making must not show."""
-    backwards = dict(reversed(arrays.items())), dict(reversed(meta.items()))
-    assert pack(*backwards) == pack(arrays, meta)
-
-
-def test_a_view_with_gaps_is_packed_by_its_cells() -> None:
-    """State is often a slice of a larger array; its neighbours must not come along."""
-    whole = np.arange(24, dtype=np.int64).reshape(4, 6)
-    for view in (whole[::2, 1::2], whole.T, whole[::-1]):
-        found, _ = unpack(pack({"view": view}, {}))
-        assert np.array_equal(found["view"], view)
-
-
-def test_another_format_is_refused_with_advice() -> None:
-    """Bytes of another version of tidemark are never misread as this one's."""
-    text = json.dumps({"format": FORMAT + 1, "meta": {}}).encode()
-    content = save({"__meta__": np.frombuffer(text, dtype=np.uint8)})
-    with pytest.raises(RegistryError, match=rf"format {FORMAT + 1}, .* reads {FORMAT}: go on"):
-        unpack(content)
-
-
-@pytest.mark.parametrize("head", [b"", b"{", b"[]", b"1", b"null", b"{}", b'"format"', b"\xff"])
-def test_a_strange_head_is_refused(head: bytes) -> None:
-    """safetensors that something else wrote may hold anything under our name."""
-    content = save({"__meta__": np.frombuffer(head, dtype=np.uint8)})
-    with pytest.raises(RegistryError):
-        unpack(content)
-
-
-def test_tensors_without_a_head_are_refused() -> None:
-    """The weights of a model are no checkpoint, though they are safetensors."""
-    with pytest.raises(RegistryError, match="not a checkpoint"):
-        unpack(save({"weight": np.zeros(3)}))
+    assert pack(dict(reversed(arrays.items()))) == pack(arrays)
 
 
 @given(content=st.binary(max_size=200))
 def test_garbage_is_refused(content: bytes) -> None:
     """A worker that reads garbage says so in one line, instead of crashing somewhere inside."""
-    with pytest.raises(RegistryError, match="not a checkpoint") as refused:
-        unpack(content)
-    assert "\n" not in str(refused.value)
+    for read in (unpack, unpack_head):
+        with pytest.raises(RegistryError) as refused:
+            read(content)
+        assert "\n" not in str(refused.value)
 
 
-@given(cut=st.integers(0, 10_000), flip=st.integers(1, 255))
-def test_damaged_bytes_are_refused_or_of_the_same_shape(cut: int, flip: int) -> None:
-    """Damage in the structure is noticed here; in the values, by the sha256 beside the bytes."""
-    whole = pack({"a": np.arange(5.0), "b": np.ones((2, 3), np.float32)}, {"series": ["p1"]})
-    at = cut % len(whole)
+def test_another_format_is_refused_with_advice() -> None:
+    """Bytes of another version of tidemark are never misread as this one's."""
+    head = json.dumps({"format": FORMAT + 1}).encode()
+    with pytest.raises(RegistryError, match=rf"format {FORMAT + 1}, .* reads {FORMAT}: go on"):
+        unpack_head(head)
+    with pytest.raises(RegistryError, match=r"of an earlier kind, .*: go on with the version"):
+        unpack_head(pack({"rows": np.zeros(3)}))
+
+
+@pytest.mark.parametrize("head", [b"", b"{", b"[]", b"1", b"null", b"{}", b'"format"', b"\xff"])
+def test_a_strange_head_is_refused(head: bytes) -> None:
     with pytest.raises(RegistryError):
-        unpack(whole[:at])
-    damaged = whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :]
-    try:
-        arrays, _ = unpack(damaged)
-    except RegistryError:
-        return
-    assert sum(array.nbytes for array in arrays.values()) <= len(whole)
+        unpack_head(head)
+
+
+def test_a_head_is_read_as_it_was_written() -> None:
+    assert unpack_head(pack_head({"series": 3})) == {"format": FORMAT, "series": 3}
+
+
+# In SQL ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(at_head: Database) -> Iterator[SqlRegistry]:
+    with opened(at_head, Clock()) as registry:
+        yield registry
+
+
+@pytest.fixture
+def stream(registry: SqlRegistry) -> Stream:
+    return registry.open_stream("readings", ("a",))
+
+
+def put(registry: SqlRegistry, stream: Stream, epoch: int, state: State, end: int = 1) -> None:
+    registry.save(stream.id, 0, epoch, next_offset=end, state=state)
+
+
+def stored(registry: SqlRegistry, stream: Stream, partition: int = 0) -> list[Piece]:
+    return list(registry.acquire(stream.id, partition, "reader").pieces)
+
+
+A, B = Piece("series", 0, 0, b"a"), Piece("series", 1, 0, b"b\x00")
+CHUNK = Piece("head", 0, (7 << 32) + 2, b"chunk")
+
+
+def test_pieces_are_written_changed_and_forgotten(registry: SqlRegistry, stream: Stream) -> None:
+    """What is not named stays; numbers are beyond 32 bits; another partition has its own."""
+    epoch = registry.acquire(stream.id, 0, "w").epoch
+    put(registry, stream, epoch, State(b"h", pieces=[A, B, CHUNK]))
+    put(registry, stream, epoch, State(b"h", pieces=[A._replace(content=b"new")]), 2)
+    registry.save(
+        stream.id,
+        1,
+        registry.acquire(stream.id, 1, "w").epoch,
+        next_offset=1,
+        state=State(b"h", pieces=[A]),
+    )
+    assert stored(registry, stream) == [CHUNK, A._replace(content=b"new"), B]
+    epoch = registry.acquire(stream.id, 0, "w").epoch
+    put(registry, stream, epoch, State(b"h", gone=[Key(*CHUNK[:3]), Key("tail", 9, 9)]), 3)
+    assert stored(registry, stream) == [A._replace(content=b"new"), B]
+    assert stored(registry, stream, 1) == [A]
+
+
+def test_more_pieces_than_go_at_once(registry: SqlRegistry, stream: Stream) -> None:
+    many = [Piece("series", slot, 0, str(slot).encode()) for slot in range(AT_ONCE + 1)]
+    epoch = registry.acquire(stream.id, 0, "w").epoch
+    put(registry, stream, epoch, State(b"h", pieces=iter(many)))
+    assert stored(registry, stream) == many
+    epoch = registry.acquire(stream.id, 0, "w").epoch
+    put(registry, stream, epoch, State(b"h", gone=[Key(*piece[:3]) for piece in many]), 2)
+    assert stored(registry, stream) == []
+
+
+def test_a_former_owner_writes_no_piece(registry: SqlRegistry, stream: Stream) -> None:
+    """Nor does a checkpoint that fails half-way: all of it, or nothing."""
+    old = registry.acquire(stream.id, 0, "old").epoch
+    put(registry, stream, registry.acquire(stream.id, 0, "new").epoch, State(b"h", pieces=[A]))
+    with pytest.raises(StaleEpoch):
+        put(registry, stream, old, State(b"h", pieces=[B], gone=[Key(*A[:3])]), 2)
+
+    def broken():
+        yield B
+        raise OSError("the disk is gone")
+
+    epoch = registry.acquire(stream.id, 0, "new").epoch
+    with pytest.raises(OSError, match="the disk is gone"):
+        put(registry, stream, epoch, State(b"other", pieces=broken()), 2)
+    assert stored(registry, stream) == [A]
+
+
+@pytest.mark.parametrize("column", ["content", "crc32"])
+def test_a_changed_piece_is_refused(registry: SqlRegistry, stream: Stream, column: str) -> None:
+    """One line that names it; the refusal takes no epoch."""
+    epoch = registry.acquire(stream.id, 0, "w").epoch
+    put(registry, stream, epoch, State(b"h", pieces=[A, CHUNK]))
+    other = {"content": b"A", "crc32": 5}[column]
+    with registry.engine.begin() as conn:
+        pieces = t.checkpoint_pieces
+        conn.execute(update(pieces).where(pieces.c.kind == "series").values({column: other}))
+    with pytest.raises(ArtifactCorrupt, match="partition 0: series 0/0 was changed"):
+        registry.acquire(stream.id, 0, "w")
+    with registry.engine.begin() as conn:
+        assert conn.execute(select(t.checkpoints.c.epoch)).scalar() == epoch
+        conn.execute(delete(t.checkpoint_pieces))

@@ -14,6 +14,7 @@ from pipeline.config import Database
 from pipeline.detect.prints import Print
 from pipeline.detect.tasks import NEW_FROM, Fingerprint, distance, merge
 from pipeline.records import Named
+from pipeline.register.checkpoints import State
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.serve.lineage import Lineage
 from tests.register.making import (
@@ -99,7 +100,7 @@ class Partitions:
             partition,
             self.epochs[partition],
             next_offset=1,
-            state=b"",
+            state=State(b""),
             prints=prints,
             **more,
         )

@@ -30,7 +30,7 @@ from pipeline.errors import (
 from pipeline.records import Claim, Request, Version
 from pipeline.register import ledger, requests, versions
 from pipeline.register import tables as t
-from pipeline.register.checkpoints import Checkpoint
+from pipeline.register.checkpoints import Checkpoint, State
 from pipeline.register.engine import reading, writing
 from pipeline.register.ledger import broken
 from pipeline.register.requests import FOLD_LIMIT, LONGEST_S, PAUSE_S
@@ -161,7 +161,7 @@ class RegistryContract:
         assert registry.progress() == (0, 0)
         for partition, end in ((0, 70), (1, 11)):
             epoch = registry.acquire(stream.id, partition, "w").epoch
-            registry.save(stream.id, partition, epoch, next_offset=end, state=b"s")
+            registry.save(stream.id, partition, epoch, next_offset=end, state=State(b"s"))
         registry.acquire(stream.id, 2, "w")  # no checkpoint yet
         for segment in range(3):
             registry.submit(asked(stream, segment))
@@ -179,10 +179,10 @@ class RegistryContract:
     def test_each_owner_has_a_larger_epoch(self, registry: SqlRegistry, stream: Stream) -> None:
         """A new owner goes on from the last checkpoint, under an epoch of its own."""
         first = registry.acquire(stream.id, 3, "w1")
-        assert first == Checkpoint(epoch=1, next_offset=None, state=None)
-        registry.save(stream.id, 3, 1, next_offset=42, state=b"\x00state\xff")
+        assert first == Checkpoint(epoch=1, next_offset=None)
+        registry.save(stream.id, 3, 1, next_offset=42, state=State(b"\x00state\xff"))
         again = registry.acquire(stream.id, 3, "w2")
-        assert again == Checkpoint(epoch=2, next_offset=42, state=b"\x00state\xff")
+        assert again == Checkpoint(epoch=2, next_offset=42, state=State(b"\x00state\xff"))
         assert column(registry.engine, "SELECT owner FROM checkpoints") == ["w2"]
         assert registry.acquire(stream.id, 4, "w1").epoch == 1
 
@@ -202,7 +202,7 @@ class RegistryContract:
         version = next_version(registry, stream)
         old = registry.acquire(stream.id, 0, "w1").epoch
         new = registry.acquire(stream.id, 0, "w2").epoch
-        registry.save(stream.id, 0, new, next_offset=5, state=b"new")
+        registry.save(stream.id, 0, new, next_offset=5, state=State(b"new"))
         before = everything(registry.engine)
         for epoch in (old, new + 1):
             with pytest.raises(StaleEpoch, match=f"epoch {epoch} is over"):
@@ -211,7 +211,7 @@ class RegistryContract:
                     0,
                     epoch,
                     next_offset=9,
-                    state=b"old",
+                    state=State(b"old"),
                     boundaries=[boundary()],
                     requests=[asked(stream)],
                     artifacts={"a": ("segment", b"readings")},
@@ -224,7 +224,7 @@ class RegistryContract:
     ) -> None:
         """No row is no ownership."""
         with pytest.raises(StaleEpoch):
-            registry.save(stream.id, 0, 0, next_offset=1, state=b"")
+            registry.save(stream.id, 0, 0, next_offset=1, state=State(b""))
         assert everything(registry.engine)["checkpoints"] == []
 
     def test_saving_races_with_a_new_owner(
@@ -235,7 +235,7 @@ class RegistryContract:
             epoch = registry.acquire(stream.id, partition, "w1").epoch
             saved, seen = race(
                 lambda p=partition, e=epoch: registry.save(
-                    stream.id, p, e, next_offset=7, state=b"s", boundaries=[boundary()]
+                    stream.id, p, e, next_offset=7, state=State(b"s"), boundaries=[boundary()]
                 ),
                 lambda p=partition: second.acquire(stream.id, p, "w2"),
             )
@@ -254,7 +254,7 @@ class RegistryContract:
             0,
             epoch,
             next_offset=1200,
-            state=b"state",
+            state=State(b"state"),
             boundaries=[boundary(1), boundary(2), boundary(1, series="other")],
             requests=[asked(stream, 1), asked(stream, 1, reason="refine")],
             artifacts={"any": ("segment", b"readings"), "other": ("reservoir", b"kept")},
@@ -297,7 +297,7 @@ class RegistryContract:
             0,
             epoch,
             next_offset=10,
-            state=b"before",
+            state=State(b"before"),
             boundaries=[boundary(1)],
             requests=[asked(stream, 1)],
             scored=[(1, 0, 10)],
@@ -310,7 +310,7 @@ class RegistryContract:
             "scored": [(1, 10, 20)],
         } | fault
         with pytest.raises(error):
-            registry.save(stream.id, 0, epoch, next_offset=20, state=b"after", **parts)
+            registry.save(stream.id, 0, epoch, next_offset=20, state=State(b"after"), **parts)
         assert everything(registry.engine) == before
 
     def test_a_save_with_a_request_that_is_there_keeps_everything_else(
@@ -319,10 +319,15 @@ class RegistryContract:
         """A segment that becomes due again under other settings must not stop its partition."""
         epoch = registry.acquire(stream.id, 0, "w").epoch
         first = asked(stream, 1)
-        registry.save(stream.id, 0, epoch, next_offset=10, state=b"one", requests=[first])
+        registry.save(stream.id, 0, epoch, next_offset=10, state=State(b"one"), requests=[first])
         longer = replace(first, inputs={"segment": "longer"})
         registry.save(
-            stream.id, 0, epoch, next_offset=20, state=b"two", requests=[longer, asked(stream, 2)]
+            stream.id,
+            0,
+            epoch,
+            next_offset=20,
+            state=State(b"two"),
+            requests=[longer, asked(stream, 2)],
         )
         assert registry.acquire(stream.id, 0, "w").next_offset == 20
         claim = claimed(registry)
@@ -332,7 +337,7 @@ class RegistryContract:
     def test_a_damaged_checkpoint_is_refused(self, registry: SqlRegistry, stream: Stream) -> None:
         """Nobody goes on from a state that is not the one saved, and the refusal takes no epoch."""
         epoch = registry.acquire(stream.id, 0, "w").epoch
-        registry.save(stream.id, 0, epoch, next_offset=1, state=b"state")
+        registry.save(stream.id, 0, epoch, next_offset=1, state=State(b"state"))
         change(registry.engine, "UPDATE checkpoints SET state = :bad", bad=b"stale")
         before = everything(registry.engine)
         with pytest.raises(ArtifactCorrupt, match="partition 0 does not match its hash"):
@@ -354,9 +359,9 @@ class RegistryContract:
             [(one.id, 50, 51)],  # rolled back
         ):
             end = ranges[-1][2] if ranges else end
-            registry.save(stream.id, 0, epoch, next_offset=end, state=b"", scored=ranges)
+            registry.save(stream.id, 0, epoch, next_offset=end, state=State(b""), scored=ranges)
         other = registry.acquire(stream.id, 1, "w").epoch
-        registry.save(stream.id, 1, other, next_offset=9, state=b"", scored=[(one.id, 0, 9)])
+        registry.save(stream.id, 1, other, next_offset=9, state=State(b""), scored=[(one.id, 0, 9)])
         rows = everything(registry.engine)["scored"]
         assert [row[2:] for row in rows] == [
             (0, one.id, 0, 25),
@@ -373,10 +378,17 @@ class RegistryContract:
         """Two answers to "which version scored this?" would be none."""
         version = next_version(registry, stream)
         epoch = registry.acquire(stream.id, 0, "w").epoch
-        registry.save(stream.id, 0, epoch, next_offset=10, state=b"", scored=[(version.id, 0, 10)])
+        registry.save(
+            stream.id, 0, epoch, next_offset=10, state=State(b""), scored=[(version.id, 0, 10)]
+        )
         with pytest.raises(RegistryError, match=f"partition 0: offsets {first} to 10 scored twice"):
             registry.save(
-                stream.id, 0, epoch, next_offset=20, state=b"", scored=[(version.id, first, 20)]
+                stream.id,
+                0,
+                epoch,
+                next_offset=20,
+                state=State(b""),
+                scored=[(version.id, first, 20)],
             )
 
     # Artifacts --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pipeline import cli
 from pipeline.config import Database
 from pipeline.errors import PipelineError
 from pipeline.records import Request, SensorEvent
+from pipeline.register.checkpoints import State
 from pipeline.register.migrate import head
 from pipeline.register.sql import SqlRegistry
 from tests.brokers import free_ports
@@ -202,7 +203,7 @@ def test_what_happened_to_sensors_is_told_as_a_table_and_as_json(tidemark, tmp_p
         time=1_700_000_000_000_000,
     )
     epoch = registry.acquire(stream.id, 3, "a").epoch
-    registry.save(stream.id, 3, epoch, next_offset=45, state=b"s", events=[frozen])
+    registry.save(stream.id, 3, epoch, next_offset=45, state=State(b"s"), events=[frozen])
     registry.close()
     assert json.loads(tidemark("audit", "events", "--json").stdout) == [
         {

@@ -18,9 +18,10 @@ from pipeline.errors import RegistryError, SourceError, StaleEpoch
 from pipeline.ingest.memory import MemorySink, MemorySource, Message
 from pipeline.records import Records
 from pipeline.register import tables as t
-from pipeline.register.checkpoints import unpack
+from pipeline.register.checkpoints import Piece
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
+from pipeline.run.pieces import rows_of
 from pipeline.run.stream import Streamer
 from pipeline.run.trainer import Trainer
 from pipeline.serve.lineage import Lineage
@@ -85,6 +86,7 @@ def state(registry: SqlRegistry) -> tuple[Any, ...]:
     with registry.engine.connect() as conn:
         return (
             conn.execute(select(t.checkpoints.c.next_offset, t.checkpoints.c.sha256)).all(),
+            set(conn.execute(select(t.checkpoint_pieces)).all()),
             conn.execute(
                 select(*[c for c in t.boundaries.c if c.name not in ("id", "recorded")])
             ).all(),
@@ -150,8 +152,12 @@ def test_a_partition_s_first_series_are_the_ones_it_has(registry, settings, log,
     drain(streamer(most, registry, of_many(log), sink, polls=polls))
     assert refused(sink) == [i for i in range(20, len(log), 10) if i != 100]
     with registry.engine.connect() as conn:
-        content = conn.execute(select(t.checkpoints.c.state)).scalar()
-    names = unpack(content)[1]["series"]
+        pieces = conn.execute(
+            select(*[t.checkpoint_pieces.c[name] for name in Piece._fields])
+            .where(t.checkpoint_pieces.c.kind == "series")
+            .order_by(t.checkpoint_pieces.c.slot)
+        )
+        names = [row.name for row in rows_of([Piece(*piece) for piece in pieces])]
     assert names == ["new 0", "press 1", "press 2", "press 0", "new 10"]
 
 

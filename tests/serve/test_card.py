@@ -15,6 +15,7 @@ from pipeline.config import Database
 from pipeline.consolidate.readings import Readings
 from pipeline.errors import PipelineError
 from pipeline.records import Decision
+from pipeline.register.checkpoints import State
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.serve.card import Card, Learned, Left, Live, Measured, page
 from pipeline.serve.lineage import Lineage
@@ -69,7 +70,7 @@ def second_version(registry: SqlRegistry, stream: Stream) -> str:
     epoch = registry.acquire(stream.id, 0, "owner").epoch
     request = asked(stream, inputs={"segment": sha})
     registry.save(
-        stream.id, 0, epoch, next_offset=2000, state=b"s", boundaries=[boundary()],
+        stream.id, 0, epoch, next_offset=2000, state=State(b"s"), boundaries=[boundary()],
         requests=[request],
     )  # fmt: skip
     registry.submit(replace(by_hand(stream), actor="a\x1bda"))

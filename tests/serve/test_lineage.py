@@ -16,6 +16,7 @@ from sqlalchemy import event
 from pipeline.config import Database
 from pipeline.errors import PipelineError, StaleEpoch
 from pipeline.records import Request, SensorEvent, Settled, Version
+from pipeline.register.checkpoints import State
 from pipeline.register.engine import writing
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.serve.answers import iso
@@ -235,7 +236,7 @@ def save(registry: SqlRegistry, stream: Stream, segments: int) -> None:
         0,
         epoch,
         next_offset=2000,
-        state=b"",
+        state=State(b""),
         boundaries=[boundary(n, at=(500 + n) * SECOND) for n in range(1, segments + 1)],
         requests=[asked(stream, n) for n in range(1, segments + 1)],
     )
@@ -387,11 +388,21 @@ def test_the_boundary_is_the_one_of_the_same_partition_and_series(
     for known, partition in ((stream, 1), (other, 0)):
         epoch = registry.acquire(known.id, partition, "w").epoch
         registry.save(
-            known.id, partition, epoch, next_offset=1, state=b"", boundaries=[boundary(1)]
+            known.id,
+            partition,
+            epoch,
+            next_offset=1,
+            state=State(b""),
+            boundaries=[boundary(1)],
         )
     epoch = registry.acquire(stream.id, 0, "w").epoch
     registry.save(
-        stream.id, 0, epoch, next_offset=1, state=b"", boundaries=[boundary(1, series="fan")]
+        stream.id,
+        0,
+        epoch,
+        next_offset=1,
+        state=State(b""),
+        boundaries=[boundary(1, series="fan")],
     )
     registry.submit(asked(stream, 1))
     register(registry, claimed(registry), promoted(), parent=None)
@@ -657,15 +668,15 @@ def test_the_end_of_a_transition_is_kept_with_its_boundary(
     """Found in one checkpoint, over in the next; the one of the same segment elsewhere is not."""
     save(registry, stream, 2)
     other = registry.acquire(stream.id, 1, "worker").epoch
-    registry.save(stream.id, 1, other, next_offset=9, state=b"", boundaries=[boundary(2)])
+    registry.save(stream.id, 1, other, next_offset=9, state=State(b""), boundaries=[boundary(2)])
     end = Settled(
         series="pump", segment=2, end_row=150, end_offset=1150, end_time=1_700_000_000_000_000
     )
     epoch = registry.acquire(stream.id, 0, "worker").epoch
     with pytest.raises(StaleEpoch):
-        registry.save(stream.id, 0, epoch - 1, next_offset=9, state=b"", settled=[end])
+        registry.save(stream.id, 0, epoch - 1, next_offset=9, state=State(b""), settled=[end])
     assert [b["end_row"] for b in lineage.boundaries("readings")] == [None, None, None]
-    registry.save(stream.id, 0, epoch, next_offset=3000, state=b"", settled=[end])
+    registry.save(stream.id, 0, epoch, next_offset=3000, state=State(b""), settled=[end])
     first, second, elsewhere = lineage.boundaries("readings")
     assert (first["end_row"], elsewhere["end_row"]) == (None, None)
     assert (second["end_row"], second["end_offset"]) == (150, 1150)
@@ -679,7 +690,13 @@ def test_a_boundary_and_its_end_may_come_in_one_checkpoint(
     end = Settled(series="pump", segment=1, end_row=96, end_offset=1096, end_time=0)
     epoch = registry.acquire(stream.id, 0, "worker").epoch
     registry.save(
-        stream.id, 0, epoch, next_offset=9, state=b"", boundaries=[boundary()], settled=[end]
+        stream.id,
+        0,
+        epoch,
+        next_offset=9,
+        state=State(b""),
+        boundaries=[boundary()],
+        settled=[end],
     )
     assert [b["end_row"] for b in lineage.boundaries("readings")] == [96]
 
@@ -691,14 +708,16 @@ def test_what_happened_to_a_sensor_is_told_by_name(registry: SqlRegistry, lineag
     silent = SensorEvent(
         series="p", channel=1, kind="sensor_silent", row=40, offset=44, time=1_700_000_000_000_000
     )
-    registry.save(stream.id, 0, checkpoint.epoch, next_offset=45, state=b"s", events=[silent])
+    registry.save(
+        stream.id, 0, checkpoint.epoch, next_offset=45, state=State(b"s"), events=[silent]
+    )
     with pytest.raises(StaleEpoch):
         registry.save(
             stream.id,
             0,
             checkpoint.epoch - 1,
             next_offset=60,
-            state=b"s",
+            state=State(b"s"),
             events=[replace(silent, kind="sensor_back", row=50, offset=55)],
         )
     assert lineage.events("plant") == [

@@ -1,0 +1,262 @@
+"""A partition's series as pieces: one row each, and chunks of what only grows.
+
+A checkpoint writes those that have changed. Equal states are equal pieces, however many
+checkpoints there were on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ArtifactCorrupt
+from pipeline.records import CHUNK, IntArray, Log
+from pipeline.register.checkpoints import Key, Piece
+
+#: Kind of the piece that holds what a series is beside its logs.
+SERIES = "series"
+#: Chunks that a generation of a log has, at most.
+MOST = 1 << 32
+#: Series whose rows are made at once.
+AT_ONCE = 1000
+
+Arrays = dict[str, NDArray[Any]]
+#: Name, type and shape of one series' part of an array.
+Layout = list[tuple[str, str, list[int]]]
+
+
+class Stage(Protocol):
+    """Something with arrays that are stacked over the series."""
+
+    def state(self, slots: IntArray) -> Arrays:
+        """Arrays (S, ...) of some series."""
+
+
+class River(Protocol):
+    """The detectors of many series."""
+
+    def state(self, slots: IntArray) -> list[bytes]:
+        """Of some series, as bytes."""
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """A series: its name, its part of all arrays, river's bytes, the rows that fill no chunk."""
+
+    name: str
+    arrays: bytes
+    river: bytes
+    newest: list[bytes]
+
+
+class Span(NamedTuple):
+    """Chunks of a log that are kept, by series: generation, first and end number (S,)."""
+
+    generation: IntArray
+    low: IntArray
+    high: IntArray
+
+
+class Pieces:
+    """Which series have changed since they were written, and which chunks are in SQL.
+
+    Parameters
+    ----------
+    stages, river, logs
+        What a series is made of.
+    """
+
+    def __init__(self, stages: Mapping[str, Stage], river: River, logs: Mapping[str, Log]) -> None:
+        self.stages, self.river, self.logs = stages, river, logs
+        self._changed = np.zeros(0, dtype=np.bool_)
+        #: (3, slots) the `Span` of each log that is in SQL; and what `take` gave.
+        self._written = {kind: np.zeros((3, 0), dtype=np.int64) for kind in logs}
+        self._taken: tuple[IntArray, dict[str, Span]] | None = None
+
+    def touch(self, slots: IntArray) -> None:
+        """These series have changed."""
+        self._grow(int(slots.max(initial=-1)) + 1)
+        self._changed[slots] = True
+
+    def _grow(self, slots: int) -> None:
+        more = slots - len(self._changed)
+        if more > 0:
+            self._changed = np.pad(self._changed, (0, more))
+            self._written = {k: np.pad(a, ((0, 0), (0, more))) for k, a in self._written.items()}
+
+    # Out --------------------------------------------------------------------------------------
+
+    def take(self, names: Sequence[str]) -> tuple[Iterator[Piece], list[Key]]:
+        """What has changed since `written`, and the chunks that are gone; names: of all series."""
+        slots = np.flatnonzero(self._changed)
+        now = {kind: _span(log, slots) for kind, log in self.logs.items()}
+        new, gone = [self._rows(slots, names)], []
+        for kind, log in self.logs.items():
+            added, dropped = _differences(slots, Span(*self._written[kind][:, slots]), now[kind])
+            new.append(_chunks(kind, log, added))
+            gone += [Key(kind, slot, number) for slot, number in dropped.tolist()]
+        self._taken = slots, now
+        return chain.from_iterable(new), gone
+
+    def written(self) -> None:
+        """What `take` gave is in SQL."""
+        if self._taken is None:
+            return
+        slots, now = self._taken
+        for kind, span in now.items():
+            self._written[kind][:, slots] = span
+        self._changed[slots], self._taken = False, None
+
+    def layout(self) -> Layout:
+        """How the arrays of a series lie in its row."""
+        arrays = self._arrays(np.zeros(0, dtype=np.int64))
+        return [(name, a.dtype.str, list(a.shape[1:])) for name, a in arrays.items()]
+
+    def _arrays(self, slots: IntArray) -> Arrays:
+        return {
+            f"{stage}.{name}": array
+            for stage, of in self.stages.items()
+            for name, array in of.state(slots).items()
+        }
+
+    def _rows(self, slots: IntArray, names: Sequence[str]) -> Iterator[Piece]:
+        for begin in range(0, len(slots), AT_ONCE):
+            some = slots[begin : begin + AT_ONCE]
+            joined = np.concatenate([_bytes(a) for a in self._arrays(some).values()], axis=1)
+            newest = zip(*(_newest(log, some) for log in self.logs.values()), strict=True)
+            river = self.river.state(some)
+            for slot, arrays, detectors, rest in zip(
+                some.tolist(), joined, river, newest, strict=True
+            ):
+                row = Row(names[slot], arrays.tobytes(), detectors, list(rest))
+                yield Piece(SERIES, slot, 0, msgspec.msgpack.encode(row))
+
+    # In ---------------------------------------------------------------------------------------
+
+    def fill(self, kind: str, chunks: Sequence[Piece], newest: Sequence[bytes]) -> None:
+        """Put the rows of a log back, of every series; its spans are known already.
+
+        Raises
+        ------
+        ArtifactCorrupt
+            A chunk is missing, or there is one that does not belong.
+        """
+        log, slots = self.logs[kind], np.arange(len(newest), dtype=np.int64)
+        self._grow(len(slots))
+        span = _span(log, slots)
+        self._written[kind] = np.stack(span)
+        found = np.array([(p.slot, p.number) for p in chunks], dtype=np.int64).reshape(-1, 2)
+        if not np.array_equal(found, _numbers(slots, span.generation, span.low, span.high)):
+            raise ArtifactCorrupt(f"checkpoint: chunks of {kind} that are missing, or too many")
+        rest, rows = _rest(log, slots)
+        of = np.concatenate([np.repeat(found[:, 0], CHUNK), rest])
+        rows = np.concatenate([_rows_of(found[:, 1]), rows])
+        content = b"".join([*(p.content for p in chunks), *newest])
+        if len(content) != len(of) * log.dtype.itemsize:
+            raise ArtifactCorrupt(f"checkpoint: rows of {kind} that are missing, or too many")
+        log.write(of, rows, np.frombuffer(content, dtype=log.dtype))
+
+
+def rows_of(pieces: Sequence[Piece]) -> list[Row]:
+    """The rows of all series; ArtifactCorrupt if one is missing or no row."""
+    if [piece.slot for piece in pieces] != list(range(len(pieces))):
+        raise ArtifactCorrupt("checkpoint: a series is missing")
+    try:
+        return [msgspec.msgpack.decode(piece.content, type=Row) for piece in pieces]
+    except msgspec.MsgspecError as exc:
+        raise ArtifactCorrupt(f"checkpoint: {exc}") from None
+
+
+def arrays_of(rows: Sequence[Row], layout: Layout) -> dict[str, Arrays]:
+    """Stage -> arrays (S, ...) of all series."""
+    sizes = [np.dtype(dtype).itemsize * int(np.prod(shape)) for _, dtype, shape in layout]
+    content = b"".join([row.arrays for row in rows])
+    if len(content) != len(rows) * sum(sizes):
+        raise ArtifactCorrupt("checkpoint: a series of another shape")
+    joined = np.frombuffer(content, dtype=np.uint8).reshape(len(rows), sum(sizes))
+    stages: dict[str, Arrays] = {}
+    at = 0
+    for (full, dtype, shape), size in zip(layout, sizes, strict=True):
+        stage, _, name = full.partition(".")
+        part = np.ascontiguousarray(joined[:, at : at + size])
+        stages.setdefault(stage, {})[name] = part.view(dtype).reshape(len(rows), *shape)
+        at += size
+    return stages
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """(S, bytes) of an array (S, ...)."""
+    n = len(array)
+    size = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(n, size)
+
+
+# Chunks of a log ------------------------------------------------------------------------------
+
+
+def _span(log: Log, slots: IntArray) -> Span:
+    """The whole chunks of which a row is kept."""
+    generation, low, high = log.spans(slots)
+    high = high // CHUNK
+    return Span(generation, np.minimum(low // CHUNK, high), high)
+
+
+def _differences(slots: IntArray, before: Span, now: Span) -> tuple[IntArray, IntArray]:
+    """(N, 2) series and number of the chunks that are new, and of those that are gone."""
+    same = before.generation == now.generation
+    first = np.where(same, np.maximum(before.high, now.low), now.low)
+    end = np.where(same, np.minimum(now.low, before.high), before.high)
+    return (
+        _numbers(slots, now.generation, first, now.high),
+        _numbers(slots, before.generation, before.low, end),
+    )
+
+
+def _numbers(slots: IntArray, generation: IntArray, low: IntArray, high: IntArray) -> IntArray:
+    """(N, 2) series and number of the chunks low <= k < high (S,) of each."""
+    of, k = _ranges(low, high)
+    return np.stack([slots[of], generation[of] * MOST + k], axis=1)
+
+
+def _ranges(low: IntArray, high: IntArray) -> tuple[IntArray, IntArray]:
+    """(N,) index and number of all low <= k < high (S,)."""
+    counts = np.maximum(high - low, 0)
+    of = np.repeat(np.arange(len(low)), counts)
+    return of, np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts) + low[of]
+
+
+def _rows_of(numbers: IntArray) -> IntArray:
+    """(N * CHUNK,) rows of chunks by number."""
+    rows: IntArray = ((numbers % MOST)[:, None] * CHUNK + np.arange(CHUNK)).ravel()
+    return rows
+
+
+def _chunks(kind: str, log: Log, numbers: IntArray) -> Iterator[Piece]:
+    size = CHUNK * log.dtype.itemsize
+    for begin in range(0, len(numbers), AT_ONCE):
+        some = numbers[begin : begin + AT_ONCE]
+        content = log.read(np.repeat(some[:, 0], CHUNK), _rows_of(some[:, 1])).tobytes()
+        for i, (slot, number) in enumerate(some.tolist()):
+            yield Piece(kind, slot, number, content[i * size : (i + 1) * size])
+
+
+def _rest(log: Log, slots: IntArray) -> tuple[IntArray, IntArray]:
+    """(N,) series and row of what fills no chunk."""
+    _, low, high = log.spans(slots)
+    of, rows = _ranges(np.maximum(low, high // CHUNK * CHUNK), high)
+    return slots[of], rows
+
+
+def _newest(log: Log, slots: IntArray) -> Iterator[bytes]:
+    """The rows of each series that fill no chunk."""
+    of, rows = _rest(log, slots)
+    content = log.read(of, rows).tobytes()
+    ends = np.searchsorted(of, slots, side="right") * log.dtype.itemsize
+    begin = 0
+    for end in ends.tolist():
+        yield content[begin:end]
+        begin = end
