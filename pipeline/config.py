@@ -79,6 +79,14 @@ class Kafka(Section, frozen=True, kw_only=True):
         int,
         Meta(ge=1000, le=LARGEST, description="A silent process loses its partitions after, in ms"),
     ] = 45_000
+    group_instance_id: Annotated[
+        str,
+        Meta(description="Name of this process that outlives a restart, its own; empty: none"),
+    ] = ""
+    assignment: Annotated[
+        Literal["range", "cooperative-sticky"],
+        Meta(description="How the group shares partitions out; the same for all of its members"),
+    ] = "range"
     max_poll_interval_ms: Annotated[
         Count, Meta(description="Longest time between two polls, in ms")
     ] = 300_000
@@ -347,6 +355,10 @@ class Run(Section, frozen=True, kw_only=True):
     restart_limit: Annotated[
         Count, Meta(description="Restarts of a crashed child before `run` gives up")
     ] = 5
+    outage_limit_s: Annotated[
+        NotNegative,
+        Meta(description="A broker or database that is away is waited for, in seconds"),
+    ] = 300.0
     metrics_port: Annotated[
         int, Meta(ge=0, le=65535, description="Prometheus metrics on loopback; 0: off")
     ] = 0

@@ -11,12 +11,24 @@ class SettingsError(PipelineError):
     """A setting is unknown, of the wrong type or out of range. Nothing starts; exit code 2."""
 
 
+class Away(PipelineError):
+    """Something outside gives no answer now. It is asked again until run.outage_limit_s."""
+
+
 class SourceError(PipelineError):
     """Records cannot be read or written: the broker, topic or file is not there."""
 
 
+class BrokerAway(SourceError, Away):
+    """The broker gives no answer now."""
+
+
 class RegistryError(PipelineError):
     """The database is not there, or its schema is not at head."""
+
+
+class DatabaseAway(RegistryError, Away):
+    """The database takes no transaction now; the whole of it may be tried again."""
 
 
 class StaleEpoch(RegistryError):

@@ -9,7 +9,10 @@ from pipeline.records import Records
 
 
 class Owner(Protocol):
-    """Who is told which partitions are its own; called inside `Source.poll`, never beside it."""
+    """Who is told which partitions are its own; called inside `Source.poll`, never beside it.
+
+    `lost` may also come while the owner waits for a database, and so in the midst of his work.
+    """
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """These are yours now. Answers the offset to go on from, where it knows one."""
@@ -37,6 +40,9 @@ class Source(Protocol):
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         """Tell the broker how far each partition is done: the offset of the next record."""
+
+    def rejoin(self) -> None:
+        """Give every partition up and ask anew: what comes back is `assigned` in a later poll."""
 
     def lag(self) -> dict[int, int]:
         """Records still to come, for every assigned partition."""

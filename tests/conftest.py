@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,16 @@ def embedded_kafka() -> Iterator[EmbeddedBroker]:
     """An embedded broker of its own for each test, with a topic `readings` of two partitions."""
     with EmbeddedBroker({"readings": 2}) as broker:
         yield broker
+
+
+@pytest.fixture
+def forgotten_sockets() -> Iterator[None]:
+    """For a broker that goes away: kafka-python leaves the sockets of failed attempts to the
+    collector, so they are collected here, and no other test answers for them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
+        yield
+        gc.collect()
 
 
 # Databases ------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from pipeline.config import Kafka
-from pipeline.errors import SourceError
+from pipeline.errors import BrokerAway, SourceError
 
 #: How long a broker may take to answer at all before we say so, in milliseconds.
 ANSWER_MS = 5000
@@ -184,13 +184,25 @@ def first_line(exc: BaseException) -> str:
 
 @contextmanager
 def translated(kafka: Kafka) -> Iterator[None]:
-    """Kafka's failures as a SourceError of one line that names the broker."""
+    """Kafka's failures as a SourceError of one line that names the broker.
+
+    Raises
+    ------
+    BrokerAway
+        It may answer another time; kafka-python says so of most failures that pass.
+    """
     started = time.monotonic()
     try:
         yield
     except (KafkaError, OSError, AssertionError) as exc:
         after = time.monotonic() - started
-        raise SourceError(
+        kind = BrokerAway if _passing(exc) else SourceError
+        raise kind(
             f"Kafka at {kafka.bootstrap_servers} (kafka.bootstrap_servers): "
             f"{first_line(exc)} (after {after:.0f} s)"
         ) from exc
+
+
+def _passing(exc: BaseException) -> bool:
+    away = (OSError, KafkaTimeoutError)
+    return isinstance(exc, away) or getattr(exc, "retriable", False)

@@ -20,11 +20,15 @@ from pipeline.ingest.kafka_client import (
     reach,
     translated,
 )
+from pipeline.outage import Outage
 
 #: Longest wait of one `send`: the topic is not there, or the buffer is full, in milliseconds.
 SEND_MS = 10_000
-#: Longest wait of `flush` for acknowledgements, in seconds.
-FLUSH_S = 60
+#: Wait of `flush` for acknowledgements before the broker counts as away, in seconds.
+FLUSH_S = 5
+#: Longest time in which a record has to be acknowledged where outages are shorter; else this much
+#: longer than they are, so that none is given up that is still waited for; in seconds.
+DELIVERY_S = 120
 #: The first protocol whose brokers are sure to know the idempotent producer; the embedded one
 #: speaks 2.3.
 IDEMPOTENT_SINCE = (2, 4)
@@ -34,7 +38,12 @@ class KafkaSink:
     """A producer whose `flush` answers for everything sent before it.
 
     It is idempotent (a retry is not a second record) wherever the broker can be; see
-    IDEMPOTENT_SINCE.
+    IDEMPOTENT_SINCE. It keeps what is sent while the broker is away.
+
+    Parameters
+    ----------
+    outage
+        How long `flush` waits for a broker that is away; by default not at all.
 
     Raises
     ------
@@ -42,9 +51,11 @@ class KafkaSink:
         No broker answers within ANSWER_MS, or the codec's module is not installed.
     """
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Kafka, outage: Outage | None = None) -> None:
         self.kafka = kafka
+        self.outage = outage or Outage("broker")
         self._failures: list[BaseException] = []
+        self._sent = False
         if not importable(kafka.compression):
             raise SourceError(install(kafka.compression))
         version = api_version(kafka)
@@ -58,6 +69,7 @@ class KafkaSink:
                 linger_ms=20,
                 batch_size=256 * 1024,
                 max_block_ms=SEND_MS,
+                delivery_timeout_ms=int(DELIVERY_S + self.outage.limit_s) * 1000,
             )
 
     def require(self, topics: Sequence[str]) -> None:
@@ -100,12 +112,18 @@ class KafkaSink:
         except SourceError as exc:
             raise SourceError(f"cannot send to {topic}: {exc}") from exc
         future.add_errback(self._failures.append)
+        self._sent = True
 
     def flush(self) -> None:
         """Wait for every acknowledgement; SourceError if one is missing."""
+        if self._sent:  # without a record nobody would hear whether the broker is there
+            self.outage.ask(self._flush)
+            self._sent = False
+        self._raise_failures()
+
+    def _flush(self) -> None:
         with translated(self.kafka):
             self._producer.flush(timeout=FLUSH_S)
-        self._raise_failures()
 
     def close(self) -> None:
         """Flush, for a moment, and leave; SourceError if something was not acknowledged."""

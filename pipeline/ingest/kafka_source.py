@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.config import Kafka
-from pipeline.errors import SourceError
+from pipeline.errors import BrokerAway, SourceError
 from pipeline.ingest.kafka_client import (
     ANSWER_MS,
     ISOLATION,
@@ -21,6 +24,7 @@ from pipeline.ingest.kafka_client import (
     reach,
     translated,
 )
+from pipeline.outage import Outage
 from pipeline.ports import Owner
 from pipeline.records import Records
 
@@ -28,6 +32,7 @@ log = structlog.get_logger()
 
 #: Longest wait for the log's ends, which only the lag gauges need, in milliseconds.
 ENDS_MS = 1000
+ASSIGNORS = {"range": RangePartitionAssignor, "cooperative-sticky": CooperativeStickyAssignor}
 
 
 class KafkaSource:
@@ -39,6 +44,8 @@ class KafkaSource:
         Broker, group and fetch settings.
     topic
         What to follow; it is never created from here.
+    outage
+        How long to poll a broker that is away; by default not at all.
 
     Raises
     ------
@@ -46,16 +53,18 @@ class KafkaSource:
         No broker answers within ANSWER_MS.
     """
 
-    def __init__(self, kafka: Kafka, topic: str) -> None:
+    def __init__(self, kafka: Kafka, topic: str, outage: Outage | None = None) -> None:
         self.kafka = kafka
         self.topic = topic
+        self.outage = outage or Outage("broker")
         self._listener: _Listener | None = None
-        self._away = False
         with translated(kafka):
             reach(kafka)
             self._consumer = KafkaConsumer(
                 **connection(kafka),
                 group_id=kafka.group_id,
+                group_instance_id=kafka.group_instance_id or None,
+                partition_assignment_strategy=[ASSIGNORS[kafka.assignment]],
                 enable_auto_commit=False,
                 auto_offset_reset=kafka.auto_offset_reset,
                 isolation_level=ISOLATION,
@@ -69,8 +78,10 @@ class KafkaSource:
     def subscribe(self, owner: Owner) -> None:
         """Join the group; `owner` hears of its partitions during `poll`.
 
-        It is called while `poll` waits, from kafka-python's own thread: it may commit, but must
-        not ask for the lag. What it raises, `poll` raises, and from then on nothing is polled.
+        `assigned` is called once `poll` has waited, and may take its time. `revoked` and `lost` are
+        called while `poll` or `idle` waits, from kafka-python's own thread: they may commit, but
+        must not ask for the lag. What the owner raises, `poll` raises, and from then on nothing is
+        polled.
 
         Raises
         ------
@@ -92,10 +103,17 @@ class KafkaSource:
             raise listener.failure
         try:
             polled = self._fetch(timeout_s)
-        except SourceError:
+        except SourceError as exc:
             if listener.failure is not None:
                 raise listener.failure from None
-            raise
+            if not isinstance(exc, BrokerAway):
+                raise
+            self.outage.note(exc)
+            time.sleep(timeout_s)
+            return []
+        if polled:
+            self.outage.over()
+        self._take_over(listener)
         if listener.sought:
             self._check(listener.sought)
         return [
@@ -114,10 +132,57 @@ class KafkaSource:
     def _fetch(self, timeout_s: float) -> dict[TopicPartition, list[Any]]:
         with translated(self.kafka):
             self._remember_the_join()
+            self._consumer.resume(*self._consumer.paused() - self._waiting())
             polled: dict[TopicPartition, list[Any]] = self._consumer.poll(
                 timeout_ms=int(timeout_s * 1000), max_records=self.kafka.max_poll_records
             )
         return polled
+
+    def _waiting(self) -> set[TopicPartition]:
+        """Partitions that nobody has taken over yet."""
+        return set(self._listener.waiting) if self._listener else set()
+
+    def _take_over(self, listener: _Listener) -> None:
+        """Tell the owner of its new partitions, and seek to where it wants to go on."""
+        fresh = self._waiting()
+        if not fresh:
+            return
+        where = listener.tell(listener.owner.assigned, fresh) or {}
+        with translated(self.kafka):
+            for partition in fresh & set(listener.waiting):
+                listener.waiting.discard(partition)
+                if partition.partition in where:
+                    self._consumer.seek(partition, where[partition.partition])
+                    listener.sought[partition] = where[partition.partition]
+                fresh.discard(partition)
+        if fresh:  # gone while the owner took them over
+            listener.tell(listener.owner.lost, fresh)
+
+    def idle(self, seconds: float) -> None:
+        """Stay in the group and take no record: the owner waits for something else.
+
+        He can write nothing meanwhile: what is revoked, he is told, is lost.
+        """
+        until = time.monotonic() + seconds
+        listener = self._listener
+        if listener is not None:
+            self._consumer.pause(*self._consumer.assignment())
+            listener.idle = True
+            try:
+                with translated(self.kafka):
+                    self._consumer.poll(timeout_ms=int(seconds * 1000))
+            except BrokerAway:
+                pass
+            finally:
+                listener.idle = False
+        time.sleep(max(0.0, until - time.monotonic()))
+
+    def rejoin(self) -> None:
+        """Leave the group; the next poll joins anew, as a new member that has nothing."""
+        coordinator = self._consumer._coordinator  # noqa: SLF001
+        with translated(self.kafka):
+            coordinator.maybe_leave_group(timeout_ms=ANSWER_MS)
+        coordinator.rejoining = False
 
     def _remember_the_join(self) -> None:
         """Have a join that an earlier poll began, and had no time to end, ended by the next one.
@@ -164,25 +229,24 @@ class KafkaSource:
                 self._consumer.commit_async(offsets, callback=lambda *_: None)
 
     def lag(self) -> dict[int, int]:
-        """Records still to come, for every assigned partition; empty if the broker is away."""
-        assigned = list(self._consumer.assignment())
-        if not assigned:
-            return {}
-        try:
-            ends = self._consumer.end_offsets(assigned, timeout_ms=ENDS_MS)
-            at = {p: self._consumer.position(p, timeout_ms=ENDS_MS) for p in assigned}
-        except KafkaError as exc:
-            self._note(away=True, why=str(exc))
-            return {}
-        self._note(away=False)
-        return {p.partition: max(0, ends[p] - at[p]) for p in assigned if at[p] is not None}
+        """Records still to come, for every assigned partition; empty if the broker is away.
 
-    def _note(self, *, away: bool, **facts: str) -> None:
-        """One line when the broker goes, one when it is back."""
-        if away != self._away:
-            self._away = away
-            event = "broker_away" if away else "broker_back"
-            log.warning(event, bootstrap_servers=self.kafka.bootstrap_servers, **facts)
+        Raises
+        ------
+        BrokerAway
+            For longer than it is waited for.
+        """
+        assigned = list(self._consumer.assignment() - self._waiting())
+        some = assigned or [TopicPartition(self.topic, 0)]
+        try:
+            with translated(self.kafka):
+                ends = self._consumer.end_offsets(some, timeout_ms=ENDS_MS)
+                at = {p: self._consumer.position(p, timeout_ms=ENDS_MS) for p in assigned}
+        except BrokerAway as exc:
+            self.outage.note(exc)
+            return {}
+        self.outage.over()
+        return {p.partition: max(0, ends[p] - at[p]) for p in assigned if at[p] is not None}
 
     def close(self) -> None:
         """Leave the group at once, without another commit; the owner is not told."""
@@ -193,10 +257,11 @@ class KafkaSource:
 
 
 class _Listener(ConsumerRebalanceListener):
-    """Passes kafka-python's calls on to an Owner, and seeks where it wants to go on.
+    """Passes kafka-python's calls on to an Owner; new partitions wait, paused, for `_take_over`.
 
     A partition that the owner has no offset for starts at its beginning (`reset` is `earliest`) or
-    end (`latest`), whatever the group has committed.
+    end (`latest`), whatever the group has committed: without a place of its own at once,
+    kafka-python would look that up, and might find it after the owner has said another.
 
     kafka-python keeps only the text of what a listener raises, and would go on without the seek:
     so the exception is kept here, and the source polls no more.
@@ -209,32 +274,33 @@ class _Listener(ConsumerRebalanceListener):
         self.start = consumer.seek_to_beginning if earliest else consumer.seek_to_end
         self.failure: Exception | None = None
         self.closed = False
+        #: Whether the owner is in the midst of something else.
+        self.idle = False
+        #: Assigned, and not taken over yet.
+        self.waiting: set[TopicPartition] = set()
         #: Offsets that the owner asked for and nobody has looked for in the log yet.
         self.sought: dict[TopicPartition, int] = {}
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        where = self._tell(self.owner.assigned, assigned) or {}
-        for partition in assigned:
-            if partition.partition in where:
-                self.consumer.seek(partition, where[partition.partition])
-                self.sought[partition] = where[partition.partition]
-            else:
-                self.start(partition)
+        self.consumer.pause(*assigned)
+        self.start(*assigned)
+        self.waiting |= set(assigned)
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         self._forget(revoked)
-        self._tell(self.owner.revoked, revoked)
+        self.tell(self.owner.lost if self.idle else self.owner.revoked, revoked)
 
     def on_partitions_lost(self, lost: Sequence[TopicPartition]) -> None:
         self._forget(lost)
-        self._tell(self.owner.lost, lost)
+        self.tell(self.owner.lost, lost)
 
     def _forget(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
+            self.waiting.discard(partition)
             self.sought.pop(partition, None)
 
-    def _tell(
-        self, method: Callable[[list[int]], Any], partitions: Sequence[TopicPartition]
+    def tell(
+        self, method: Callable[[list[int]], Any], partitions: Collection[TopicPartition]
     ) -> Any:
         if self.closed or not partitions:
             return None

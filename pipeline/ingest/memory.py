@@ -51,6 +51,10 @@ class MemorySource:
         """Keep how far each partition is done."""
         self.committed |= next_offsets
 
+    def rejoin(self) -> None:
+        """Every partition is assigned again at the next poll."""
+        self._position = {}
+
     def lag(self) -> dict[int, int]:
         """Records not polled yet."""
         return {p: len(self.partitions[p]) - at for p, at in self._position.items()}

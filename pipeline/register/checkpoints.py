@@ -212,6 +212,19 @@ def write(
         )
 
 
+def stands_at(
+    conn: Connection, stream_id: int, partition: int, epoch: int, next_offset: int
+) -> bool:
+    """Whether the owner of that epoch has written this checkpoint already.
+
+    Each of its checkpoints lies beyond the one that it went on from, so there is none but its own.
+    """
+    c = checkpoints.c
+    mine = (c.stream_id == stream_id) & (c.partition == partition) & (c.epoch == epoch)
+    there = select(c.epoch).where(mine, c.next_offset == next_offset)
+    return conn.execute(there).first() is not None
+
+
 def reached(conn: Connection) -> int:
     """Sum of the offsets that all partitions' checkpoints stand at."""
     return int(conn.execute(select(func.sum(checkpoints.c.next_offset))).scalar() or 0)

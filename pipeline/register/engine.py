@@ -11,10 +11,35 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+)
 
 from pipeline.config import Database
-from pipeline.errors import RegistryError
+from pipeline.errors import DatabaseAway, RegistryError
+
+#: PostgreSQL's states after which the same transaction may succeed: serialization failure,
+#: deadlock, lock not available, a server that shuts down or comes up, one that only reads, as a
+#: former primary does after a failover.
+PASSING_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "25006"}
+#: Classes of states: connection exceptions, insufficient resources.
+PASSING_CLASSES = {"08", "53"}
+#: SQLite's codes, without their extensions: busy, locked, disk full, a race for the log's locks.
+PASSING_CODES = {5, 6, 13, 15}
+#: What a server's refusal of a connection says, which has no state, where trying is of no use.
+REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password")
+#: libpq's options that find a silent server, in seconds and milliseconds; the URL may differ.
+ALIVE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 def now_us() -> int:
@@ -42,6 +67,8 @@ def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
             options["connect_args"] = {"timeout": database.busy_timeout_s}
         else:
             options["isolation_level"] = "READ COMMITTED"
+            known = {name: value for name, value in ALIVE.items() if name not in url.query}
+            options["connect_args"] = known
         engine = create_engine(url, pool_pre_ping=True, **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
         raise RegistryError(f"database.url: {_first_line(exc)}") from None
@@ -77,15 +104,38 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translated(engine: Engine) -> Iterator[None]:
-    """Turn a database's failures into RegistryError; broken invariants pass as they are."""
+    """Turn a database's failures into RegistryError; broken invariants pass as they are.
+
+    Raises
+    ------
+    DatabaseAway
+        The whole transaction may succeed another time; nobody knows whether a commit that was not
+        answered did already.
+    """
     try:
         yield
     except IntegrityError:
         raise
     except DBAPIError as exc:
-        raise RegistryError(
-            f"database {shown(engine.url)}: {_first_line(exc.orig or exc)}"
-        ) from exc
+        said = f"database {shown(engine.url)}: {_first_line(exc.orig or exc)}"
+        if not passing(exc):
+            raise RegistryError(said) from exc
+        if engine.dialect.name == "postgresql":
+            engine.dispose()  # the other connections lead to the same server
+        raise DatabaseAway(said) from exc
+
+
+def passing(exc: DBAPIError) -> bool:
+    """Whether the transaction that failed is worth another try."""
+    orig = exc.orig
+    code = getattr(orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in PASSING_CODES
+    state = getattr(orig, "sqlstate", None)
+    if state is not None:
+        return state in PASSING_STATES or state[:2] in PASSING_CLASSES
+    refused = any(words in str(orig) for words in REFUSALS)
+    return exc.connection_invalidated or (isinstance(exc, OperationalError) and not refused)
 
 
 def shown(url: URL) -> str:

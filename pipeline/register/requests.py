@@ -108,13 +108,15 @@ def admit(conn: Connection, claim_: Claim, *, at: int) -> Claim | None:
     ledger.lock(conn)
     hold(conn, claim_)
     ids = [claim_.id, *(number for number, _ in claim_.folded)]
-    refused = conn.execute(
-        select(requests.c.id, requests.c.attempts, tasks.c.number, tasks.c.kind)
+    not_learned = conn.execute(
+        select(requests.c.id, requests.c.status, requests.c.attempts, tasks.c.number, tasks.c.kind)
         .join(tasks, tasks.c.id == requests.c.task_id)
         .where(requests.c.id.in_(ids), tasks.c.kind != "normal")
         .order_by(requests.c.id)
     ).all()
-    for row in refused:
+    for row in not_learned:
+        if row.status not in ("claimed", "folded"):  # refused by an earlier call
+            continue
         outcome = f"task {row.number} {NOT_LEARNED[row.kind]}"
         values: dict[str, Any] = {"owner": None, "lease_until": None, "folded_into": None}
         values["outcome"] = outcome
@@ -126,7 +128,7 @@ def admit(conn: Connection, claim_: Claim, *, at: int) -> Claim | None:
         kind = "request_released" if row.kind == "asked" else "request_done"
         facts = {"request": row.id, "outcome": outcome}
         ledger.append(conn, kind, facts, at=at, stream_id=claim_.request.stream_id)
-    gone = {row.id for row in refused}
+    gone = {row.id for row in not_learned}
     if claim_.id in gone:
         _unfold(conn, [claim_.id])
         return None
@@ -144,10 +146,14 @@ def renew(conn: Connection, claim_: Claim, until: int) -> None:
     _change(conn, claim_, {"lease_until": until})
 
 
-def finish(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> None:
-    """The request and those folded into it are done; LeaseLost if the claim is not ours."""
+def finish(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> bool:
+    """The request and those folded into it are done; LeaseLost if the claim is not ours.
+
+    The answer: whether this call did it, not an earlier one of the same claim.
+    """
     ledger.lock(conn)
-    _change(conn, claim_, {"status": "done", "finished": at, "outcome": outcome})
+    if not _change(conn, claim_, {"status": "done", "finished": at, "outcome": outcome}):
+        return False
     folded = [number for number, _ in claim_.folded]
     if folded:
         conn.execute(
@@ -155,27 +161,36 @@ def finish(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> None:
             .where(requests.c.id.in_(folded))
             .values(status="done", finished=at, outcome=f"with request {claim_.id}: {outcome}")
         )
+    return True
+
+
+def is_done(conn: Connection, claim_: Claim) -> bool:
+    """Whether this very claim has ended its request."""
+    c = requests.c
+    this = (c.id == claim_.id) & (c.fence == claim_.fence) & (c.status == "done")
+    return conn.execute(select(c.id).where(this)).first() is not None
 
 
 def finish_without_version(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> None:
     """Nothing had to be trained."""
-    finish(conn, claim_, outcome, at=at)
-    facts = {"folded": [number for number, _ in claim_.folded], "outcome": outcome}
-    _note(conn, claim_, "request_done", facts, at)
+    if finish(conn, claim_, outcome, at=at):
+        facts = {"folded": [number for number, _ in claim_.folded], "outcome": outcome}
+        _note(conn, claim_, "request_done", facts, at)
 
 
 def release(conn: Connection, claim_: Claim, reason: str, *, at: int) -> None:
     """Pending again at once, and so is what was folded; it does not count as an attempt."""
-    _give_back(conn, claim_, reason, {"status": "pending", "attempts": claim_.attempts - 1})
-    _note(conn, claim_, "request_released", {"reason": reason}, at)
+    if _give_back(conn, claim_, reason, {"status": "pending", "attempts": claim_.attempts - 1}):
+        _note(conn, claim_, "request_released", {"reason": reason}, at)
 
 
 def fail(conn: Connection, claim_: Claim, reason: str, *, retry: bool, at: int) -> None:
     """Failed: pending again after a pause, or failed for good; what was folded is pending again."""
     pause = min(PAUSE_S * 2 ** (claim_.attempts - 1), LONGEST_S) * 1_000_000
     later: dict[str, Any] = {"status": "pending", "not_before": at + pause}
-    _give_back(conn, claim_, reason, later if retry else {"status": "failed", "finished": at})
-    _note(conn, claim_, "request_failed", {"reason": reason, "retry": retry}, at)
+    failed = later if retry else {"status": "failed", "finished": at}
+    if _give_back(conn, claim_, reason, failed):
+        _note(conn, claim_, "request_failed", {"reason": reason, "retry": retry}, at)
 
 
 def hold(conn: Connection, claim_: Claim) -> None:
@@ -273,16 +288,24 @@ def _unfold(conn: Connection, ids: Sequence[int]) -> None:
     )
 
 
-def _give_back(conn: Connection, claim_: Claim, reason: str, values: dict[str, Any]) -> None:
+def _give_back(conn: Connection, claim_: Claim, reason: str, values: dict[str, Any]) -> bool:
     ledger.lock(conn)
-    _change(conn, claim_, values | {"owner": None, "lease_until": None, "outcome": reason})
-    _unfold(conn, [claim_.id])
+    given = _change(conn, claim_, values | {"owner": None, "lease_until": None, "outcome": reason})
+    if given:
+        _unfold(conn, [claim_.id])
+    return given
 
 
-def _change(conn: Connection, claim_: Claim, values: dict[str, Any]) -> None:
-    """Change the claimed row if it still is this claim's."""
-    if conn.execute(update(requests).where(_is_ours(claim_)).values(**values)).rowcount != 1:
+def _change(conn: Connection, claim_: Claim, values: dict[str, Any]) -> bool:
+    """Change the claimed row if it still is this claim's; False: this claim has ended so before."""
+    if conn.execute(update(requests).where(_is_ours(claim_)).values(**values)).rowcount == 1:
+        return True
+    c = requests.c
+    ended = (c.id == claim_.id) & (c.fence == claim_.fence) & (c.status != "claimed")
+    row = conn.execute(select(c.status, c.outcome).where(ended)).first()
+    if row is None or row != (values.get("status"), values.get("outcome")):
         raise _lost(claim_)
+    return False
 
 
 def _is_ours(claim_: Claim) -> ColumnElement[bool]:

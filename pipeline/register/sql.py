@@ -1,8 +1,9 @@
-"""Registry over SQL; each method is one transaction."""
+"""Registry over SQL; each method is one transaction, and asked again as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
 from pipeline.detect.prints import Print
+from pipeline.outage import Outage
 from pipeline.records import (
     Boundary,
     Candidate,
@@ -46,17 +48,46 @@ from pipeline.register.tasks import Asked, Task
 __all__ = ["SqlRegistry", "Stream", "journal_mode"]
 
 
+def _asked_again(registry: type[SqlRegistry]) -> type[SqlRegistry]:
+    """Have every public method waited for while the database is away."""
+
+    def waiting(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def wait(self: SqlRegistry, *args: Any, **kwargs: Any) -> Any:
+            return self.outage.ask(lambda: method(self, *args, **kwargs))
+
+        return wait
+
+    for name, method in list(vars(registry).items()):
+        if not name.startswith("_") and name != "close":
+            setattr(registry, name, waiting(method))
+    return registry
+
+
+@_asked_again
 class SqlRegistry:
     """Everything that is kept, on SQLite or PostgreSQL.
+
+    A commit whose answer was lost is asked for again. So a method that was done already answers the
+    same and does nothing; only a claim stays behind, until its lease is over.
 
     Parameters
     ----------
     clock
         Microseconds since 1970 UTC.
+    outage
+        How long to wait for a database that is away; by default not at all.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], int] = now_us) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], int] = now_us,
+        outage: Outage | None = None,
+    ) -> None:
         self.database = database
+        self.outage = outage or Outage("database")
         self.clock = clock
         self.engine = connect(database)
 
@@ -126,6 +157,8 @@ class SqlRegistry:
         """
         with writing(self.engine) as conn:
             at = self.clock()
+            if checkpoints.stands_at(conn, stream_id, partition, epoch, next_offset):
+                return naming.last_named(conn, stream_id, partition) if prints else []
             checkpoints.write(
                 conn, stream_id, partition, epoch, next_offset=next_offset, state=state, at=at
             )

@@ -38,7 +38,12 @@ class Made:
 
 
 def register(conn: Connection, claim: Claim, made: Made, *, at: int) -> Version:
-    """Artifacts, version, metrics, R's row, request done, promotion, ledger."""
+    """Artifacts, version, metrics, R's row, request done, promotion, ledger.
+
+    The version that this claim has made already, if it has.
+    """
+    if (version_id := _made_by(conn, claim)) is not None:
+        return _version(conn, version_id)
     stream_id = claim.request.stream_id
     number = next_number(conn, t.versions, stream_id)
     word = "promoted" if made.decision.promote else "rejected"
@@ -185,6 +190,14 @@ def move(conn: Connection, version_id: int, before: str, after: str) -> bool:
     """Change a version's status if it still is `before`; whether it was."""
     this = (t.versions.c.id == version_id) & (t.versions.c.status == before)
     return conn.execute(update(t.versions).where(this).values(status=after)).rowcount == 1
+
+
+def _made_by(conn: Connection, claim: Claim) -> int | None:
+    """The version that ended a claim's request."""
+    if not requests.is_done(conn, claim):
+        return None
+    made = select(t.versions.c.id).where(t.versions.c.request_id == claim.id)
+    return conn.execute(made).scalar()
 
 
 def _row(conn: Connection, claim: Claim, made: Made, number: int, at: int) -> dict[str, Any]:

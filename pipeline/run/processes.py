@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import structlog
 
 from pipeline.config import Settings
+from pipeline.errors import PipelineError
+from pipeline.outage import Outage
 from pipeline.register.sql import SqlRegistry
 
 log = structlog.get_logger()
@@ -31,21 +35,21 @@ def stream(settings: Settings, stop: threading.Event) -> None:
     _pin_threads(settings)
     check(settings.detect.detectors, settings.detect.error_channel)
     check_model(settings.score, len(settings.stream.channels), settings.stream.label)
-    registry = _registry(settings)
-    source = KafkaSource(settings.kafka, settings.stream.topic)
-    sink = KafkaSink(settings.kafka)
+    broker = Outage("broker", settings.run.outage_limit_s, stop)
     metrics = Metrics()
     metrics.serve(settings.run.metrics_port)
-    try:
+    with ExitStack() as stack:
+        registry = stack.enter_context(_registry(settings, stop))
+        sink = broker.ask(lambda: KafkaSink(settings.kafka, broker))
+        stack.push(_closing(sink.close))
+        source = broker.ask(lambda: KafkaSource(settings.kafka, settings.stream.topic, broker))
+        stack.push(_closing(source.close))
+        registry.outage.pause = broker.pause = source.idle
         streamer = Streamer(
             settings, source, sink, registry, owner=owner_name("stream"), metrics=metrics
         )
         log.info("stream_started", topic=settings.stream.topic)
         streamer.run(stop.is_set)
-    finally:
-        source.close()
-        sink.close()
-        registry.close()
     log.info("stream_stopped")
 
 
@@ -56,12 +60,9 @@ def train(settings: Settings, stop: threading.Event) -> None:
 
     _pin_threads(settings)
     check(settings.score, len(settings.stream.channels), settings.stream.label)
-    registry = _registry(settings)
-    try:
+    with _registry(settings, stop) as registry:
         log.info("train_started")
         Trainer(settings, registry, owner=owner_name("train")).run(stop)
-    finally:
-        registry.close()
     log.info("train_stopped")
 
 
@@ -69,19 +70,35 @@ def schedule(settings: Settings, stop: threading.Event) -> None:
     """Request what is due until `stop` is set."""
     from pipeline.run.scheduler import Scheduler
 
-    registry = _registry(settings)
-    try:
+    with _registry(settings, stop) as registry:
         log.info("schedule_started")
         Scheduler(settings, registry, owner=owner_name("schedule")).run(stop)
-    finally:
-        registry.close()
     log.info("schedule_stopped")
 
 
-def _registry(settings: Settings) -> SqlRegistry:
-    registry = SqlRegistry(settings.database)
-    registry.check_schema()
-    return registry
+def _closing(close: Callable[[], None]) -> Callable[..., None]:
+    """An exit that closes; if something has failed already, that is what is told."""
+
+    def leave(kind: object, failure: BaseException | None, trace: object) -> None:
+        try:
+            close()
+        except PipelineError:
+            if failure is None:
+                raise
+
+    return leave
+
+
+@contextmanager
+def _registry(settings: Settings, stop: threading.Event) -> Iterator[SqlRegistry]:
+    """The registry at head; an outage of its database is waited out."""
+    outage = Outage("database", settings.run.outage_limit_s, stop)
+    registry = SqlRegistry(settings.database, outage=outage)
+    try:
+        registry.check_schema()
+        yield registry
+    finally:
+        registry.close()
 
 
 def _pin_threads(settings: Settings) -> None:

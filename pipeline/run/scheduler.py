@@ -8,6 +8,7 @@ several; one before the stream's first day is not.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -15,7 +16,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from pipeline.config import Settings
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.errors import Away, PipelineError, SettingsError
 from pipeline.records import Request
 from pipeline.register.sql import SqlRegistry
 
@@ -38,14 +39,20 @@ class Scheduler:
         self.trigger = cron(settings)
 
     def run(self, stop: threading.Event) -> None:
-        """Keep the lease and request what is due until `stop` is set."""
+        """Keep the lease and request what is due until `stop` is set.
+
+        Raises
+        ------
+        Away
+            The database is, for longer than it is waited for.
+        """
         scheduler = BackgroundScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "misfire_grace_time": None}
         )
         if self.trigger is None:
             log.info("nothing_scheduled", key="schedule.retrain_cron")
         else:
-            scheduler.add_job(self.request_due, self.trigger, id="retrain")
+            scheduler.add_job(self._request_on_time, self.trigger, id="retrain")
         scheduler.start()
         try:
             while True:
@@ -58,13 +65,20 @@ class Scheduler:
     def request_due(self, now: datetime | None = None) -> int | None:
         """Insert the request of the last due time; its id, or None if there is nothing to do.
 
-        A database that is away is told and tried again.
+        What goes wrong is told and tried again.
         """
         try:
             return self._request_due(now or datetime.now(UTC))
+        except Away:
+            raise
         except PipelineError as exc:
             log.warning("nothing_requested", reason=str(exc))
             return None
+
+    def _request_on_time(self) -> None:
+        """From APScheduler's thread, which waits for nothing: `run` asks again, and does."""
+        with suppress(Away):
+            self.request_due()
 
     def _request_due(self, now: datetime) -> int | None:
         if not self.registry.lease(LEASE, self.owner, self.settings.run.lease_s):

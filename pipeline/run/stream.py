@@ -10,7 +10,7 @@ import structlog
 
 from pipeline.config import Settings
 from pipeline.detect.prints import Print
-from pipeline.errors import RegistryError, SourceError, VersionConflict
+from pipeline.errors import Away, RegistryError, SourceError, StaleEpoch, VersionConflict
 from pipeline.ingest.decode import Decoder
 from pipeline.ingest.series import admit
 from pipeline.ports import Sink, Source
@@ -141,16 +141,29 @@ class Streamer:
         return go_on
 
     def revoked(self, partitions: Sequence[int]) -> None:
-        """Write a last checkpoint and give the partitions up."""
-        self.checkpoint(partitions)
-        self.lost(partitions)
+        """Write a last checkpoint and give the partitions up.
+
+        If it cannot be written now, their next owner goes on from the one before.
+        """
+        try:
+            self.checkpoint(partitions)
+        except (Away, StaleEpoch) as exc:
+            log.warning("last_checkpoint_left_out", partitions=list(partitions), reason=str(exc))
+        self._release(partitions)
 
     def lost(self, partitions: Sequence[int]) -> None:
         """Forget the partitions and write nothing: somebody else has them."""
+        if gone := self._release(partitions):
+            log.warning("partitions_lost", partitions=gone)
+
+    def _release(self, partitions: Sequence[int]) -> list[int]:
+        """Forget the partitions; those that were owned."""
+        gone = [number for number in partitions if self.owned.pop(number, None) is not None]
         for number in partitions:
             self.metrics.forget_lag(number)
-            if self.owned.pop(number, None) is not None:
-                log.info("partition_released", partition=number)
+        if gone:
+            log.info("partitions_released", partitions=gone)
+        return gone
 
     # The loop ---------------------------------------------------------------------------------
 
@@ -165,8 +178,13 @@ class Streamer:
         self.sink.require(self.settings.stream.result_topics)
         self.source.subscribe(self)
         while not stop():
-            self.poll_once()
-        self.checkpoint()
+            try:
+                self.poll_once()
+            except StaleEpoch as exc:  # the group thinks otherwise, or has not told us yet
+                log.warning("rejoining", reason=str(exc))
+                self._release(list(self.owned))
+                self.source.rejoin()
+        self.revoked(list(self.owned))
 
     def poll_once(self) -> int:
         """Take one poll through the stages; the number of readings.
@@ -254,7 +272,8 @@ class Streamer:
         self.sink.flush()
         started = self.clock()
         for number, owned in dirty.items():
-            self._publish_names(number, self._save(number, owned))
+            if self.owned.get(number) is owned:  # not lost while something was away
+                self._publish_names(number, self._save(number, owned))
         self.metrics.checkpoint_seconds.observe(self.clock() - started)
         self.source.commit({n: o.next_offset for n, o in dirty.items() if o.next_offset})
         self.dead_letters.report()
@@ -322,6 +341,8 @@ class Streamer:
             if records.partition not in self.owned:  # revoked while these records were in hand
                 continue
             batch, letters = self._decode_one(records, now)
+            if records.partition not in self.owned:  # lost while the database was away
+                continue
             if batch is not None:
                 known = self._state(batch.partition).slots
                 batch, further = admit(batch, records, known, self.settings.stream.max_series)

@@ -14,7 +14,14 @@ import pipeline
 from pipeline.config import Settings, digest
 from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate, losses_of
 from pipeline.consolidate.transfer import error_matrix, transfer
-from pipeline.errors import Interrupted, LeaseLost, PipelineError, TrainingFailed, VersionConflict
+from pipeline.errors import (
+    Away,
+    Interrupted,
+    LeaseLost,
+    PipelineError,
+    TrainingFailed,
+    VersionConflict,
+)
 from pipeline.records import Candidate, Claim, Decision, Version
 from pipeline.register.promotion import decide
 from pipeline.register.sql import SqlRegistry
@@ -42,7 +49,14 @@ class Trainer:
         self.owner = owner
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; a consolidation under way is given back."""
+        """Work until `stop` is set; a consolidation under way is given back.
+
+        Raises
+        ------
+        Away
+            The database is, for longer than it is waited for. A claim that is held goes to another
+            trainer when its lease is over.
+        """
         while not stop.is_set():
             if not self.work_once(stop):
                 stop.wait(IDLE_S)
@@ -73,7 +87,7 @@ class Trainer:
         try:
             with self._lease(claim):
                 self._work(claim, stop)
-        except LeaseLost:
+        except (Away, LeaseLost):
             raise
         except (Interrupted, VersionConflict) as exc:  # neither is the request's fault
             log.info("request_released", request=claim.id, reason=str(exc))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import gc
-import warnings
 from collections.abc import Iterator
 from itertools import count
 
@@ -45,18 +43,10 @@ def topics(request: pytest.FixtureRequest) -> Topics:
 
 
 @pytest.fixture
-def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Half a second of patience with a broker that does not answer.
-
-    kafka-python leaves the sockets of failed attempts to the collector: they are collected here,
-    so that no other test answers for them.
-    """
+def away(monkeypatch: pytest.MonkeyPatch, forgotten_sockets: None) -> None:
+    """Half a second of patience with a broker that does not answer."""
     for module in ("client", "sink", "source"):
         monkeypatch.setattr(f"pipeline.ingest.kafka_{module}.ANSWER_MS", 500)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
-        yield
-        gc.collect()
 
 
 @pytest.fixture

@@ -716,7 +716,7 @@ class RegistryContract:
             "register": lambda: register(registry, old, promoted(), parent=None),
             "assign": lambda: registry.assign(old, old.id, PRINT),
             "finish": lambda: registry.finish(old, "done"),
-            "release": lambda: registry.release(old, "interrupted"),
+            "release": lambda: registry.release(old, "too late"),
             "fail": lambda: registry.fail(old, "no", retry=True),
             "renew": lambda: registry.renew(old, LEASE_S),
         }
