@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, select, text
 from structlog.testing import capture_logs
 
 from pipeline.config import Database, Detect, Kafka, Learn, Run, Score, Settings, Stream
-from pipeline.errors import BrokerAway, StaleEpoch
+from pipeline.errors import BrokerAway, DatabaseAway, StaleEpoch
 from pipeline.ingest.embedded import EmbeddedBroker
 from pipeline.ingest.kafka_sink import KafkaSink
 from pipeline.ingest.kafka_source import KafkaSource
@@ -29,7 +29,9 @@ from pipeline.register import tables as t
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import stream as streams
 from pipeline.run.stream import Streamer
+from pipeline.run.trainer import Trainer
 from tests.brokers import RealKafka, create_stream_topics, kafka_home
+from tests.register.making import by_hand
 from tests.run.test_line import processes, start, wait_for
 
 ROWS, SHIFT = 500, 300
@@ -306,4 +308,23 @@ def test_a_process_that_was_stopped_writes_nothing_and_rejoins(
     said = [x["event"] for x in lines if x["event"] in ("partitions_lost", "rejoining")]
     assert len(said) == 1
     assert state(registry) == undisturbed(settings, postgresql_at_head, {0: log, 1: log})
+    registry.close()
+
+
+def test_an_outage_past_the_limit_is_not_the_request_s_fault(
+    sqlite_at_head: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer ends; its claim stays, without a word of failure, until the lease is over."""
+    registry = SqlRegistry(sqlite_at_head)
+    registry.submit(by_hand(registry.open_stream("readings", ["flow", "heat"])))
+
+    def away(*_: Any, **__: Any) -> None:
+        raise DatabaseAway("database x: gone")
+
+    monkeypatch.setattr("pipeline.run.work.name", away)
+    with pytest.raises(DatabaseAway):
+        Trainer(configured(sqlite_at_head), registry, owner="t").work_once()
+    with registry.engine.connect() as conn:
+        (row,) = conn.execute(select(t.requests.c.status, t.requests.c.outcome)).all()
+    assert tuple(row) == ("claimed", None)
     registry.close()
