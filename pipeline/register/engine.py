@@ -79,10 +79,16 @@ def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
 
 def exists(engine: Engine) -> bool:
     """Whether there is a database to look at; opening SQLite would make an empty file."""
-    file = engine.url.database
-    if engine.dialect.name != "sqlite" or not file or file.startswith(("file:", ":memory:")):
-        return True
-    return Path(file).exists()
+    file = sqlite_file(engine.url)
+    return file is None or file.exists()
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """The file of a SQLite database; None if it is in memory, or no SQLite."""
+    name = url.database
+    if url.get_backend_name() != "sqlite" or not name or name.startswith(("file:", ":memory:")):
+        return None
+    return Path(name)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from alembic.config import Config
@@ -15,13 +16,20 @@ from alembic import command
 from pipeline.config import Database
 from pipeline.errors import RegistryError
 from pipeline.register.engine import connect, exists, reading, translated
+from pipeline.register.presence import alone
 
 #: Names the lock that PostgreSQL's migrations queue at.
 _LOCK = 7_233_002
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema up to `revision`; RegistryError if the database cannot be reached."""
+    """Bring the schema up to `revision`; where it is there already, nothing is touched.
+
+    Raises
+    ------
+    RegistryError
+        The database cannot be reached, or a process runs on it.
+    """
     _run(database, command.upgrade, revision)
 
 
@@ -35,6 +43,14 @@ def head() -> str:
     return str(ScriptDirectory.from_config(_config()).get_current_head())
 
 
+def is_known(revision: str) -> bool:
+    """Whether this version of tidemark has a migration of that name."""
+    try:
+        return ScriptDirectory.from_config(_config()).get_revision(revision) is not None
+    except CommandError:
+        return False
+
+
 def current_and_head(database: Database) -> tuple[str | None, str]:
     """The schema's revision (None: no schema yet) and the newest one there is."""
     engine = connect(database)
@@ -42,18 +58,22 @@ def current_and_head(database: Database) -> tuple[str | None, str]:
         if not exists(engine):
             return None, head()
         with reading(engine) as conn:
-            current = MigrationContext.configure(conn).get_current_revision()
+            return current(conn), head()
     finally:
         engine.dispose()
-    return current, head()
+
+
+def current(conn: Connection) -> str | None:
+    """The schema's revision; None: no schema."""
+    return MigrationContext.configure(conn).get_current_revision()
 
 
 def check_schema(database: Database) -> None:
     """Raise RegistryError unless the schema is at head."""
-    current, newest = current_and_head(database)
-    if current != newest:
+    found, newest = current_and_head(database)
+    if found != newest:
         raise RegistryError(
-            f"schema at {current or 'nothing'}, head is {newest}: run `tidemark migrate`"
+            f"schema at {found or 'nothing'}, head is {newest}: run `tidemark migrate`"
         )
 
 
@@ -61,9 +81,12 @@ def _run(database: Database, step: Callable[[Config, str], None], revision: str)
     config = _config()
     engine = connect(database, foreign_keys=False)  # a rebuilt parent would delete its children
     try:
-        with translated(engine), engine.begin() as conn:
+        with ExitStack() as held, translated(engine), engine.begin() as conn:
             if conn.dialect.name == "postgresql":  # one migration at a time; SQLite's BEGIN waits
                 conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            if current(conn) == (head() if revision == "head" else revision):
+                return
+            held.enter_context(alone(conn))  # until the transaction has ended
             config.attributes["connection"] = conn
             step(config, revision)
             _check_foreign_keys(conn)

@@ -33,6 +33,7 @@ from pipeline.register import (
     marks,
     migrate,
     naming,
+    presence,
     rollback,
     streams,
     tasks,
@@ -90,10 +91,24 @@ class SqlRegistry:
         self.outage = outage or Outage("database")
         self.clock = clock
         self.engine = connect(database)
+        self._leave: Callable[[], None] | None = None
+
+    def run_as(self, owner: str) -> None:
+        """Run on the database until `close`: nobody migrates, restores or copies it meanwhile.
+
+        Raises
+        ------
+        RegistryError
+            Somebody does just that.
+        """
+        self._leave = presence.share(self.engine, owner)
 
     def close(self) -> None:
         """Give the connections back."""
         self.engine.dispose()
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
 
     def check_schema(self) -> None:
         """Raise RegistryError unless the schema is at head."""

@@ -39,7 +39,7 @@ def stream(settings: Settings, stop: threading.Event) -> None:
     metrics = Metrics()
     metrics.serve(settings.run.metrics_port)
     with ExitStack() as stack:
-        registry = stack.enter_context(_registry(settings, stop))
+        registry = stack.enter_context(_registry(settings, stop, "stream"))
         sink = broker.ask(lambda: KafkaSink(settings.kafka, broker))
         stack.push(_closing(sink.close))
         source = broker.ask(lambda: KafkaSource(settings.kafka, settings.stream.topic, broker))
@@ -60,7 +60,7 @@ def train(settings: Settings, stop: threading.Event) -> None:
 
     _pin_threads(settings)
     check(settings.score, len(settings.stream.channels), settings.stream.label)
-    with _registry(settings, stop) as registry:
+    with _registry(settings, stop, "train") as registry:
         log.info("train_started")
         Trainer(settings, registry, owner=owner_name("train")).run(stop)
     log.info("train_stopped")
@@ -70,7 +70,7 @@ def schedule(settings: Settings, stop: threading.Event) -> None:
     """Request what is due until `stop` is set."""
     from pipeline.run.scheduler import Scheduler
 
-    with _registry(settings, stop) as registry:
+    with _registry(settings, stop, "schedule") as registry:
         log.info("schedule_started")
         Scheduler(settings, registry, owner=owner_name("schedule")).run(stop)
     log.info("schedule_stopped")
@@ -90,11 +90,13 @@ def _closing(close: Callable[[], None]) -> Callable[..., None]:
 
 
 @contextmanager
-def _registry(settings: Settings, stop: threading.Event) -> Iterator[SqlRegistry]:
-    """The registry at head; an outage of its database is waited out."""
+def _registry(settings: Settings, stop: threading.Event, role: str) -> Iterator[SqlRegistry]:
+    """The registry at head, held against migrations before its schema is looked at; an outage of
+    its database is waited out."""
     outage = Outage("database", settings.run.outage_limit_s, stop)
     registry = SqlRegistry(settings.database, outage=outage)
     try:
+        registry.run_as(owner_name(role))
         registry.check_schema()
         yield registry
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from pipeline.config import Database
@@ -67,3 +68,11 @@ def _round(url: str, number: int, round_: int) -> None:
         registry.close()
     else:
         raise AssertionError("a stale epoch was taken")
+
+
+def run_until_killed(url: str, up: Any) -> None:
+    """Run on the database, and end by a signal only."""
+    registry = SqlRegistry(Database(url=url))
+    registry.run_as("stream@there:1")
+    up.set()
+    time.sleep(600)
