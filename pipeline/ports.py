@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from pipeline.records import Records
+from pipeline.records import LogRecord, Records
 
 
 class Owner(Protocol):
@@ -51,6 +51,25 @@ class Source(Protocol):
         """Leave without another commit."""
 
 
+class Log(Protocol):
+    """A topic to be read as far as it goes now, outside any consumer group."""
+
+    def ends(self) -> dict[int, int]:
+        """Offset of the next record of every partition; raises SourceError without the topic."""
+
+    def read(
+        self, first: Mapping[int, int] | None = None, *, since: int = 0
+    ) -> Iterator[list[LogRecord]]:
+        """All records up to the ends of now, some at a time, in order within each partition.
+
+        first: these partitions only, from these offsets. since: written then or later, in
+        microseconds since 1970 UTC.
+        """
+
+    def close(self) -> None:
+        """Leave."""
+
+
 class Sink(Protocol):
     """Records out, at least once: what was sent before `flush` returns is kept."""
 
@@ -64,8 +83,9 @@ class Sink(Protocol):
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
     ) -> None:
-        """Hand one record over; it may not have left yet."""
+        """Hand one record over; it may not have left yet. partition: None, as the key says."""
 
     def flush(self) -> None:
         """Wait until everything sent is acknowledged; raises SourceError if something is not."""

@@ -102,6 +102,19 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """One record of a topic, as it lies in its log."""
+
+    partition: int
+    offset: int
+    #: When it was written, in microseconds since 1970 UTC.
+    time: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What changed of a sensor, or between two, at a boundary."""
 

@@ -1,7 +1,8 @@
 """The command line: arguments in, one clear answer out; everything heavy is imported on use.
 
 `processes` starts what runs, `backtest` tries it on a recording, `housekeeping` prepares and
-checks, `audit` asks the history, `tasks` says what regimes are.
+checks, `moving` keeps and moves the database, `audit` asks the history, `tasks` says what regimes
+are, `dead_letters` goes through what could not be read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline.cli import audit, backtest, housekeeping, processes, tasks
+from pipeline.cli import audit, backtest, dead_letters, housekeeping, moving, processes, tasks
 from pipeline.cli.shared import options
 from pipeline.errors import PipelineError, SettingsError
 
@@ -28,8 +29,10 @@ app = typer.Typer(
 app.add_typer(processes.app)
 app.add_typer(backtest.app)
 app.add_typer(housekeeping.app)
+app.add_typer(moving.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(tasks.app, name="task")
+app.add_typer(dead_letters.app, name="dlq")
 
 #: What typer answers for Ctrl-C; to whoever called us it is a failure like any other.
 INTERRUPTED = 130

@@ -94,6 +94,7 @@ class KafkaSink:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
     ) -> None:
         """Hand one record to the producer's own thread.
 
@@ -108,7 +109,9 @@ class KafkaSink:
             value = b""
         try:
             with translated(self.kafka):
-                future = self._producer.send(topic, key=key, value=value, headers=list(headers))
+                future = self._producer.send(
+                    topic, key=key, value=value, headers=list(headers), partition=partition
+                )
         except SourceError as exc:
             raise SourceError(f"cannot send to {topic}: {exc}") from exc
         future.add_errback(self._failures.append)

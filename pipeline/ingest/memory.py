@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.ports import Owner
-from pipeline.records import Records
+from pipeline.records import LogRecord, Records
 
 Message = tuple[bytes | None, bytes | None]
 
@@ -79,6 +79,27 @@ class MemorySource:
         )
 
 
+class MemoryLog:
+    """Records held in memory, by partition; an offset is a place in its list."""
+
+    def __init__(self, partitions: Mapping[int, Sequence[LogRecord]]) -> None:
+        self.partitions = partitions
+
+    def ends(self) -> dict[int, int]:
+        """How many records each partition has."""
+        return {number: len(records) for number, records in self.partitions.items()}
+
+    def read(
+        self, first: Mapping[int, int] | None = None, *, since: int = 0
+    ) -> Iterator[list[LogRecord]]:
+        """Each partition at once."""
+        for number, start in (first or dict.fromkeys(self.partitions, 0)).items():
+            yield [r for r in self.partitions[number][start:] if r.time >= since]
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
 class MemorySink:
     """Keeps what it is sent: (topic, key, value, headers)."""
 
@@ -95,6 +116,7 @@ class MemorySink:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
     ) -> None:
         """Keep one record."""
         self.sent.append((topic, key, value, dict(headers)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete
 
 from pipeline.register.engine import inserting
 from pipeline.register.tables import leases
@@ -22,3 +22,8 @@ def take(conn: Connection, name: str, owner: str, until: int, *, at: int) -> boo
         .returning(leases.c.name)
     )
     return taken.first() is not None
+
+
+def give_up(conn: Connection, name: str, owner: str) -> None:
+    """Let the next one have it at once, if it is ours."""
+    conn.execute(delete(leases).where(leases.c.name == name, leases.c.owner == owner))

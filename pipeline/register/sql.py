@@ -450,6 +450,11 @@ class SqlRegistry:
         with writing(self.engine) as conn:
             return leases.take(conn, name, owner, now + _us(lease_s), at=now)
 
+    def end_lease(self, name: str, owner: str) -> None:
+        """Give a named lease up, if it is ours."""
+        with writing(self.engine) as conn:
+            leases.give_up(conn, name, owner)
+
 
 def journal_mode(database: Database) -> str | None:
     """SQLite's journal mode; None on PostgreSQL."""

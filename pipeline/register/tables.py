@@ -348,3 +348,27 @@ leases = Table(
     Column("owner", String(255), nullable=False),
     Column("until", BigInteger, nullable=False),
 )
+
+#: What became of dead letters; one without a row is open.
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("stream_id", ForeignKey("streams.id"), primary_key=True),
+    Column("partition", Integer, primary_key=True),  # of the bad record, as is its offset
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("sha256", String(64), primary_key=True),  # of key and value: a topic may be made anew
+    # replaying -> replayed; dropped; from each of these back to replaying, if a person wants it
+    Column("status", String(9), nullable=False),
+    Column("searched_from", BigInteger),  # its replayed record lies here or later
+    Column("replayed_offset", BigInteger),  # in the same partition
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("decided", BigInteger, nullable=False),
+    CheckConstraint("status IN ('replaying', 'replayed', 'dropped')", name="known_status"),
+)
+Index(
+    "ix_dead_letters_stream_id_partition_replayed_offset",
+    dead_letters.c.stream_id,
+    dead_letters.c.partition,
+    dead_letters.c.replayed_offset,
+)

@@ -28,7 +28,7 @@ def test_a_migration_waits_for_nobody_and_disturbs_nobody(database: Database) ->
     for number, registry in enumerate(registries):
         registry.run_as(f"stream@here:{number}")
     for registry in registries:
-        with pytest.raises(RegistryError, match="in use.*: stop tidemark first$") as refused:
+        with pytest.raises(RegistryError, match=r"in use.*: stop tidemark first$") as refused:
             migrate.upgrade(database)
         if database.url.startswith("postgresql"):
             assert "stream@here:1" in str(refused.value)
@@ -85,9 +85,9 @@ def until_gone(database: Database) -> None:
 def test_no_process_starts_while_another_has_the_database_alone(at_head: Database) -> None:
     """It says so in one line, and may start as soon as that has ended."""
     engine, registry = connect(at_head), SqlRegistry(at_head)
-    with engine.begin() as conn, alone(conn):
-        with pytest.raises(RegistryError, match=r"migrated, restored or copied: start later$"):
-            registry.run_as("stream@here:1")
+    refused = pytest.raises(RegistryError, match=r"migrated, restored or copied: start later$")
+    with engine.begin() as conn, alone(conn), refused:
+        registry.run_as("stream@here:1")
     engine.dispose()
     registry.close()
     registry = SqlRegistry(at_head)
