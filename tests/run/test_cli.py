@@ -21,7 +21,8 @@ from tests.register.making import next_version
 
 COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
-    "retrain", "rollback", "config",
+    "retrain", "rollback", "config", "backup", "restore", "copy",
+    "dlq list", "dlq show", "dlq replay", "dlq drop",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
     "audit events", "audit card", "task list", "task show", "task name", "task mark",
 )  # fmt: skip
