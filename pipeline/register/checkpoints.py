@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,7 +59,7 @@ class State:
     """What a checkpoint writes: what it is to be read by, and the pieces that are new or gone."""
 
     head: bytes
-    pieces: Iterable[Piece] = ()
+    pieces: Sequence[Piece] = ()
     gone: Sequence[Key] = ()
 
 
@@ -204,12 +203,9 @@ def write(
         index_elements=["stream_id", "partition", "kind", "slot", "number"],
         set_={name: new.excluded[name] for name in ("content", "crc32")},
     )
-    pieces = iter(state.pieces)
-    while some := list(islice(pieces, AT_ONCE)):
-        conn.execute(
-            upsert,
-            [whose | p._asdict() | {"crc32": zlib.crc32(p.content)} for p in some],
-        )
+    for begin in range(0, len(state.pieces), AT_ONCE):
+        some = state.pieces[begin : begin + AT_ONCE]
+        conn.execute(upsert, [whose | p._asdict() | {"crc32": zlib.crc32(p.content)} for p in some])
 
 
 def stands_at(

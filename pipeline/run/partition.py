@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -174,7 +173,7 @@ class Partition:
         changed, gone = self._pieces.take(list(self.slots))
         if self.reservoir.seen != self._offered:
             content = pack(self.reservoir.state())
-            changed = chain(changed, [Piece(RESERVOIR, WHOLE, 0, content)])
+            changed.append(Piece(RESERVOIR, WHOLE, 0, content))
         head = {"fit": self._fit(), "layout": self._pieces.layout(), "series": len(self.slots)}
         return State(head=pack_head(head), pieces=changed, gone=gone)
 

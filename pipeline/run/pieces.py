@@ -7,7 +7,6 @@ checkpoints there were on the way.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -90,17 +89,17 @@ class Pieces:
 
     # Out --------------------------------------------------------------------------------------
 
-    def take(self, names: Sequence[str]) -> tuple[Iterator[Piece], list[Key]]:
+    def take(self, names: Sequence[str]) -> tuple[list[Piece], list[Key]]:
         """What has changed since `written`, and the chunks that are gone; names: of all series."""
         slots = np.flatnonzero(self._changed)
         now = {kind: _span(log, slots) for kind, log in self.logs.items()}
-        new, gone = [self._rows(slots, names)], []
+        new, gone = list(self._rows(slots, names)), []
         for kind, log in self.logs.items():
             added, dropped = _differences(slots, Span(*self._written[kind][:, slots]), now[kind])
-            new.append(_chunks(kind, log, added))
+            new += _chunks(kind, log, added)
             gone += [Key(kind, slot, number) for slot, number in dropped.tolist()]
         self._taken = slots, now
-        return chain.from_iterable(new), gone
+        return new, gone
 
     def written(self) -> None:
         """What `take` gave is in SQL."""
