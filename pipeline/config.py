@@ -293,8 +293,8 @@ class Learn(Section, frozen=True, kw_only=True):
         Positive, Meta(description="Adam's largest learning rate; it rises, and falls to 0")
     ] = 6e-3
     ewc_lambda: Annotated[
-        NotNegative | Literal["rule"],
-        Meta(description="Strength of the EWC penalty, 0: none; rule: the less is kept the more"),
+        NotNegative | Literal["rule", "search"],
+        Meta(description="Strength of EWC, 0: none; rule: the less is kept the more; or search"),
     ] = "rule"
     gamma: Annotated[Share, Meta(description="Decay of the running Fisher at a boundary")] = 0.9
     fisher_rows: Annotated[Count, Meta(description="Windows behind the Fisher diagonal")] = 2000

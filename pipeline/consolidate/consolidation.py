@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.config import Learn, Score
 from pipeline.consolidate.ewc import Anchor
-from pipeline.consolidate.examples import examples, windows_of
+from pipeline.consolidate.examples import examples, held_out_of, windows_of
 from pipeline.consolidate.fisher import fisher_diagonal
 from pipeline.consolidate.readings import Readings, Windows, held_out_windows
 from pipeline.consolidate.reservoir import Origin, union
@@ -93,6 +93,7 @@ def consolidate(
                 anchor=anchor,
                 learn=learn,
                 generator=generator,
+                compared_on=_compared_on(inputs, material.start, learn),
                 progress=progress,
             )
         )
@@ -117,6 +118,7 @@ def consolidate(
             "tasks": float(len(row)),
             "parameters": float(sum(p.numel() for p in model.parameters())),
             "average_skill": float(np.mean(list(skills.values()))),
+            **{f"loss_at_lambda_{tried:g}": loss for tried, loss in trained.compared.items()},
         },
         skills=skills,
         parent_skills=_skills(before),
@@ -329,8 +331,20 @@ def skill(weights: Weights, part: Examples) -> float | None:
 
 def _held_out(contents: Sequence[bytes], weights: Weights, learn: Learn) -> Examples:
     segments = [Readings.from_bytes(content) for content in contents]
-    _, held = windows_of(segments, weights.design.window, learn.held_out)
-    return examples(held.values, weights)
+    measuring, _ = held_out_of(segments, weights.design.window, learn)
+    return examples(measuring.values, weights)
+
+
+def _compared_on(inputs: Inputs, start: Weights, learn: Learn) -> tuple[Examples, ...]:
+    """Of every task, the windows on which strengths are compared; () if one has too few."""
+    parts = []
+    for _, contents in sorted(inputs.held_out.items()):
+        segments = [Readings.from_bytes(content) for content in contents]
+        _, comparing = held_out_of(segments, start.design.window, learn)
+        if not len(comparing):
+            return ()
+        parts.append(examples(comparing.values, start))
+    return tuple(parts)
 
 
 def _spread(scores: Tensor) -> tuple[float, float]:

@@ -82,5 +82,5 @@ def by_rule(kept: int, least: float) -> float:
 
 
 def strength(wanted: float | str, rule: float) -> float:
-    """lambda as the setting wants it: a number, or "rule"."""
+    """lambda as the setting wants it: a number; or else the rule's."""
     return rule if isinstance(wanted, str) else wanted

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.consolidate.readings import Readings, Windows, split
+from pipeline.config import Learn
+from pipeline.consolidate.readings import Readings, Windows, halves, split
 from pipeline.consolidate.training import Examples
 from pipeline.model.kinds import kind_of
 from pipeline.model.weights import Weights
 from pipeline.records import FloatArray
+
+#: Held-out windows of a task on which strengths of the penalty can be compared.
+ENOUGH = 100
 
 
 def windows_of(
@@ -20,6 +24,20 @@ def windows_of(
     """Training and held-out windows of several segments; none crosses from one to another."""
     pairs = [split(readings, window, held_out) for readings in segments]
     return _join([train for train, _ in pairs]), _join([held for _, held in pairs])
+
+
+def held_out_of(segments: Sequence[Readings], window: int, learn: Learn) -> tuple[Windows, Windows]:
+    """Held-out windows of a task that measure, and those on which strengths are compared.
+
+    A search takes every other run and leaves the gate those that it has not looked at; none if that
+    were fewer than ENOUGH, or if nothing is searched.
+    """
+    if learn.ewc_lambda == "search":
+        pairs = [halves(readings, window, learn.held_out) for readings in segments]
+        measuring, comparing = _join([m for m, _ in pairs]), _join([c for _, c in pairs])
+        if len(comparing) >= ENOUGH:
+            return measuring, comparing
+    return windows_of(segments, window, learn.held_out)[1], _join([])
 
 
 def examples(windows: FloatArray, weights: Weights) -> Examples:

@@ -52,19 +52,31 @@ def split(readings: Readings, window: int, held_out: float) -> tuple[Windows, Wi
     Runs of rows alternate: one held-out run of two windows' length, then as many training rows as
     the share `held_out` asks for. A window never crosses the end of a run.
     """
-    run = _held_out_run(window)
-    period = max(round(run / held_out), run + window + 1)
-    row = np.arange(len(readings.values) - window)
-    phase, last = row % period, (row + window) % period
-    inside = last - phase == window
-    held = inside & (last < run)
-    train = inside & (phase >= run)
-    return _windows(readings, window, row[train]), _windows(readings, window, row[held])
+    train, held, _ = _first_rows(len(readings.values), window, held_out)
+    return _windows(readings, window, train), _windows(readings, window, held)
+
+
+def halves(readings: Readings, window: int, held_out: float) -> tuple[Windows, Windows]:
+    """The held-out windows of `split` in two, by turns a run each: no reading is in both."""
+    _, held, run = _first_rows(len(readings.values), window, held_out)
+    even = run % 2 == 0
+    return _windows(readings, window, held[even]), _windows(readings, window, held[~even])
 
 
 def held_out_windows(window: int) -> int:
     """Windows in one held-out run: those beyond share no reading with them."""
     return _held_out_run(window) - window
+
+
+def _first_rows(rows: int, window: int, held_out: float) -> tuple[IntArray, IntArray, IntArray]:
+    """First rows of the windows to train on, of those held out, and the number of their runs."""
+    run = _held_out_run(window)
+    period = max(round(run / held_out), run + window + 1)
+    row = np.arange(rows - window)
+    phase, last = row % period, (row + window) % period
+    inside = last - phase == window
+    held = row[inside & (last < run)]
+    return row[inside & (phase >= run)], held, held // period
 
 
 def _held_out_run(window: int) -> int:

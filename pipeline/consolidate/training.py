@@ -7,7 +7,7 @@ the output's gradient in closed form, in memory that is taken once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -121,7 +121,12 @@ class Task:
     anchor: Anchor | None
     learn: Learn
     generator: torch.Generator
+    #: Held-out examples of every task, on which strengths of the penalty are compared; (): they
+    #: are not.
+    compared_on: tuple[Examples, ...] = ()
     progress: Callable[[float], None] | None = None
+    #: Monotonic seconds; `max_seconds` count from here.
+    started: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +142,8 @@ class Trained:
     #: Old examples that were replayed from, and the strength of the pull to the anchor.
     replayed: int = 0
     ewc_lambda: float = 0.0
+    #: Strengths that were compared, and the loss that each came to.
+    compared: Mapping[float, float] = field(default_factory=dict)
 
 
 def train(
@@ -164,7 +171,7 @@ def train(
     flat = Flat(task.model)
     loop = _Loop(task, recipe, flat, rehearsals, distillation)
     pull = _pull(flat, task.anchor, ewc_lambda)
-    deadline = time.monotonic() + task.learn.max_seconds
+    deadline = task.started + task.learn.max_seconds
     for step, lr in loop.steps():
         with _flushed():
             loop.gradient(step)

@@ -3,9 +3,12 @@ stored."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
-from pipeline.consolidate.ewc import running, strength
+from pipeline.consolidate.ewc import running
+from pipeline.consolidate.search import trained_at
 from pipeline.consolidate.strategies.base import Keeps, Merge
 from pipeline.consolidate.training import Distillation, Recipe, Task, Trained, train
 from pipeline.model.networks import evaluating
@@ -29,12 +32,12 @@ class EwcOnly:
     def __call__(self, task: Task) -> Trained:
         """SGD with clipped gradients for classes, Adam for numbers, under the pull."""
         classes = isinstance(task.objective, CrossEntropy)
-        return train(
-            task,
+        train_ = partial(
+            train,
             recipe=_recipe(task, classes),
             distillation=_parent(task, classes) if task.anchor else None,
-            ewc_lambda=strength(task.learn.ewc_lambda, CLASSES if classes else NUMBERS),
         )
+        return trained_at(task, CLASSES if classes else NUMBERS, train_)
 
 
 def _recipe(task: Task, classes: bool) -> Recipe:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.consolidate.ewc import by_rule, running, strength
+from functools import partial
+
+from pipeline.consolidate.ewc import by_rule, running
+from pipeline.consolidate.search import trained_at
 from pipeline.consolidate.strategies.base import Keeps, Merge
 from pipeline.consolidate.strategies.replay_only import rehearsals
 from pipeline.consolidate.training import Task, Trained, train
@@ -22,5 +25,4 @@ class EwcReplay:
         """Adam over both, under the pull."""
         least = CLASSES if isinstance(task.objective, CrossEntropy) else NUMBERS
         rule = by_rule(len(task.kept.examples) if task.kept else 0, least)
-        wanted = strength(task.learn.ewc_lambda, rule)
-        return train(task, rehearsals=rehearsals(task), ewc_lambda=wanted)
+        return trained_at(task, rule, partial(train, rehearsals=rehearsals(task)))

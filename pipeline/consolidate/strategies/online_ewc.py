@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.consolidate.ewc import BARE, running, strength
+from pipeline.consolidate.ewc import BARE, running
+from pipeline.consolidate.search import trained_at
 from pipeline.consolidate.strategies.base import Keeps, Merge
 from pipeline.consolidate.training import Task, Trained, train
 
@@ -15,4 +16,4 @@ class OnlineEwc:
 
     def __call__(self, task: Task) -> Trained:
         """Adam over the new examples, under the pull."""
-        return train(task, ewc_lambda=strength(task.learn.ewc_lambda, BARE))
+        return trained_at(task, BARE, train)
