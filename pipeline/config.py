@@ -296,6 +296,10 @@ class Learn(Section, frozen=True, kw_only=True):
         NotNegative | Literal["rule", "search"],
         Meta(description="Strength of EWC, 0: none; rule: the less is kept the more; or search"),
     ] = "rule"
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Meta(description="Of a training's passes; bfloat16 is quick where the processor has it"),
+    ] = "float32"
     gamma: Annotated[Share, Meta(description="Decay of the running Fisher at a boundary")] = 0.9
     fisher_rows: Annotated[Count, Meta(description="Windows behind the Fisher diagonal")] = 2000
     max_seconds: Annotated[

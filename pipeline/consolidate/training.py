@@ -19,7 +19,7 @@ from pipeline.config import Learn
 from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.flat import Flat
 from pipeline.consolidate.optimisers import Adam, Optimiser, Pull, Sgd
-from pipeline.consolidate.passes import passes
+from pipeline.consolidate.precision import passes_in
 from pipeline.errors import TrainingFailed
 from pipeline.model.networks import evaluating
 from pipeline.model.objectives import Objective, matched
@@ -244,7 +244,7 @@ class _Loop:
         rows = min(n, recipe.batch) * (1 + len(rehearsals))
         #: Inputs of a step.
         self.x = task.new.x.new_empty(rows, *task.new.x.shape[1:])
-        self.passes = passes(task.model, flat, rows)
+        self.passes = passes_in(task.learn.precision, task.model, flat, rows)
 
     def steps(self) -> Iterator[tuple[int, float]]:
         """Number and learning rate of each step."""

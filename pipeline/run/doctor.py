@@ -17,7 +17,7 @@ def examine(config: Path | None) -> list[dict[str, Any]]:
         _read(settings)
     except SettingsError as exc:
         return [{"name": "settings", "ok": False, "message": str(exc)}]
-    checks = [("settings", True, source(config))]
+    checks = [("settings", True, source(config)), *_precision(settings)]
     checks += [*_database(settings), *_broker(settings)]
     return [{"name": name, "ok": ok, "message": message} for name, ok, message in checks]
 
@@ -31,6 +31,14 @@ def _read(settings: Settings) -> None:
     cron(settings)
     check(settings.detect.detectors, settings.detect.error_channel)
     check_model(settings.score, len(settings.stream.channels), settings.stream.label)
+
+
+def _precision(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    """A warning is no failure: it works all the same."""
+    from pipeline.consolidate.precision import advice
+
+    if (slower := advice(settings.learn.precision)) is not None:
+        yield "precision", True, slower
 
 
 def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:

@@ -13,6 +13,7 @@ import structlog
 import pipeline
 from pipeline.config import Settings, digest
 from pipeline.consolidate.consolidation import WORST, Inputs, consolidate, evaluate, losses_of
+from pipeline.consolidate.precision import advice
 from pipeline.consolidate.transfer import error_matrix, transfer
 from pipeline.errors import (
     Away,
@@ -47,6 +48,8 @@ class Trainer:
         self.settings = settings
         self.registry = registry
         self.owner = owner
+        if (slower := advice(settings.learn.precision)) is not None:
+            log.warning("precision_is_slower", reason=slower)
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; a consolidation under way is given back.
