@@ -23,8 +23,8 @@ def passes_in(precision: str, model: nn.Module, flat: Flat, rows: int) -> Passes
 
 
 class Shadow:
-    """Passes below float32 (Micikevicius et al. 2018), through a copy that takes the model's weights
-    before each.
+    """Passes below float32, through a copy that takes the model's weights before each (Micikevicius
+    et al. 2018).
 
     Weights, outputs and their gradients stay float32. bfloat16 has the exponents of float32, so
     that no loss needs scaling.

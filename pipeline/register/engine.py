@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ PASSING_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "25006"}
 PASSING_CLASSES = {"08", "53"}
 #: SQLite's codes, without their extensions: busy, locked, disk full, a race for the log's locks.
 PASSING_CODES = {5, 6, 13, 15}
+#: PostgreSQL's state of a full disk.
+FULL_STATE = "53100"
 #: What a server's refusal of a connection says, which has no state, where trying is of no use.
 REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password")
 #: libpq's options that find a silent server, in seconds and milliseconds; the URL may differ.
@@ -124,6 +127,8 @@ def translated(engine: Engine) -> Iterator[None]:
         raise
     except DBAPIError as exc:
         said = f"database {shown(engine.url)}: {_first_line(exc.orig or exc)}"
+        if _is_full(exc.orig):
+            said += ": free space on its disk; nothing was half-written"
         if not passing(exc):
             raise RegistryError(said) from exc
         if engine.dialect.name == "postgresql":
@@ -195,6 +200,12 @@ def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
     def on_begin(conn: Connection) -> None:
         reads = conn.get_execution_options().get("tidemark_reads")
         conn.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _is_full(exc: BaseException | None) -> bool:
+    """SQLITE_FULL, whatever its extension; disk_full of PostgreSQL."""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or getattr(exc, "sqlstate", None) == FULL_STATE
 
 
 def _first_line(exc: BaseException) -> str:

@@ -374,8 +374,11 @@ class Streamer:
             return decoded
         try:
             self.stream = self.registry.open_stream(self.topic, self.decoder.channels)
-        except RegistryError:  # another process came first, with others
+        except RegistryError:
             self.stream = self.registry.open_stream(self.topic, ())
+            if not self.stream.channels:
+                raise
+            # another process came first, with others
         self.decoder = self._decoder()
         return self.decoder.decode(records, now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from sqlalchemy import func, select
 
 from pipeline.config import Database, Detect, Kafka, Learn, Run, Score, Settings, Stream
-from pipeline.errors import RegistryError, SourceError, StaleEpoch
+from pipeline.errors import DatabaseAway, RegistryError, SourceError, StaleEpoch
 from pipeline.ingest.memory import MemorySink, MemorySource, Message
 from pipeline.records import Records
 from pipeline.register import tables as t
@@ -25,6 +26,7 @@ from pipeline.run.pieces import rows_of
 from pipeline.run.stream import Streamer
 from pipeline.run.trainer import Trainer
 from pipeline.serve.lineage import Lineage
+from tests.full_disk import fill, rows
 
 SHIFT = 300  # row at which the level moves
 ROWS = 600
@@ -429,3 +431,43 @@ def test_a_sensor_that_falls_silent_is_kept_and_published(registry, settings, lo
     assert {name: kept[name] for name in ("event", "sensor", "offset")} == {
         name: told[name] for name in ("event", "sensor", "offset")
     }
+
+
+def test_a_checkpoint_that_finds_no_room_is_not_half_written(
+    at_head, settings, log, undisturbed
+) -> None:
+    """It fails in one line that says what to do; with room, a restart ends as if undisturbed."""
+    registry = SqlRegistry(at_head)
+    made = streamer(settings, registry, log)
+    for _ in range(4):
+        made.poll_once()
+    before = rows(registry)
+    give_room = fill(registry, "checkpoints")
+    with pytest.raises(DatabaseAway, match=r"^database .+ free space on its disk") as failed:
+        drain(made)
+    assert "\n" not in str(failed.value)
+    found = rows(registry)
+    give_room()
+    (was,), (now,) = before["checkpoints"], found["checkpoints"]
+    assert now.sha256 == hashlib.sha256(now.state).hexdigest()
+    assert was.next_offset <= now.next_offset < len(log)
+    drain(streamer(settings, registry, log))
+    assert state(registry) == undisturbed
+    registry.close()
+
+
+def test_a_first_reading_that_finds_no_room_names_no_channels(registry, settings, log) -> None:
+    """The stream's row cannot be written: that is told, not taken for another process's word."""
+    made = streamer(settings, registry, log)
+
+    def full(name: str, channels: Any) -> Any:
+        if channels:
+            raise DatabaseAway("no room")
+        return real(name, channels)
+
+    real, registry.open_stream = registry.open_stream, full
+    with pytest.raises(DatabaseAway, match="no room"):
+        made.poll_once()
+    registry.open_stream = real
+    drain(streamer(settings, registry, log))
+    assert registry.stream("readings").channels == ("c0", "c1")

@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.config import Database, Gate, Learn, Run, Score, Settings, Stream
 from pipeline.consolidate.consolidation import evaluate
 from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
-from pipeline.errors import PipelineError, VersionConflict
+from pipeline.errors import DatabaseAway, PipelineError, VersionConflict
 from pipeline.records import Request
 from pipeline.register import tables as t
 from pipeline.register.migrate import upgrade
@@ -27,6 +28,7 @@ from pipeline.register.sql import SqlRegistry
 from pipeline.run import trainer
 from pipeline.run.trainer import Trainer
 from pipeline.serve.lineage import Lineage
+from tests.full_disk import fill, rows
 
 STREAM = 1
 
@@ -458,3 +460,68 @@ def test_readings_that_were_kept_otherwise_are_not_learned_from(registry, settin
     assert status == "failed"
     assert f"the readings were kept {kept}: set stream.label as the stream has it" in outcome
     assert versions(registry) == []
+
+
+# A full disk ----------------------------------------------------------------------------------
+
+
+class Patience:
+    """Looks at the database whenever a process pauses, and does something at the third time."""
+
+    def __init__(self, registry: SqlRegistry, then: Callable[[], None]) -> None:
+        self.registry, self.then = registry, then
+        self.seen: list[dict[str, list[Any]]] = []
+        registry.outage.limit_s, registry.outage.pause = 300.0, self.look
+
+    def look(self, _: float) -> None:
+        self.seen.append(rows(self.registry))
+        if len(self.seen) == 3:
+            self.then()
+
+
+@pytest.fixture
+def either(at_head: Database) -> Iterator[SqlRegistry]:
+    """A stream with one version, on a database of each kind."""
+    made = SqlRegistry(at_head)
+    assert made.open_stream("readings", ("a", "b")).id == STREAM
+    yield made
+    made.close()
+
+
+def test_a_version_that_finds_no_room_waits_for_it(either, settings, capsys) -> None:
+    """Nothing of it is kept meanwhile: not a row, and the champion stays. Then it is registered as
+    if nothing had been, on its first attempt, and one line has said what to do."""
+    worker = Trainer(settings, either, owner="a")
+    ask(either, 0, segment(0.0, 0), "bootstrap")
+    worker.work_once()
+    ask(either, 1, segment(9.0, 1))
+    capsys.readouterr()
+    patience = Patience(either, fill(either, "promotions"))
+    assert worker.work_once()
+
+    first, second, third, *_ = patience.seen
+    assert first == second == third
+    assert [row.status for row in first["versions"]] == ["champion"]
+    (_, waiting) = first["requests"]
+    assert (waiting.status, waiting.attempts) == ("claimed", 1)
+    told = capsys.readouterr().out
+    assert told.count("database_away") == 1
+    assert "free space" in told
+    assert versions(either) == [(1, "retired"), (2, "champion")]
+    assert column(either, t.requests.c.attempts) == [1, 1]
+
+
+def test_told_to_stop_it_waits_no_longer_for_room(either, settings) -> None:
+    """The process ends with the failure, and no version is half there."""
+    ask(either, 0, segment(0.0, 0), "bootstrap")
+    large = replace(settings, score=Score(window=8, hidden=64))  # more than a page has left
+    worker = Trainer(large, either, owner="a")
+    patience = Patience(either, either.outage.stop.set)
+    fill(either, "promotions")
+    with pytest.raises(DatabaseAway, match="free space on its disk"):
+        worker.work_once()
+    assert len(patience.seen) >= 3
+    found = rows(either)
+    assert not found["versions"]
+    assert not found["promotions"]
+    assert {row.kind for row in found["artifacts"]} <= {"segment", "reservoir"}
