@@ -525,3 +525,131 @@ def test_told_to_stop_it_waits_no_longer_for_room(either, settings) -> None:
     assert not found["versions"]
     assert not found["promotions"]
     assert {row.kind for row in found["artifacts"]} <= {"segment", "reservoir"}
+
+
+# Bad input ------------------------------------------------------------------------------------
+
+
+def with_cells(change: Callable[[np.ndarray], None]) -> Readings:
+    """A segment of another level, some of its cells changed."""
+    made = segment(9.0, 1)
+    change(made.values)
+    return made
+
+
+def constant(values: np.ndarray) -> None:
+    values[:, 0] = 9.0
+
+
+def hole_in_every_window(values: np.ndarray) -> None:
+    values[::4] = np.nan
+
+
+def silent(values: np.ndarray) -> None:
+    values[:] = np.nan
+
+
+def exploding(values: np.ndarray) -> None:
+    values[80:] *= np.float32(1e37)
+
+
+@pytest.mark.parametrize(
+    ("readings", "status", "outcome"),
+    [
+        (segment(9.0, 1, n=20), "failed", "the new segment is too short"),
+        (with_cells(constant), "done", "version 2 "),
+        (with_cells(hole_in_every_window), "done", "version 2 "),
+        (with_cells(silent), "failed", "the new segment has no observed cell"),
+        (with_cells(exploding), "done", "version 2 "),
+    ],
+    ids=["20 readings", "constant", "holes", "silent", "exploding"],
+)
+def test_a_bad_segment_has_a_defined_answer(
+    registry, settings, readings: Readings, status: str, outcome: str
+) -> None:
+    """A sentence beside the request; a version whose figures are numbers, or none; one champion."""
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    worker.work_once()
+    ask(registry, 1, readings)
+    assert worker.work_once()
+    found = requests(registry)[1]
+    assert found[0] == status
+    assert found[1].startswith(outcome)
+    assert "\n" not in found[1]
+    assert len(versions(registry)) == (2 if status == "done" else 1)
+    assert [status for _, status in versions(registry)].count("champion") == 1
+    found_ = rows(registry)
+    assert all(np.isfinite(row.skill) for row in found_["evaluations"])
+    assert len([a for a in found_["artifacts"] if a.kind == "weights"]) == len(versions(registry))
+
+
+def test_a_loss_that_is_no_number_makes_no_version(registry, settings) -> None:
+    """The request fails with the reason, for good; the champion is what it was."""
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    Trainer(settings, registry, owner="a").work_once()
+    ask(registry, 1, segment(9.0, 1))
+    wild = replace(settings, learn=replace(settings.learn, lr=1e20))
+    assert Trainer(wild, registry, owner="a").work_once()
+    status, outcome = requests(registry)[1]
+    assert status == "failed"
+    assert re.fullmatch(r"the loss is (nan|inf) after epoch \d+", outcome)
+    assert versions(registry) == [(1, "champion")]
+
+
+def test_an_empty_reservoir_is_learned_without_replay(registry, settings) -> None:
+    """Nothing is kept yet: the segment is learned all the same."""
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    worker.work_once()
+    inputs = {
+        "segment": registry.put("segment", segment(9.0, 1).to_bytes()),
+        "reservoir": registry.put("reservoir", Reservoir(100, 8, 2, seed=(1,)).to_bytes()),
+    }
+    registry.submit(
+        Request(
+            stream_id=STREAM,
+            reason="boundary",
+            partition=0,
+            series="press",
+            segment=1,
+            inputs=inputs,
+            actor="tester",
+        )
+    )
+    assert worker.work_once()
+    assert requests(registry)[1][0] == "done"
+    replayed = [row.value for row in rows(registry)["metrics"] if row.name == "windows_replayed"]
+    assert replayed == [0.0, 0.0]
+    assert versions(registry) == [(1, "retired"), (2, "champion")]
+
+
+def test_weights_that_do_not_match_their_hash_are_not_built_upon(registry, settings) -> None:
+    """The champion's bytes are damaged: no version is made of them, and the request says why."""
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    worker.work_once()
+    with registry.engine.begin() as conn:
+        damaged = t.artifacts.c.kind == "weights"
+        conn.execute(t.artifacts.update().where(damaged).values(content=b"other bytes"))
+    ask(registry, 1, segment(9.0, 1))
+    while work_later(worker):
+        continue
+    status, outcome = requests(registry)[1]
+    assert status == "failed"
+    assert "does not match its hash" in outcome
+    assert versions(registry) == [(1, "champion")]
+
+
+def test_a_factory_that_raises_makes_no_version(registry, settings) -> None:
+    """In the trainer too, should it raise later than at the start: one line, and no version."""
+    broken = replace(settings, score=Score(model="tests.model.modules:raising", window=8))
+    worker = Trainer(broken, registry, owner="a")
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    while work_later(worker):
+        continue
+    ((status, outcome),) = requests(registry)
+    assert status == "failed"
+    assert "raising" in outcome
+    assert "\n" not in outcome
+    assert versions(registry) == []
