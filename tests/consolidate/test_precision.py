@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.config import Learn, Settings
 from pipeline.consolidate.consolidation import Inputs, consolidate
 from pipeline.consolidate.flat import Flat
-from pipeline.consolidate.precision import Passes, advice
+from pipeline.consolidate.precision import Shadow, advice, passes_in
 from pipeline.consolidate.training import Examples, Kept, Rehearsal, Task, Trained, train
 from pipeline.model.networks import FORMS
 from pipeline.model.objectives import Squared
@@ -64,16 +64,16 @@ def test_the_gradient_is_that_of_the_weights_rounded() -> None:
     model, part = forecaster(WINDOW, CHANNELS, 8, seed=1), examples(32, seed=1)
     exact = deepcopy(model)
     flat_ = Flat(model)
-    passes = Passes(model, flat_, "bfloat16")
+    passes = passes_in("bfloat16", model, flat_, 32)
     flat_.theta.data.mul_(1.5)  # as a step would: the shadow follows
     for p in exact.parameters():
         p.data.mul_(1.5)
     rounded = deepcopy(exact).to(torch.bfloat16)
 
-    output = passes.forward(passes.cast(part.x))
-    gradient = Squared().gradient(output.detach(), part.y)
+    output = passes.forward(part.x)
+    gradient = Squared().gradient(output, part.y)
     assert output.dtype == gradient.dtype == torch.float32
-    passes.backward(output, gradient)
+    passes.backward(gradient)
     again = rounded(part.x.bfloat16())
     again.backward(gradient.bfloat16())
     assert torch.equal(output, again.float())
@@ -85,16 +85,8 @@ def test_the_gradient_is_that_of_the_weights_rounded() -> None:
 
 
 def test_in_float32_there_is_no_shadow() -> None:
-    """The passes are the model's own: nothing is rounded, copied or cast."""
-    model, part = forecaster(WINDOW, CHANNELS, 8, seed=1), examples(32, seed=1)
-    flat_ = Flat(model)
-    passes = Passes(model, flat_, "float32")
-    assert passes.cast(part.x) is part.x
-    output = passes.forward(part.x)
-    assert torch.equal(output, model(part.x))
-    passes.backward(output, torch.ones_like(output))
-    wanted = torch.autograd.grad(model(part.x).sum(), list(model.parameters()))
-    assert torch.equal(flat_.gradient, torch.cat([g.flatten() for g in wanted]))
+    model = forecaster(WINDOW, CHANNELS, 8, seed=1)
+    assert not isinstance(passes_in("float32", model, Flat(model), 32), Shadow)
 
 
 @pytest.mark.parametrize("form", FORMS)

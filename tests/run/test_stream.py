@@ -112,7 +112,7 @@ def undisturbed(settings: Settings, log: list[Message], tmp_path: Path) -> tuple
 def test_a_shift_becomes_one_boundary_and_its_requests(registry, settings, log) -> None:
     """The level moves at row 300: one boundary there; a bootstrap before, a request after."""
     drain(streamer(settings, registry, log))
-    (checkpoint,), (boundary,), requests = state(registry)
+    (checkpoint,), _, (boundary,), requests = state(registry)
     assert checkpoint.next_offset == len(log)
     assert abs(boundary.boundary_row - SHIFT) <= 5
     assert boundary.boundary_offset == boundary.boundary_row + 1  # the bad record lies before
