@@ -26,7 +26,7 @@ demo: install ## Real readings through the whole line, in about a minute (ARGS="
 	@$(BIN)/tidemark demo $(ARGS)
 
 test: install lint ## Everything that CI checks (ARGS="-k name")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: install ## Style, types, and who may import whom
 	$(BIN)/ruff check .
