@@ -13,6 +13,9 @@ from torch.nn import functional
 
 #: The class of a row without a label.
 UNKNOWN = -1
+#: Share of a label's probability that training spreads over all classes (Szegedy et al. 2016): a
+#: model that is sure has no slope left, and moves far from what it knew to be surer.
+SMOOTHING = 0.1
 #: A column's variance in a task, of targets in scales, is taken for no less.
 STILL = 1e-4
 
@@ -24,7 +27,7 @@ class Objective(Protocol):
         """The mean over all that was observed; 0 if nothing was."""
 
     def gradient(self, output: Tensor, target: Tensor) -> Tensor:
-        """Of the loss, by the output (N, K)."""
+        """Of the loss that is trained on, by the output (N, K)."""
 
     def distil(self, output: Tensor, other: Tensor, temperature: float) -> Tensor:
         """Gradient of the mean divergence from another model's output, by the output (N, K)."""
@@ -100,10 +103,10 @@ class CrossEntropy:
         return total / (target != UNKNOWN).sum().clamp(min=1)
 
     def gradient(self, output: Tensor, target: Tensor) -> Tensor:
-        """(softmax(output) - one-hot target) / observed rows."""
-        p = output.softmax(dim=1)
+        """(softmax(output) - target) / observed rows, with the one-hot target smoothed."""
+        p = output.softmax(dim=1).sub_(SMOOTHING / output.shape[1])
         known = target != UNKNOWN
-        p[torch.arange(len(p)), target.clamp(min=0)] -= 1
+        p[torch.arange(len(p)), target.clamp(min=0)] -= 1 - SMOOTHING
         count = int(known.sum())
         if count < len(p):
             p.mul_(known[:, None])

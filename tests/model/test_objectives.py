@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.model.objectives import UNKNOWN, CrossEntropy, Objective, Squared, matched
+from pipeline.model.objectives import (
+    SMOOTHING,
+    UNKNOWN,
+    CrossEntropy,
+    Objective,
+    Squared,
+    matched,
+)
 
 NAN = float("nan")
 
@@ -32,14 +39,36 @@ def targets(objective: Objective, n: int, unknown: bool) -> Tensor:
     return y
 
 
-@pytest.mark.parametrize("objective", [Squared(), CrossEntropy()], ids=["squared", "classes"])
 @pytest.mark.parametrize("unknown", [False, True])
-def test_the_gradient_is_that_of_the_loss(objective: Objective, unknown: bool) -> None:
+def test_the_squared_gradient_is_that_of_the_loss(unknown: bool) -> None:
     output = some()
-    y = targets(objective, len(output), unknown)
-    expected = slope(objective.loss(output, y), output)
-    found = objective.gradient(output.detach(), y)
+    y = targets(Squared(), len(output), unknown)
+    expected = slope(Squared().loss(output, y), output)
+    found = Squared().gradient(output.detach(), y)
     torch.testing.assert_close(found, torch.nan_to_num(expected))
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_classes_are_trained_on_smoothed_labels(unknown: bool) -> None:
+    """torch's own smoothing, as the mean over labelled rows."""
+    output = some()
+    y = targets(CrossEntropy(), len(output), unknown)
+    loss = functional.cross_entropy(
+        output, y, ignore_index=UNKNOWN, label_smoothing=SMOOTHING, reduction="sum"
+    )
+    expected = slope(loss / int((y != UNKNOWN).sum()), output)
+    torch.testing.assert_close(CrossEntropy().gradient(output.detach(), y), expected)
+
+
+def test_the_loss_that_is_reported_is_of_the_labels_as_they_are() -> None:
+    """-log of what was said of the right class, though training is at rest where that is
+    1 - SMOOTHING and the rest is even."""
+    resting = torch.tensor([[1 - SMOOTHING + SMOOTHING / 3, SMOOTHING / 3, SMOOTHING / 3]])
+    label = torch.tensor([0])
+    assert CrossEntropy().loss(resting.log(), label).item() == pytest.approx(
+        -resting[0, 0].log().item()
+    )
+    assert CrossEntropy().gradient(resting.log(), label).abs().max() < 1e-7
 
 
 def test_the_squared_loss_is_the_mean_over_observed_cells() -> None:

@@ -17,7 +17,7 @@ from pipeline.model.objectives import CrossEntropy
 #: lambda where targets are classes, and where they are numbers.
 CLASSES, NUMBERS = 100.0, 1000.0
 #: Weight and temperature of the parent's logits; weight of its forecasts.
-LOGITS, TEMPERATURE, FORECASTS = 0.3, 4.0, 1.0
+LOGITS, TEMPERATURE, FORECASTS = 0.8, 4.0, 1.0
 #: Times `learn.lr`: Adam's rate for numbers, SGD's for classes; its warm-up, and the norm where it
 #: is clipped.
 ADAM_RATE, SGD_RATE, WARM_UP, CLIP = 1 / 6, 500 / 3, 0.3, 1.0

@@ -8,7 +8,7 @@ from pipeline.model.objectives import CrossEntropy
 
 #: Weights of the replayed targets, and of the stored outputs: where targets are classes, and where
 #: they are numbers, of which the outputs say as much as the noisy targets.
-CLASSES, NUMBERS = (1.0, 0.5), (0.0, 2.0)
+CLASSES, NUMBERS = (1.0, 1.5), (0.0, 2.0)
 
 
 class ReplayOnly:
