@@ -12,7 +12,7 @@ from pipeline.consolidate.ewc import Anchor
 from pipeline.consolidate.strategies import STRATEGIES, Strategy
 from pipeline.consolidate.training import Examples, Kept, Task
 from pipeline.errors import TrainingFailed
-from pipeline.model.objectives import Squared
+from pipeline.model.objectives import CrossEntropy, Squared
 from tests.model.making import forecaster
 
 WINDOW, CHANNELS = 4, 2
@@ -161,6 +161,25 @@ def test_settings_and_strategies_have_the_same_names() -> None:
     """A method that cannot be chosen, or a choice without a method, is a mistake."""
     hint = get_type_hints(Learn)["strategy"]
     assert set(get_args(hint)) == set(STRATEGIES)
+
+
+def test_where_nothing_is_kept_a_step_on_classes_takes_half_a_batch() -> None:
+    """20 rows in batches of 16 / 2: three steps an epoch, and of forecasts two."""
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    steps = []
+    for objective, y in ((CrossEntropy(), torch.arange(20) % 3), (Squared(), x)):
+        task = Task(
+            model=nn.Linear(3, 3),
+            objective=objective,
+            new=Examples(x=x, y=y),
+            held_out=None,
+            kept=None,
+            anchor=None,
+            learn=replace(LEARN, epochs=4, batch=16),
+            generator=torch.Generator().manual_seed(0),
+        )
+        steps.append(STRATEGIES["ewc_only"](task).steps)
+    assert steps == [4 * 3, 4 * 2]
 
 
 def test_replay_holds_the_old_windows_that_fine_tuning_forgets() -> None:

@@ -19,8 +19,9 @@ CLASSES, NUMBERS = 100.0, 1000.0
 #: Weight and temperature of the parent's logits; weight of its forecasts.
 LOGITS, TEMPERATURE, FORECASTS = 0.8, 4.0, 1.0
 #: Times `learn.lr`: Adam's rate for numbers, SGD's for classes; its warm-up, and the norm where it
-#: is clipped.
-ADAM_RATE, SGD_RATE, WARM_UP, CLIP = 1 / 6, 500 / 3, 0.3, 1.0
+#: is clipped. Times `learn.batch`: SGD's batch, as nothing is replayed in a step; many short ones
+#: forget less than few long ones.
+ADAM_RATE, SGD_RATE, WARM_UP, CLIP, SGD_BATCH = 1 / 6, 500 / 3, 0.3, 1.0, 1 / 2
 
 
 class EwcOnly:
@@ -50,7 +51,7 @@ def _recipe(task: Task, classes: bool) -> Recipe:
         warm_up=WARM_UP,
         clip=CLIP,
         epochs=epochs,
-        batch=batch,
+        batch=max(1, int(SGD_BATCH * batch)),
     )
 
 
