@@ -12,7 +12,7 @@ from pipeline.consolidate.training import Task, Trained, train
 from pipeline.model.objectives import CrossEntropy
 
 #: The least lambda, where targets are classes and where they are numbers.
-CLASSES, NUMBERS = 10.0, 1.0
+CLASSES, NUMBERS = 20.0, 1.0
 
 
 class EwcReplay:
