@@ -34,7 +34,7 @@ from pipeline.register.checkpoints import Checkpoint, Piece, State
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.partition import Partition
-from pipeline.run.pieces import SERIES, Row
+from pipeline.run.pieces import SERIES, rows_of
 
 SENSORS, SEED = 8, 0
 #: Series that are really fed, readings that each has then, and those between two checkpoints.
@@ -197,9 +197,8 @@ def _copies(pieces: list[Piece], fed: int, series: int) -> Iterator[Piece]:
         for slot in range(piece.slot, series, fed):
             content = piece.content
             if piece.kind == SERIES:
-                row = msgspec.msgpack.decode(content, type=Row)
-                named = msgspec.structs.replace(row, name=f"machine-{slot}")
-                content = msgspec.msgpack.encode(named)
+                (row,) = rows_of([piece._replace(slot=0)])
+                content = msgspec.structs.replace(row, name=f"machine-{slot}").pack()
             yield piece._replace(slot=slot, content=content)
 
 

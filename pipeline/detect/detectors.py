@@ -15,7 +15,6 @@ from operator import call
 from types import MethodType
 from typing import Any
 
-import lz4.block
 import msgspec
 import numpy as np
 from river import drift
@@ -208,9 +207,8 @@ def _update(detector: DriftDetector) -> Callable[[float], bool]:
 
 
 def dump(proposers: Proposers) -> bytes:
-    """A series' detectors as bytes, compressed; equal states, equal bytes."""
-    content: bytes = lz4.block.compress(msgspec.msgpack.encode(proposers.state()))
-    return content
+    """A series' detectors as bytes; equal states, equal bytes."""
+    return msgspec.msgpack.encode(proposers.state())
 
 
 def load(content: bytes, new: Proposers) -> Proposers:
@@ -219,8 +217,8 @@ def load(content: bytes, new: Proposers) -> Proposers:
     DetectorStateError for anything that is not river's.
     """
     try:
-        plain = msgspec.msgpack.decode(lz4.block.decompress(content), type=list[Any])
-    except (lz4.block.LZ4BlockError, ValueError, MemoryError, RecursionError) as exc:
+        plain = msgspec.msgpack.decode(content, type=list[Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise DetectorStateError(f"not detector state: {exc}") from None
     new.restore(plain)
     return new

@@ -157,13 +157,6 @@ def same(one: BoundaryDetector, other: BoundaryDetector) -> bool:
     return of_series(one, slots) == of_series(other, slots)
 
 
-def size_of(detector: BoundaryDetector) -> int:
-    """Bytes of its state, without readings of a warm-up."""
-    used = used_by(detector)
-    arrays = sum(array.nbytes for array in detector.state(used).values())
-    return arrays + sum(map(len, detector.watch.state(used)))
-
-
 def by_series(boundaries: Sequence[Boundary]) -> dict[str, list[Boundary]]:
     """Boundaries taken apart by series, each in its order."""
     apart: dict[str, list[Boundary]] = {}

@@ -51,7 +51,7 @@ def test_alarms_are_rivers_own_also_after_a_restart(name: str) -> None:
     proposers = Proposers([name], 2)
     rows = [[value > 0.5] for value in values]
     found = [row for row, _ in proposers.update("error", rows[:3020])]
-    (again,) = load(dump([proposers]), lambda: Proposers([name], 2))
+    again = load(dump(proposers), Proposers([name], 2))
     assert again is not None
     found += [3020 + row for row, _ in again.update("error", rows[3020:])]
     assert found == bare(name, values)

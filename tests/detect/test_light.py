@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +14,7 @@ from pipeline.detect.boundary import BoundaryDetector
 from pipeline.detect.detectors import DetectorStateError, Proposers, load
 from pipeline.detect.reference import Forecaster
 from pipeline.records import Boundary
-from tests.detect.logs import feed, find, interleave, of_series, restarted, size_of
+from tests.detect.logs import feed, find, interleave, of_series, restarted
 
 LIGHT = Detect(profile="light")
 QUICK = Detect(profile="light", warm_up=60, fit_after=200)
@@ -81,33 +79,6 @@ def test_the_only_feature_of_the_residual_is_the_joint_one() -> None:
     light = signals.residual(blocks, before, one, None, light=True)
     assert light.shape == (200, 5, 1)
     assert light[..., 0].tolist() == full[..., -d - 1].tolist()
-
-
-def size_with(profile: str, values: NDArray[np.float64]) -> int:
-    """Bytes of a mature series: every sample is there, ADWIN's windows are as long as they get."""
-    detector = BoundaryDetector(values.shape[1], Detect(profile=profile))
-    feed(detector, interleave({"a": values}).polls([5000] * (len(values) // 5000)), {"a": 0})
-    return size_of(detector)
-
-
-def wandering(rows: int, channels: int) -> NDArray[np.float64]:
-    """Levels that never rest, far from where they began."""
-    return np.cumsum(noise(rows, channels, 5), axis=0)
-
-
-def switching(rows: int, channels: int) -> NDArray[np.float64]:
-    """Another level every 4,000 rows, the last 500 rows ago."""
-    values = noise(rows, channels, 6)
-    return values + 4.0 * ((np.arange(rows) + 3500) // 4000 % 2)[:, None]
-
-
-@pytest.mark.parametrize(("profile", "most"), [("default", 64_000), ("light", 16_000)])
-@pytest.mark.parametrize("stream", [noise, wandering, switching])
-def test_the_state_of_a_mature_series_of_eight_sensors_is_small(
-    profile: str, most: int, stream: Callable[[int, int], NDArray[np.float64]]
-) -> None:
-    """64 kB on a device, 16 in a fleet. Nothing changes in noise: river keeps most of that."""
-    assert size_with(profile, stream(40_000, 8)) <= most
 
 
 def test_nothing_of_another_profile_is_gone_on_with() -> None:

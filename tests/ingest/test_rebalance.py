@@ -87,9 +87,10 @@ def test_who_waits_for_something_else_stays_in_the_group_and_takes_nothing(
     topic = real_topics.filled({0: [(b"k", b"x")]})
     waits = member(real_topics, topic, max_poll_interval_ms=2000)
     poll_until([waits], lambda: owned(waits[1]) == [0, 1])
+    told = list(waits[1].told)
     for _ in range(6):
         waits[0].idle(0.5)
-    assert waits[1].told == [("assigned", [0, 1])]
+    assert waits[1].told == told
     polled: list[bytes | None] = []
     deadline = time.monotonic() + PATIENCE_S
     while not polled and time.monotonic() < deadline:

@@ -14,6 +14,7 @@ import pytest
 from pipeline.config import Database
 from pipeline.errors import LeaseLost, RegistryError, StaleEpoch
 from pipeline.register import files, ledger, migrate
+from pipeline.register.checkpoints import State
 from pipeline.register.engine import connect
 from pipeline.register.files import backup, examine, restore
 from pipeline.register.sql import SqlRegistry
@@ -135,20 +136,20 @@ def test_after_a_restoration_nobody_from_before_can_write(database: Database, fi
     registry.acquire(stream.id, 0, "a")
     backup(database, file)
     epoch = max(registry.acquire(stream.id, 0, "zombie").epoch for _ in range(5))
-    registry.save(stream.id, 0, epoch, next_offset=7, state=b"later")
+    registry.save(stream.id, 0, epoch, next_offset=7, state=State(b"later"))
     registry.submit(by_hand(stream))
     claim = claimed(registry)
     restore(database, file, force=True, **WHO)
 
     with pytest.raises(StaleEpoch):
-        registry.save(stream.id, 0, epoch, next_offset=8, state=b"zombie")
+        registry.save(stream.id, 0, epoch, next_offset=8, state=State(b"zombie"))
     registry.submit(by_hand(stream))
     with pytest.raises(LeaseLost):
         registry.renew(claim, 60)
     restored = registry.acquire(stream.id, 0, "new")
     assert restored.epoch > epoch
-    assert (restored.next_offset, restored.state) == (None, None)
-    registry.save(stream.id, 0, restored.epoch, next_offset=1, state=b"new")
+    assert (restored.next_offset, restored.head) == (None, b"")
+    registry.save(stream.id, 0, restored.epoch, next_offset=1, state=State(b"new"))
     registry.close()
 
 

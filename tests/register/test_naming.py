@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ class Partitions:
     def __init__(self, registry: SqlRegistry, stream: Stream) -> None:
         self.registry, self.stream = registry, stream
         self.epochs: dict[int, int] = {}
+        self.offsets = count(1)
 
     def save(self, *prints: Print, partition: int = 0, **more: Any) -> list[Named]:
         if partition not in self.epochs:
@@ -99,7 +101,7 @@ class Partitions:
             self.stream.id,
             partition,
             self.epochs[partition],
-            next_offset=1,
+            next_offset=next(self.offsets),
             state=State(b""),
             prints=prints,
             **more,

@@ -18,6 +18,7 @@ from pipeline.config import Database
 from pipeline.errors import DatabaseAway, LeaseLost, RegistryError, VersionConflict
 from pipeline.outage import Outage
 from pipeline.register import tables as t
+from pipeline.register.checkpoints import Piece, State
 from pipeline.register.engine import passing, reading, writing
 from pipeline.register.rollback import WATCH
 from pipeline.register.sql import SqlRegistry, Stream
@@ -84,7 +85,8 @@ def saving(registry: SqlRegistry, stream: Stream) -> Callable[[], Any]:
     version = next_version(registry, stream)
     epoch = registry.acquire(stream.id, 0, "me").epoch
     return lambda: registry.save(
-        stream.id, 0, epoch, next_offset=9, state=b"s", boundaries=[boundary()],
+        stream.id, 0, epoch, next_offset=9,
+        state=State(b"s", pieces=[Piece("series", 0, 0, b"row")]), boundaries=[boundary()],
         requests=[asked(stream)], scored=[(version.id, 0, 9)],
         artifacts={"-": ("segment", b"x")},
     )  # fmt: skip

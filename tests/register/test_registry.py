@@ -182,7 +182,7 @@ class RegistryContract:
         assert first == Checkpoint(epoch=1, next_offset=None)
         registry.save(stream.id, 3, 1, next_offset=42, state=State(b"\x00state\xff"))
         again = registry.acquire(stream.id, 3, "w2")
-        assert again == Checkpoint(epoch=2, next_offset=42, state=State(b"\x00state\xff"))
+        assert again == Checkpoint(epoch=2, next_offset=42, head=b"\x00state\xff")
         assert column(registry.engine, "SELECT owner FROM checkpoints") == ["w2"]
         assert registry.acquire(stream.id, 4, "w1").epoch == 1
 

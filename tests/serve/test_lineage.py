@@ -426,7 +426,7 @@ def test_a_turnaround_is_from_a_boundary_to_the_champion_that_came_of_it(
         0,
         epoch,
         next_offset=3000,
-        state=b"",
+        state=State(b""),
         boundaries=[boundary(3)],
         requests=[asked(stream, 3)],
     )
