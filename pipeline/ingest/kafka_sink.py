@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
@@ -17,6 +18,7 @@ from pipeline.ingest.kafka_client import (
     importable,
     install,
     no_topic,
+    partitions,
     reach,
     translated,
 )
@@ -79,12 +81,19 @@ class KafkaSink:
         ------
         SourceError
             One is not there, SEND_MS after it was asked for.
+        BrokerAway
+            The broker does not say which topics it has, for longer than it is waited for.
         """
         for topic in topics:
-            with translated(self.kafka):
-                try:
-                    self._producer.partitions_for(topic)
-                except KafkaTimeoutError:
+            self.outage.ask(partial(self._require, topic))
+
+    def _require(self, topic: str) -> None:
+        """The producer does not tell a topic that is not there from a broker that is away."""
+        with translated(self.kafka):
+            try:
+                self._producer.partitions_for(topic)
+            except KafkaTimeoutError:
+                if not partitions(self.kafka, [topic])[topic]:
                     raise SourceError(no_topic(self.kafka, topic)) from None
 
     def send(

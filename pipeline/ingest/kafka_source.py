@@ -21,6 +21,7 @@ from pipeline.ingest.kafka_client import (
     ISOLATION,
     connection,
     no_topic,
+    partitions,
     reach,
     translated,
 )
@@ -87,12 +88,21 @@ class KafkaSource:
         ------
         SourceError
             There is no such topic. (Joining would have the broker make one, with its defaults.)
+        BrokerAway
+            The broker does not say, for longer than it is waited for.
         """
+        self.outage.ask(self._require)
         with translated(self.kafka):
-            if not self._consumer.partitions_for_topic(self.topic):
-                raise SourceError(f"{no_topic(self.kafka, self.topic)}, or set stream.topic")
             self._listener = _Listener(self._consumer, owner, self.kafka.auto_offset_reset)
             self._consumer.subscribe([self.topic], listener=self._listener)
+
+    def _require(self) -> None:
+        with translated(self.kafka):
+            there = partitions(self.kafka, [self.topic])[self.topic]
+            if there:  # known before the join: without it, a group's leader shares nothing out
+                self._consumer.partitions_for_topic(self.topic)
+        if not there:
+            raise SourceError(f"{no_topic(self.kafka, self.topic)}, or set stream.topic")
 
     def poll(self, timeout_s: float) -> list[Records]:
         """What has been fetched, at most `max_poll_records`; SourceError if Kafka refuses."""
@@ -282,6 +292,8 @@ class _Listener(ConsumerRebalanceListener):
         self.sought: dict[TopicPartition, int] = {}
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        if not assigned:  # kafka-python would take that for all there are
+            return
         self.consumer.pause(*assigned)
         self.start(*assigned)
         self.waiting |= set(assigned)

@@ -176,6 +176,25 @@ def test_past_the_limit_a_broker_that_is_away_ends_the_process(
     registry.close()
 
 
+def test_a_broker_that_goes_while_a_process_starts_is_away_and_no_topic_is_missing(
+    log: list[Message], monkeypatch: pytest.MonkeyPatch, forgotten_sockets: None
+) -> None:
+    """kafka-python's consumer would wait without end, past every limit and deaf to SIGTERM; its
+    producer would say that there is no such topic."""
+    monkeypatch.setattr("pipeline.ingest.kafka_client.ANSWER_MS", 300)
+    monkeypatch.setattr("pipeline.ingest.kafka_sink.SEND_MS", 300)
+    with EmbeddedBroker({"readings": 1}) as broker:
+        kafka = Kafka(bootstrap_servers=broker.address, api_version="2.3", group_id="g")
+        source = KafkaSource(kafka, "readings", Outage("broker", 0.5))
+        sink = KafkaSink(kafka, Outage("broker", 0.5))
+    with pytest.raises(BrokerAway, match=r"run\.outage_limit_s"):
+        source.subscribe(Streamer.__new__(Streamer))
+    with pytest.raises(BrokerAway, match=r"run\.outage_limit_s"):
+        sink.require(["readings.scores"])
+    source.close()
+    sink.close()
+
+
 # The database ------------------------------------------------------------------------------------
 
 
