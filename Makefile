@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint chaos clean
 
 help: ## This list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,11 @@ lint: install ## Style, types, and who may import whom
 
 bench-%: install ## A benchmark: bench-throughput (ARGS="--json")
 	@$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)
+
+chaos: KILLS ?= 300
+chaos: SEED ?= 7
+chaos: install ## Kill, stop and cut everything, then look for what was lost (KILLS=300 SEED=7)
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED) $(ARGS)
 
 clean: ## Remove what was built
 	rm -rf $(VENV) build dist tidemark-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -29,11 +29,11 @@ PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{more}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{through}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs={data}/logs
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -43,6 +43,7 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 """
 
@@ -70,11 +71,15 @@ class RealKafka:
     ----------
     data
         A directory of its own.
+    proxy
+        Port that clients which come through `behind` are told to come through; None: there are
+        none.
     """
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, proxy: int | None = None) -> None:
         self.data = data
-        self.port, self.controller = free_ports(2)
+        self.proxy = proxy
+        self.port, self.controller, self.behind = free_ports(3)
         self.address = f"127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -94,9 +99,7 @@ class RealKafka:
         """Format the data on first use, run the broker, wait until it answers."""
         self.data.mkdir(parents=True, exist_ok=True)
         properties = self.data / "server.properties"
-        properties.write_text(
-            PROPERTIES.format(port=self.port, controller=self.controller, data=self.data)
-        )
+        properties.write_text(self._properties())
         if not (self.data / "logs" / "meta.properties").exists():
             self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", properties)
         with (self.data / "broker.log").open("ab") as log:
@@ -112,6 +115,15 @@ class RealKafka:
         except BaseException:
             self.kill()
             raise
+
+    def _properties(self) -> str:
+        more, through = "", ""
+        if self.proxy is not None:
+            more = f",PROXIED://127.0.0.1:{self.behind}"
+            through = f",PROXIED://127.0.0.1:{self.proxy}"
+        return PROPERTIES.format(
+            port=self.port, controller=self.controller, data=self.data, more=more, through=through
+        )
 
     def stop(self) -> None:
         """SIGTERM; SIGKILL if it has not gone after ten seconds."""

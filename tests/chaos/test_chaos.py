@@ -1,0 +1,77 @@
+"""The short form of `make chaos`: a fixed seed, a dozen blows, nothing lost or done twice."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import kafka_home
+from tests.chaos.compare import unlike
+from tests.chaos.log import PARTITIONS, SERIES, messages
+from tests.chaos.plan import DECK, GUEST, plan
+from tests.chaos.report import as_markdown, write
+from tests.chaos.run import run
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+KILLS, SEED = 10, 12
+
+
+def test_the_seed_says_what_is_done_in_which_order() -> None:
+    """The same again, the beginning of a longer one, and every kind as often as its share."""
+    decks = 10
+    whole = plan(7, decks * sum(DECK.values()))
+    assert plan(7, 40) == whole[:40]
+    assert plan(8, 40) != whole[:40]
+    done = Counter(blow.kind for blow in whole)
+    assert done["broker"] == done["database"] == 5 * decks
+    assert done["kill"] == 9 * decks
+    guest = [blow.kind for blow in whole if blow.who == GUEST]
+    assert guest == ["add", "remove"] * (decks // 2)
+
+
+def test_the_log_is_the_seed_s_and_holds_what_logs_hold() -> None:
+    """Every series, its messages on one partition; some twice, some late, some no reading."""
+    rounds = list(islice(messages(1), 300))
+    assert rounds == list(islice(messages(1), 300))
+    sent = [message for some in rounds for message in some]
+    good = [message for message in sent if not message.bad]
+    place = {(message.key, message.partition) for message in good}
+    assert len(place) == SERIES
+    assert {partition for _, partition in place} == set(range(PARTITIONS))
+    assert max(Counter((m.key, m.value) for m in good).values()) == 2
+    assert 0 < len(sent) - len(good) < len(sent) / 100
+    first = {message.key for message in rounds[0]}
+    assert 0 < SERIES - len(first) < SERIES / 2
+
+
+def test_what_differs_is_named() -> None:
+    """One missing, one too many, one that is otherwise, and where."""
+    ours = {(0,): {"a": 1, "b": b"xyz"}, (1,): 5}
+    theirs = {(0,): {"a": 1, "b": b"xz"}, (2,): 5}
+    assert list(unlike(ours, theirs)) == [
+        "(0,) is b 3 bytes, not 2: they part at 1",
+        "(1,) is one too many",
+        "(2,) is missing",
+    ]
+    assert list(unlike(ours, ours)) == []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path) -> None:
+    """Real processes, broker and database, hurt ten times: the end is that of a run that nobody
+    disturbed. It takes longer than others, since each blow has to fall on work in progress."""
+    if kafka_home() is None:
+        missing = "no Kafka jars and Java"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    result = run(tmp_path, KILLS, SEED, lambda _: None)
+    write(BUILD / "chaos.json", result)
+    assert result["differences"] == []
+    assert sum(result["done"].values()) == KILLS
+    assert result["compared"]["boundaries"] > 0
+    assert result["compared"]["versions"] > 1
+    assert f"{KILLS} blows" in as_markdown(result)
