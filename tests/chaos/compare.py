@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, func, select
+from sqlalchemy import Connection, Engine, Table, func, select
 
 from pipeline.register import ledger
 from pipeline.register import tables as t
@@ -107,22 +107,23 @@ def scored(engine: Engine, ends: Mapping[int, int]) -> Iterator[str]:
     """From each partition's first scored offset to its end: no hole, no overlap."""
     with engine.connect() as conn:
         rows = conn.execute(select(t.scored).order_by(t.scored.c.first_offset)).all()
-    of: dict[int, list[Row[Any]]] = defaultdict(list)
+    of: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for row in rows:
-        of[row.partition].append(row)
+        of[row.partition].append((row.first_offset, row.end_offset))
     for partition, end in ends.items():
-        if not of[partition]:
-            yield f"partition {partition} was never scored"
-            continue
-        if of[partition][-1].end_offset != end:
-            yield f"partition {partition} ends at {of[partition][-1].end_offset}, not {end}"
-        for before, after in pairwise(of[partition]):
-            if before.end_offset != after.first_offset:
-                kind = "a hole" if before.end_offset < after.first_offset else "an overlap"
-                yield (
-                    f"partition {partition}: {kind} between {before.end_offset} (version "
-                    f"{before.version_id}) and {after.first_offset} (version {after.version_id})"
-                )
+        yield from (f"partition {partition}: {line}" for line in pieced(of[partition], end))
+
+
+def pieced(ranges: Sequence[tuple[int, int]], end: int) -> Iterator[str]:
+    """Where half-open ranges, by their begin, do not make one that reaches to `end`."""
+    if not ranges:
+        yield "was never scored"
+        return
+    if ranges[-1][1] != end:
+        yield f"ends at {ranges[-1][1]}, not {end}"
+    for (_, before), (after, _) in pairwise(ranges):
+        if before != after:
+            yield f"{'a hole' if before < after else 'an overlap'} between {before} and {after}"
 
 
 def requests_once(engine: Engine) -> Iterator[str]:

@@ -15,6 +15,8 @@ from tests.chaos.plan import Blow
 
 #: Rounds of the log that are fed before the first blow, and before each.
 HEAD, EACH = 260, 24
+#: The first checkpoint has to be there within, in seconds.
+START_S = 300.0
 #: A blow waits for checkpoints to have moved since the one before, but no longer, in seconds.
 MOVED_S = 5.0
 #: How often stopped and ended processes are looked after, in seconds.
@@ -111,7 +113,8 @@ class Killer:
     def run(self, plan: Sequence[Blow]) -> None:
         """Deal the blows in their order."""
         self.feeder.feed(HEAD)
-        self.wait_until(lambda: (self.reached() or 0) > 0, 60.0)
+        if not self.wait_until(lambda: (self.reached() or 0) > 0, START_S):
+            self.ended.append(f"no checkpoint within {START_S:.0f} s of the start")
         for number, blow in enumerate(plan, 1):
             self.feeder.feed(EACH)
             before = self.reached()

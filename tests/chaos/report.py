@@ -48,10 +48,11 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 def _sentence(result: dict[str, Any]) -> str:
-    seconds = result["seconds"]
+    seconds, idle = result["seconds"], result["blows_without_progress"]
     return (
         f"{result['kills']} blows in {seconds['blows']:.0f} s, {result['records']:,} records, "
-        f"{len(result['differences'])} differences."
+        f"{len(result['differences'])} differences. Before {idle} of the blows "
+        "no checkpoint had moved since the one before."
     )
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import Database
+from pipeline.register import ledger
+from pipeline.register.sql import SqlRegistry
 from tests.brokers import kafka_home
-from tests.chaos.compare import unlike
+from tests.chaos.compare import chain, pieced, requests_once, unlike
 from tests.chaos.log import PARTITIONS, SERIES, messages
 from tests.chaos.plan import DECK, GUEST, plan
 from tests.chaos.report import as_markdown, write
 from tests.chaos.run import run
+from tests.register.making import by_hand
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 KILLS, SEED = 10, 12
@@ -58,6 +62,40 @@ def test_what_differs_is_named() -> None:
         "(2,) is missing",
     ]
     assert list(unlike(ours, ours)) == []
+
+
+def test_holes_and_overlaps_are_found() -> None:
+    """Of [0, 5), [5, 9), [10, 20), [18, 30) two borders are wrong, and the end is not at 30."""
+    ranges = [(0, 5), (5, 9), (10, 20), (18, 30)]
+    assert list(pieced(ranges[:2], 9)) == []
+    assert list(pieced(ranges, 31)) == [
+        "ends at 30, not 31",
+        "a hole between 9 and 10",
+        "an overlap between 20 and 18",
+    ]
+    assert list(pieced([], 9)) == ["was never scored"]
+
+
+def test_what_was_done_twice_or_never_is_found(sqlite_at_head: Database) -> None:
+    """Three requests end as one; then one is ended again, and another is not."""
+    registry = SqlRegistry(sqlite_at_head)
+    stream = registry.open_stream("readings", ["flow"])
+    for note in ("a", "b", "c"):
+        registry.submit(by_hand(stream, note=note))
+    claim = registry.claim("trainer", 60.0)
+    assert claim is not None
+    registry.finish(claim, "served")
+    assert list(requests_once(registry.engine)) == []
+    registry.submit(by_hand(stream, note="d"))
+    with registry.engine.begin() as conn:
+        ledger.append(conn, "request_done", {"request": claim.id}, at=1)
+    assert list(requests_once(registry.engine)) == [
+        f"request {claim.id} was ended 2 times, not 1",
+        "request 4 is pending: None",
+        "request 4 was ended 0 times, not 1",
+    ]
+    assert list(chain(registry.engine)) == []
+    registry.close()
 
 
 @pytest.mark.timeout(900)
