@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from kafka import KafkaProducer
 
-from tests.chaos.cast import TOPIC, Cast, Member
+from tests.chaos.cast import TOPIC, Cast
 from tests.chaos.log import Message, messages
+from tests.chaos.member import Member
 from tests.chaos.plan import Blow
 
 #: Rounds of the log that are fed before the first blow, and before each.

@@ -128,8 +128,12 @@ def _undisturbed(cast: Cast, registry: SqlRegistry, log: published.Log) -> None:
     source = KafkaSource(settings.kafka, settings.stream.topic)
     streamer = Streamer(settings, source, MemorySink(), registry, owner="undisturbed")
     source.subscribe(streamer)
+    moved = time.monotonic()
     while sum(each.next_offset or 0 for each in streamer.owned.values()) < log.length:
-        streamer.poll_once()
+        if streamer.poll_once():
+            moved = time.monotonic()
+        if time.monotonic() - moved > END_S:
+            raise RuntimeError(f"the undisturbed run stands still: {streamer.owned}")
     streamer.checkpoint()
     source.close()
 
