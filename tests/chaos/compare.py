@@ -158,15 +158,18 @@ def requests_once(engine: Engine) -> Iterator[str]:
             yield f"request {number} has {made[number]} versions"
 
 
+def due(engine: Engine) -> list[int]:
+    """The due times that were requested, in order, in microseconds since 1970."""
+    c = t.requests.c.due
+    with engine.connect() as conn:
+        return list(conn.execute(select(c).where(c.is_not(None)).order_by(c)).scalars())
+
+
 def due_once(engine: Engine) -> Iterator[str]:
     """Every minute from the first due time to the last was requested once."""
-    with engine.connect() as conn:
-        due = conn.execute(
-            select(t.requests.c.due).where(t.requests.c.due.is_not(None)).order_by(t.requests.c.due)
-        ).scalars()
-        for before, after in pairwise(due):
-            if after - before != 60_000_000:
-                yield f"{(after - before) / 1e6:.0f} s lie between {before} and {after}"
+    for before, after in pairwise(due(engine)):
+        if after - before != 60_000_000:
+            yield f"{(after - before) / 1e6:.0f} s lie between {before} and {after}"
 
 
 def promotions(engine: Engine) -> Iterator[str]:

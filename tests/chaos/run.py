@@ -98,7 +98,8 @@ def _end(
             f"the end did not come: {reached} of {log.length} records, {open_} requests open"
         )
     left += _leave(cast, [name for name in cast.members if name not in stop])
-    findings.look("processes that ended by themselves", 0, iter(killer.ended))
+    starts = sum(member.starts for member in cast.members.values())
+    findings.look("starts of processes, none ended by itself", starts, iter(killer.ended))
     findings.look("processes that left with code 0 when told to", len(cast.members), iter(left))
     return log
 
@@ -152,7 +153,7 @@ def _compare(
         look(what, len(theirs[what]), compare.unlike(ours[what], theirs[what]))
     look("scored ranges", count(engine, t.scored), compare.scored(engine, log.ends))
     look("requests done once", count(engine, t.requests), compare.requests_once(engine))
-    look("due times", 0, compare.due_once(engine))
+    look("due times", len(compare.due(engine)), compare.due_once(engine))
     look("live intervals", count(engine, t.promotions), compare.promotions(engine))
     look("ledger entries", count(engine, t.ledger), compare.chain(engine))
     look("dead letters", len(log.bad), published.dead_letters(address, log))
