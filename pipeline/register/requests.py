@@ -3,7 +3,8 @@
 A claim is a lease with a fencing number. Requests of one stream run one at a time (an index allows
 one claim a stream) and in their order; those that piled up behind the oldest are taken along with
 it. One that failed before is tried again after a pause, and alone. One of a task that waits for a
-person's word is claimed once there is one.
+person's word is claimed once there is one. Leases end as leases.py says; a pause that a clock which
+was set back would make longer than the longest is over.
 
 Whatever ends in the ledger takes its lock before any request's row, as naming.py does: neither can
 wait for the other for ever.
@@ -22,6 +23,7 @@ from pipeline.errors import LeaseLost
 from pipeline.records import Claim, Request
 from pipeline.register import ledger
 from pipeline.register.engine import inserting
+from pipeline.register.leases import is_over
 from pipeline.register.tables import requests, tasks
 
 #: Pending requests that one claim takes along, at most.
@@ -75,8 +77,10 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
     stream is left alone.
     """
     ledger.lock(conn)
-    _expire(conn, at)
-    pauses = (requests.c.status == "pending") & (requests.c.not_before > at)
+    _expire(conn, lease, at)
+    pauses = (requests.c.status == "pending") & requests.c.not_before.between(
+        at + 1, at + LONGEST_S * 1_000_000
+    )
     busy = select(requests.c.stream_id).where((requests.c.status == "claimed") | pauses)
     oldest = (
         select(requests)
@@ -263,11 +267,11 @@ def _fold(conn: Connection, row: Row[Any]) -> Sequence[Row[Any]]:
     return others
 
 
-def _expire(conn: Connection, at: int) -> None:
+def _expire(conn: Connection, lease: int, at: int) -> None:
     """Claims whose lease is over are pending again, and so is what they took along."""
     late = conn.execute(
         select(requests.c.id)
-        .where(requests.c.status == "claimed", requests.c.lease_until < at)
+        .where(requests.c.status == "claimed", is_over(requests.c.lease_until, lease, at))
         .with_for_update(skip_locked=True)
     ).scalars()
     ids = list(late)

@@ -3,11 +3,16 @@
 Two schedulers may run: one holds the lease and acts, and each due time is in the table once,
 whoever inserts it. A time that was missed, as nobody was there, is requested once, the latest of
 several; one before the stream's first day is not.
+
+The night in which clocks go back has an hour twice: in it, a line that names hours is due the first
+time only, and one for every hour both times, as with cron. A time that is left out as clocks go
+forward is due an hour later.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -23,6 +28,8 @@ from pipeline.register.sql import SqlRegistry
 log = structlog.get_logger()
 
 LEASE = "scheduler"
+#: Place of the hours among a trigger's fields.
+HOUR = CronTrigger.FIELD_NAMES.index("hour")
 #: How far back the last due time is looked for, in growing steps.
 LOOK_BACK = tuple(
     timedelta(seconds=s) for s in (60, 3600, 86_400, 32 * 86_400, 367 * 86_400, 5 * 366 * 86_400)
@@ -125,10 +132,20 @@ def last_due(trigger: CronTrigger, now: datetime) -> datetime | None:
     '2026-03-01T02:30:00+00:00'
     """
     for step in LOOK_BACK:
-        due: datetime | None = trigger.get_next_fire_time(None, now - step)
-        if due is None or due > now:
-            continue
-        while (following := trigger.get_next_fire_time(due, due + timedelta(seconds=1))) <= now:
-            due = following
-        return due
+        due = None
+        for each in _due_between(trigger, now - step, now):
+            due = each
+        if due is not None:
+            return due
     return None
+
+
+def _due_between(trigger: CronTrigger, first: datetime, last: datetime) -> Iterator[datetime]:
+    """When `trigger` is due, both ends included; in UTC, where no time comes twice."""
+    once = not str(trigger.fields[HOUR]).startswith("*")
+    after = first.astimezone(UTC)
+    while (due := trigger.get_next_fire_time(None, after)) is not None and due <= last:
+        at = due.astimezone(UTC)
+        if not (once and at.astimezone(trigger.timezone).fold):
+            yield at
+        after = at + timedelta(seconds=1)
