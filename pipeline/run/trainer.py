@@ -88,8 +88,8 @@ class Trainer:
     def _attempt(self, claim: Claim, stop: threading.Event) -> None:
         """Work on a claim; whatever goes wrong is written beside its request."""
         try:
-            with self._lease(claim):
-                self._work(claim, stop)
+            with self._lease(claim) as lost:
+                self._work(claim, _until(stop, lost))
         except (Away, LeaseLost):
             raise
         except (Interrupted, VersionConflict) as exc:  # neither is the request's fault
@@ -107,7 +107,7 @@ class Trainer:
         log.warning("consolidation_failed", request=claim.id, reason=reason, retry=retry)
         self.registry.fail(claim, reason, retry=retry)
 
-    def _work(self, claim: Claim, stop: threading.Event) -> None:
+    def _work(self, claim: Claim, progress: Callable[[float], None]) -> None:
         works.name(self.registry, claim, ask=self.settings.learn.new_tasks == "ask")  # 2
         admitted = self.registry.admit(claim)
         if admitted is None:
@@ -121,7 +121,7 @@ class Trainer:
         works.check_labels(self.registry, claim, work, labelled=bool(self.settings.stream.label))
         inputs = works.inputs(self.registry, work)
         candidate = consolidate(  # 4
-            inputs, self.settings.score, self.settings.learn, progress=_until(stop)
+            inputs, self.settings.score, self.settings.learn, progress=progress
         )
         candidate = self._with_transfer(candidate, work.parent, inputs)
         champion = work.parent
@@ -227,30 +227,37 @@ class Trainer:
         return {task.id: task.number for task in self.registry.tasks(claim.request.stream_id)}
 
     @contextmanager
-    def _lease(self, claim: Claim) -> Iterator[None]:
-        """Renew the claim from a thread of its own for as long as the work goes on."""
-        done = threading.Event()
+    def _lease(self, claim: Claim) -> Iterator[threading.Event]:
+        """Renew the claim from a thread of its own for as long as the work goes on.
+
+        What is given is set once somebody else has the claim: he trains the stream now.
+        """
+        done, lost = threading.Event(), threading.Event()
 
         def renew() -> None:
-            while not done.wait(self.settings.run.lease_s / 3):
+            while not lost.is_set() and not done.wait(self.settings.run.lease_s / 3):
                 try:
                     self.registry.renew(claim, self.settings.run.lease_s)
-                except PipelineError as exc:  # found again, and reported, at registration
+                except LeaseLost:
+                    lost.set()
+                except PipelineError as exc:  # tried again; at registration it is found for sure
                     log.warning("lease_not_renewed", request=claim.id, reason=str(exc))
 
         thread = threading.Thread(target=renew, name="lease", daemon=True)
         thread.start()
         try:
-            yield
+            yield lost
         finally:
             done.set()
             thread.join()
 
 
-def _until(stop: threading.Event) -> Callable[[float], None]:
-    """A progress callback that ends the training when the process is told to stop."""
+def _until(stop: threading.Event, lost: threading.Event) -> Callable[[float], None]:
+    """A progress callback that ends the training as the process stops, or has lost its claim."""
 
     def progress(_: float) -> None:
+        if lost.is_set():
+            raise LeaseLost("somebody else has the request: training ended")
         if stop.is_set():
             raise Interrupted("interrupted")
 
