@@ -11,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import PendingRollbackError
 
 from alembic import command
 from pipeline.config import Database
@@ -92,6 +93,8 @@ def _run(database: Database, step: Callable[[Config, str], None], revision: str)
             _check_foreign_keys(conn)
     except CommandError as exc:
         raise RegistryError(f"migration to {revision}: {exc}") from exc
+    except PendingRollbackError as exc:  # of Alembic, which cleans up after an interrupt, in vain
+        raise (exc.__context__ or exc) from None
     finally:
         engine.dispose()
 
