@@ -134,7 +134,8 @@ class Stream(Section, frozen=True, kw_only=True):
         Count, Meta(description="Readings of further series in a partition are dead letters")
     ] = 10_000
     max_future_s: Annotated[
-        Positive, Meta(description="A time later than now by more is a dead letter, in seconds")
+        Positive,
+        Meta(description="A time that its record's own is behind by more is bad, in seconds"),
     ] = 86_400.0
     publish_scores: Annotated[
         bool, Meta(description="Publish scores to TOPIC.scores (boundaries always go out)")

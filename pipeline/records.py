@@ -49,6 +49,9 @@ class Records:
     offsets: Sequence[int]
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
+    #: When each was written, by its producer's clock or the broker's, in milliseconds since 1970
+    #: UTC; below 0 where the log does not say. Empty: it says so of none.
+    written: Sequence[int] = ()
     #: First offset that this poll did not reach.
     next_offset: int
 

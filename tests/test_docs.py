@@ -51,7 +51,7 @@ def decode(values: list[bytes]) -> Batch:
         next_offset=len(values),
     )
     decoder = Decoder(Settings().stream, Settings().kafka.max_message_bytes)
-    batch, letters = decoder.decode(records, time.time_ns() // 1000 + 10**12)
+    batch, letters = decoder.decode(records)
     assert letters == []
     assert batch is not None
     return batch

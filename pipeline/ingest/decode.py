@@ -30,6 +30,8 @@ MICROSECOND = timedelta(microseconds=1)
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0}
 #: Cells beyond this are not finite as float32.
 LARGEST = float(np.finfo(np.float32).max)
+#: No time is later, whatever the log says of it: 9999-12-31T00:00Z, in microseconds. Python's end.
+LAST = 253_402_214_400_000_000
 #: Names of series that are remembered from one poll to the next, about.
 REMEMBERED = 50_000
 #: (record, time, values) of each reading: (N,), (N,), (N, d); labels are a last column of values.
@@ -72,16 +74,17 @@ class Decoder:
         self._reader = Reader(field, max_message_bytes, stream.label)
         self._labels = Labels(classes) if stream.label else None
 
-    def decode(self, records: Records, now_us: int) -> tuple[Batch | None, list[DeadLetter]]:
+    def decode(self, records: Records) -> tuple[Batch | None, list[DeadLetter]]:
         """Records of one poll as a batch (None if no reading is good) and the bad ones.
 
-        now_us: microseconds since 1970 UTC, for the limit on times in the future. Each record
-        becomes rows or exactly one dead letter; nothing that a record holds raises.
+        Each record becomes rows or exactly one dead letter; nothing that a record holds raises.
+        What it becomes hangs on the log alone: a time lies in the future if it is
+        `stream.max_future_s` after the log says that its record was written, whenever it is read.
         """
         bad: dict[int, Bad] = {}
         if len(self._names) > REMEMBERED:
             self._names = _Names(self._names.kind)
-        latest = now_us + int(self.stream.max_future_s * 1e6)
+        latest = _latest(records, self.stream.max_future_s)
         at, messages = self._parse(records.values, bad)
         at, messages, series = self._name(records, at, messages, bad)
         if not self.channels:
@@ -139,7 +142,7 @@ class Decoder:
     # Messages to columns ----------------------------------------------------------------------
 
     def _learn_channels(
-        self, at: list[int], messages: list[Any], latest: int, bad: dict[int, Bad]
+        self, at: list[int], messages: list[Any], latest: IntArray, bad: dict[int, Bad]
     ) -> tuple[list[int], list[Any]]:
         """`at` and `messages` from the first that is good in every respect on: it decides.
 
@@ -389,11 +392,25 @@ def _join(pieces: list[Columns]) -> Columns | None:
     return record[order], times[order], values[order]
 
 
-def _plausible(columns: Columns, latest: int, bad: dict[int, Bad]) -> Columns:
-    """The columns without records that have a cell or a time that cannot be."""
+def _latest(records: Records, ahead_s: float) -> IntArray:
+    """(n,) latest time that each record may tell, in microseconds."""
+    if not len(records.written):
+        return np.full(len(records), LAST)
+    written = np.array(records.written, dtype=np.int64)
+    known = np.where(written < 0, LAST, np.minimum(written, LAST // 1000) * 1000)
+    latest: IntArray = np.minimum(known + int(ahead_s * 1e6), LAST)
+    return latest
+
+
+def _plausible(columns: Columns, latest: IntArray, bad: dict[int, Bad]) -> Columns:
+    """The columns without records that have a cell or a time that cannot be.
+
+    latest: (n,) latest time of each record of the poll.
+    """
     record, times, values = columns
+    ahead = "a time lies further after the record's own than stream.max_future_s"
     faults = (
-        (times > latest, "time_in_future", "a time is further ahead than stream.max_future_s"),
+        (times > latest[record], "time_in_future", ahead),
         (times < 0, "time_before_1970", "a time lies before 1970"),
         ((np.abs(values) > LARGEST).any(axis=1), "infinite", "a value is not finite as float32"),
     )

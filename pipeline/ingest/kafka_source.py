@@ -133,6 +133,7 @@ class KafkaSource:
                 offsets=[r.offset for r in records],
                 keys=[r.key for r in records],
                 values=[r.value for r in records],
+                written=[r.timestamp for r in records],
                 next_offset=records[-1].offset + 1,
             )
             for partition, records in polled.items()

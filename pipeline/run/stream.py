@@ -336,12 +336,11 @@ class Streamer:
 
     def _decode(self, polled: Sequence[Records]) -> list[Batch]:
         """Step 2 for every owned partition of a poll."""
-        now = time.time_ns() // 1000
         batches = []
         for records in polled:
             if records.partition not in self.owned:  # revoked while these records were in hand
                 continue
-            batch, letters = self._decode_one(records, now)
+            batch, letters = self._decode_one(records)
             if records.partition not in self.owned:  # lost while the database was away
                 continue
             if batch is not None:
@@ -368,9 +367,9 @@ class Streamer:
         owned.next_offset = next_offset
         owned.dirty = True
 
-    def _decode_one(self, records: Records, now: int) -> tuple[Batch | None, list[DeadLetter]]:
+    def _decode_one(self, records: Records) -> tuple[Batch | None, list[DeadLetter]]:
         """Decode; the first good reading ever decides the stream's channels, for all processes."""
-        decoded = self.decoder.decode(records, now)
+        decoded = self.decoder.decode(records)
         if self.stream.channels or not self.decoder.channels:
             return decoded
         try:
@@ -381,7 +380,7 @@ class Streamer:
                 raise
             # another process came first, with others
         self.decoder = self._decoder()
-        return self.decoder.decode(records, now)
+        return self.decoder.decode(records)
 
     def _decoder(self) -> Decoder:
         settings = self.settings

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Stream
 from pipeline.errors import SettingsError
-from pipeline.ingest.decode import Decoder
+from pipeline.ingest.decode import LAST, Decoder
 from pipeline.ingest.message import KINDS
 from pipeline.records import Batch, DeadLetter, Records
+from pipeline.run.messages import iso
 
 TOPIC = "readings"
 CHANNELS = ("a", "b")
 #: 2026-01-01T00:00:00Z: 56 years of 365 days and the 14 leap days between.
 NEW_YEAR_S = (56 * 365 + 14) * 86_400
-NOW_US = NEW_YEAR_S * 1_000_000
 LIMIT_BYTES = 1_000_000
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -30,7 +30,10 @@ Row = tuple[int, int, str, int, list[float | None]]
 
 
 def records(
-    values: Sequence[bytes | None], keys: Sequence[bytes | None] | None = None, first: int = 0
+    values: Sequence[bytes | None],
+    keys: Sequence[bytes | None] | None = None,
+    first: int = 0,
+    written: Sequence[int] | None = None,
 ) -> Records:
     return Records(
         topic=TOPIC,
@@ -38,6 +41,7 @@ def records(
         offsets=range(first, first + len(values)),
         keys=[b"k"] * len(values) if keys is None else keys,
         values=values,
+        written=[NEW_YEAR_S * 1000] * len(values) if written is None else written,
         next_offset=first + len(values),
     )
 
@@ -66,7 +70,7 @@ def one(value: bytes | None, *, key: bytes | None = b"k", **stream: Any) -> Dead
     if stream.get("series", "key").startswith("field:"):
         good = b'{"time": 1, "values": [1, 2], "id": "k"}'
     batch, letters = decoder(**stream).decode(
-        records([good, value, good], [b"k", key, b"k"], first=40), NOW_US
+        records([good, value, good], [b"k", key, b"k"], first=40)
     )
     assert [(row[1], row[4]) for row in rows(batch)] == [(40, [1.0, 2.0]), (42, [1.0, 2.0])]
     assert batch is not None
@@ -197,14 +201,14 @@ def test_a_field_whose_name_begins_like_a_reading_s_own_is_another(field: str) -
     """It is the series that is at fault, and neither the time nor the values."""
     reading = {"time": 1, "values": [1, 2]}
     values = [json.dumps(reading | {field: name}).encode() for name in (1.5, ["x"], "k")]
-    _, letters = decoder(series=f"field:{field}").decode(records(values), NOW_US)
+    _, letters = decoder(series=f"field:{field}").decode(records(values))
     assert [letter.kind for letter in letters] == ["bad_series", "bad_series"]
 
 
 def test_a_name_of_512_bytes_is_a_name() -> None:
     """The limit is what a column holds, to the byte."""
     keys = [b"a" * 512, ("é" * 256).encode()]
-    batch, letters = decoder().decode(records([message([1, 2])] * 2, keys), NOW_US)
+    batch, letters = decoder().decode(records([message([1, 2])] * 2, keys))
     assert letters == []
     assert [row[2].encode() for row in rows(batch)] == keys
 
@@ -215,7 +219,7 @@ def test_names_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -
     made = decoder()
     for first in range(0, 100, 5):
         keys = [b"%d" % i for i in range(first, first + 5)]
-        batch, _ = made.decode(records([message([1, 2])] * 5, keys), NOW_US)
+        batch, _ = made.decode(records([message([1, 2])] * 5, keys))
         assert [row[2].encode() for row in rows(batch)] == keys
     assert len(made._names) <= 15
 
@@ -239,7 +243,7 @@ def test_a_bad_record_with_a_bad_key_is_one_dead_letter() -> None:
 def test_a_bare_nan_is_a_missing_cell() -> None:
     """Python's `json` writes NaN so, and null means the same."""
     values = [b'{"time": 1, "values": [NaN, 2]}', b'{"time": 1, "values": [1, null]}']
-    batch, letters = decoder().decode(records(values), NOW_US)
+    batch, letters = decoder().decode(records(values))
     assert letters == []
     assert [row[4] for row in rows(batch)] == [[None, 2.0], [1.0, None]]
 
@@ -254,15 +258,15 @@ def test_a_bare_nan_is_a_missing_cell() -> None:
 )
 def test_a_number_is_a_time_in_the_stream_s_unit(unit: str, number: float) -> None:
     """A quarter of a second past the new year, said in each unit."""
-    batch, _ = decoder(time_unit=unit).decode(records([message([1, 2], number)]), NOW_US)
-    assert [row[3] for row in rows(batch)] == [NOW_US + 250_000]
+    batch, _ = decoder(time_unit=unit).decode(records([message([1, 2], number)]))
+    assert [row[3] for row in rows(batch)] == [NEW_YEAR_S * 1_000_000 + 250_000]
 
 
-@given(us=st.integers(0, NOW_US))
+@given(us=st.integers(0, NEW_YEAR_S * 1_000_000))
 def test_every_microsecond_survives(us: int) -> None:
     """Up to 2026 a float of seconds still tells microseconds apart: its step is 2**-22 s."""
     values = [message([1, 2], us / 1e6), message([1, 2], datetime_text(us))]
-    batch, _ = decoder(time_unit="s").decode(records(values), NOW_US)
+    batch, _ = decoder(time_unit="s").decode(records(values))
     assert [row[3] for row in rows(batch)] == [us, us]
 
 
@@ -286,7 +290,7 @@ def datetime_text(us: int) -> str:
 )
 def test_iso_8601_counts_from_1970_in_utc(text: str, seconds: float) -> None:
     """Days times 86,400 less the zone's offset; 1972 has a 29 February."""
-    batch, letters = decoder().decode(records([message([1, 2], text)]), NOW_US)
+    batch, letters = decoder().decode(records([message([1, 2], text)]))
     assert letters == []
     assert [row[3] for row in rows(batch)] == [seconds * 1_000_000]
 
@@ -294,8 +298,32 @@ def test_iso_8601_counts_from_1970_in_utc(text: str, seconds: float) -> None:
 def test_a_time_may_be_ahead_by_as_much_as_the_setting_says() -> None:
     """Clocks differ: a limit of 10 s takes a reading 10 s ahead, and not one a second later."""
     values = [message([1, 2], NEW_YEAR_S + ahead) for ahead in (10, 11)]
-    batch, letters = decoder(max_future_s=10.0).decode(records(values), NOW_US)
+    batch, letters = decoder(max_future_s=10.0).decode(records(values))
     assert [row[1] for row in rows(batch)] == [0]
+    assert [(letter.offset, letter.kind) for letter in letters] == [(1, "time_in_future")]
+
+
+def test_a_time_is_judged_by_its_own_record_s_whenever_it_is_read() -> None:
+    """Two records tell the same time, and one was written a day earlier: with a limit of 10 s the
+    log says which of them is ahead of its time, and says it again in a replay, years later."""
+    told = [message([1, 2], NEW_YEAR_S)] * 2
+    polled = records(told, written=[(NEW_YEAR_S - 86_400) * 1000, (NEW_YEAR_S - 10) * 1000])
+    batch, letters = decoder(max_future_s=10.0).decode(polled)
+    assert [row[1] for row in rows(batch)] == [1]
+    assert [(letter.offset, letter.kind) for letter in letters] == [(0, "time_in_future")]
+
+
+@pytest.mark.parametrize("written", [[], [-1, -1], [2**62, 2**62]])
+def test_without_a_record_s_time_the_last_day_that_can_be_written_down_is_the_limit(
+    written: list[int],
+) -> None:
+    """A recording has none, nor an old log (-1), nor one of an absurd producer: years end at 9999,
+    and every time that comes through can be told to people."""
+    last_s = LAST // 1_000_000
+    values = [message([1, 2], last_s), message([1, 2], last_s + 1)]
+    batch, letters = decoder().decode(records(values, written=written))
+    ((_, offset, _, time, _),) = rows(batch)
+    assert (offset, iso(time)) == (0, "9999-12-31T00:00:00.000000+00:00")
     assert [(letter.offset, letter.kind) for letter in letters] == [(1, "time_in_future")]
 
 
@@ -303,7 +331,7 @@ def test_the_largest_float32_is_still_a_reading() -> None:
     """The limit is what float32 holds, exactly; the next double up does not fit."""
     above = math.nextafter(FLOAT32_MAX, math.inf)
     values = [message([FLOAT32_MAX, -FLOAT32_MAX]), message([above, 0])]
-    batch, letters = decoder().decode(records(values), NOW_US)
+    batch, letters = decoder().decode(records(values))
     assert [row[4] for row in rows(batch)] == [[FLOAT32_MAX, -FLOAT32_MAX]]
     assert [letter.kind for letter in letters] == ["infinite"]
 
@@ -316,7 +344,7 @@ def test_values_by_name_go_to_their_channels() -> None:
         message({"b": [4, 5]}, [1, 2]),
         message({"b": [6], "a": [None]}, [1]),
     ]
-    batch, letters = decoder().decode(records(values), NOW_US)
+    batch, letters = decoder().decode(records(values))
     assert letters == []
     cells = [row[4] for row in rows(batch)]
     assert cells == [[1.0, 2.0], [None, 3.0], [None, 4.0], [None, 5.0], [None, 6.0]]
@@ -332,7 +360,7 @@ def test_a_series_is_named_by_key_topic_or_field(series: str, expected: list[str
         b'{"time": 1, "values": [1, 2], "id": 12}',
         b'{"time": 1, "values": [1, 2], "id": "pump 1"}',
     ]
-    batch, letters = decoder(series=series).decode(records(values, [b"7", b"x"]), NOW_US)
+    batch, letters = decoder(series=series).decode(records(values, [b"7", b"x"]))
     assert letters == []
     assert [row[2] for row in rows(batch)] == expected
 
@@ -340,7 +368,7 @@ def test_a_series_is_named_by_key_topic_or_field(series: str, expected: list[str
 def test_a_topic_is_one_series_whatever_its_keys_are() -> None:
     """No key, or one that is not text, does not matter when nobody asks for it."""
     values = [message([1, 2])] * 2
-    batch, letters = decoder(series="topic").decode(records(values, [None, b"\xff"]), NOW_US)
+    batch, letters = decoder(series="topic").decode(records(values, [None, b"\xff"]))
     assert letters == []
     assert len(rows(batch)) == 2
 
@@ -369,7 +397,7 @@ def test_the_first_good_reading_decides_the_channels(
 ) -> None:
     """Sorted by name, so that two processes agree; numbered where there are no names."""
     learner = decoder(())
-    batch, letters = learner.decode(records([first]), NOW_US)
+    batch, letters = learner.decode(records([first]))
     assert learner.channels == channels
     assert letters == []
     assert batch is not None
@@ -399,7 +427,7 @@ def test_a_first_record_with_a_name_that_cannot_be_kept_decides_nothing(name: st
     """Its channels would be the stream's for ever, and could not be written down."""
     learner = decoder(())
     values = [message({name: 1}), message({name: [1]}, [1]), message({"a": 1})]
-    _, letters = learner.decode(records(values), NOW_US)
+    _, letters = learner.decode(records(values))
     assert [letter.kind for letter in letters] == ["bad_channel", "bad_channel"]
     assert learner.channels == ("a",)
 
@@ -416,7 +444,7 @@ def test_a_first_record_with_a_name_that_cannot_be_kept_decides_nothing(name: st
 def test_a_first_record_with_too_many_channels_decides_nothing(many: bytes) -> None:
     """One message of a million numbers would be a covariance of a million squared."""
     learner = decoder((), max_channels=3)
-    batch, letters = learner.decode(records([many, message([1, 2, 3])]), NOW_US)
+    batch, letters = learner.decode(records([many, message([1, 2, 3])]))
     assert [(letter.offset, letter.kind) for letter in letters] == [(0, "too_many_channels")]
     assert learner.channels == ("c0", "c1", "c2")
     assert [row[1] for row in rows(batch)] == [1]
@@ -426,7 +454,7 @@ def test_a_first_record_with_too_many_channels_decides_nothing(many: bytes) -> N
 def test_a_bad_record_decides_nothing(unfit: bytes) -> None:
     """Else one sick sensor at the start would turn all that follows into dead letters."""
     learner = decoder(())
-    batch, letters = learner.decode(records([unfit, message([1, 2])]), NOW_US)
+    batch, letters = learner.decode(records([unfit, message([1, 2])]))
     assert learner.channels == ("c0", "c1")
     assert [row[1] for row in rows(batch)] == [1]
     assert [letter.offset for letter in letters] == [0]
@@ -438,7 +466,7 @@ def test_a_bad_record_before_any_good_one_is_a_dead_letter_for_what_is_wrong_wit
 ) -> None:
     """Nothing is known of the channels yet, so nothing can be wrong with their number."""
     learner = decoder(())
-    batch, letters = learner.decode(records([unfit]), NOW_US)
+    batch, letters = learner.decode(records([unfit]))
     assert (batch, learner.channels) == (None, ())
     (letter,) = letters
     assert letter.kind not in {"wrong_channels", "unknown_channel"}
@@ -529,14 +557,14 @@ polls = st.lists(st.tuples(keys, anything), min_size=1, max_size=8)
 STREAMS = ["key", "topic", "field:id"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(poll=polls, series=st.sampled_from(STREAMS), channels=st.sampled_from([(), CHANNELS]))
 def test_every_record_becomes_rows_or_exactly_one_dead_letter(
     poll: list[tuple[bytes | None, bytes | None]], series: str, channels: tuple[str, ...]
 ) -> None:
     """Over arbitrary bytes and mutated messages: none raises, none is lost, none counts twice."""
     names, values = zip(*poll, strict=True)
-    batch, letters = decoder(channels, series=series).decode(records(values, names), NOW_US)
+    batch, letters = decoder(channels, series=series).decode(records(values, names))
     good = {row[1] for row in rows(batch)}
     bad = [letter.offset for letter in letters]
     assert sorted([*good, *bad]) == list(range(len(poll)))
@@ -549,25 +577,25 @@ def test_every_record_becomes_rows_or_exactly_one_dead_letter(
         assert all(cell is None or abs(cell) <= FLOAT32_MAX for cell in row[4])
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(poll=polls, series=st.sampled_from(STREAMS), channels=st.sampled_from([(), CHANNELS]))
 def test_a_record_means_the_same_whatever_comes_with_it(
     poll: list[tuple[bytes | None, bytes | None]], series: str, channels: tuple[str, ...]
 ) -> None:
     """Columns are for speed only: one poll of n records is n polls of one."""
     names, values = zip(*poll, strict=True)
-    batch, letters = decoder(channels, series=series).decode(records(values, names), NOW_US)
+    batch, letters = decoder(channels, series=series).decode(records(values, names))
     alone = decoder(channels, series=series)
     single_rows, single_letters = [], []
     for offset, (key, value) in enumerate(poll):
-        part, bad = alone.decode(records([value], [key], first=offset), NOW_US)
+        part, bad = alone.decode(records([value], [key], first=offset))
         single_rows += [row[1:] for row in rows(part)]
         single_letters += bad
     assert [row[1:] for row in rows(batch)] == single_rows
     assert [(x.offset, x.kind) for x in letters] == [(x.offset, x.kind) for x in single_letters]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(
     poll=st.lists(st.tuples(st.sampled_from([b"p", b"q", b"r"]), readings()), min_size=1),
     bad=st.lists(st.tuples(st.integers(0, 10), st.sampled_from([b"{", None, b'{"time": -1}']))),
@@ -590,7 +618,7 @@ def test_readings_are_grouped_by_series_in_the_order_of_the_log(
             rank += 1
 
     values, names = [value for _, value, _ in log], [key for key, _, _ in log]
-    batch, letters = decoder().decode(records(values, names, first=100), NOW_US)
+    batch, letters = decoder().decode(records(values, names, first=100))
 
     assert batch is not None
     assert len(letters) == len(bad)
@@ -627,7 +655,7 @@ def test_misfits_are_sorted_out_at_one_look(
         Decoder, "_stack", lambda self, some: (stacked.append(len(some)), stack(self, some))[1]
     )
     values = [misfit if i % every == 0 else message([1, 2]) for i in range(1000)]
-    _, letters = decoder().decode(records(values), NOW_US)
+    _, letters = decoder().decode(records(values))
     assert len(letters) == 1000 // every
     assert sum(stacked) <= 2 * len(values)
 
@@ -642,7 +670,7 @@ def test_a_hole_in_the_offsets_stays_a_hole() -> None:
         values=[message([1, 2]), b"", message([3, 4])],
         next_offset=42,
     )
-    batch, letters = decoder().decode(polled, NOW_US)
+    batch, letters = decoder().decode(polled)
     assert batch is not None
     assert batch.offsets.tolist() == [5, 40]
     assert batch.next_offset == 42
@@ -651,4 +679,4 @@ def test_a_hole_in_the_offsets_stays_a_hole() -> None:
 
 def test_an_empty_poll_is_no_batch() -> None:
     """A source may have nothing; that is no fault."""
-    assert decoder().decode(records([]), NOW_US) == (None, [])
+    assert decoder().decode(records([])) == (None, [])

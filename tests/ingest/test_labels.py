@@ -15,7 +15,6 @@ from pipeline.ingest.message import KINDS
 from pipeline.ingest.series import admit
 from pipeline.records import Batch, Records
 
-NOW_US = 10**9
 CLASSES = ("idle", "busy", "0")
 #: What each label stands for; the third class is named as the first one's number is written.
 NUMBERS: list[tuple[Any, float]] = [
@@ -71,7 +70,7 @@ def many(rows: int, first: int = 0, **label: Any) -> dict[str, Any]:
 def test_a_label_is_a_class_by_name_or_number(said: Any, number: float) -> None:
     """By name first; a float is a whole number with a point; null and NaN are no label."""
     messages = [one(state=said), many(2, 1, state=[said, None])]
-    batch, letters = decoder().decode(records(*messages), NOW_US)
+    batch, letters = decoder().decode(records(*messages))
     assert letters == []
     np.testing.assert_equal(labels(batch), [number, number, math.nan])
 
@@ -88,7 +87,7 @@ def test_readings_without_the_field_are_not_labelled() -> None:
         {"time": [1, 2], "values": {"a": [8, 9]}, "state": [None, 1]},
         many(1, 10, state=None),
     ]
-    batch, letters = decoder().decode(records(*messages), NOW_US)
+    batch, letters = decoder().decode(records(*messages))
     assert letters == []
     nan = math.nan
     np.testing.assert_equal(labels(batch), [nan, 1, nan, 0, nan, nan, 1, 0, nan, 1, nan])
@@ -98,7 +97,7 @@ def test_each_label_stays_with_its_reading_whatever_its_series() -> None:
     """Rows are grouped by series; and series that are refused take their labels along."""
     said = [0, 1, None, 1, 0, 1]
     polled = records(*(one(n, state=s) for n, s in enumerate(said)), keys="bacabc")
-    batch, _ = decoder().decode(polled, NOW_US)
+    batch, _ = decoder().decode(polled)
     np.testing.assert_equal(labels(batch), [math.nan if s is None else s for s in said])
     assert batch is not None
     some, letters = admit(batch, polled, known=("c",), most=2)
@@ -108,7 +107,7 @@ def test_each_label_stays_with_its_reading_whatever_its_series() -> None:
 
 def test_without_the_setting_a_field_is_no_label() -> None:
     """Whatever it holds: fields that nobody asked for are left alone."""
-    batch, letters = decoder(label="").decode(records(one(state={"x": 1})), NOW_US)
+    batch, letters = decoder(label="").decode(records(one(state={"x": 1})))
     assert letters == []
     assert batch is not None
     assert batch.labels is None
@@ -146,7 +145,7 @@ def test_a_bad_label_is_one_dead_letter_of_its_kind(
     """Whatever the field is called; and the records beside it keep their rows and labels."""
     message = {field if name == "state" else name: value for name, value in bad.items()}
     good = one(1, **{field: "busy"})
-    batch, (letter,) = decoder(label=field).decode(records(good, message, good), NOW_US)
+    batch, (letter,) = decoder(label=field).decode(records(good, message, good))
     assert labels(batch) == [1, 1]
     assert (letter.offset, letter.kind) == (1, kind)
     assert kind in KINDS
@@ -157,7 +156,7 @@ def test_a_bad_label_is_one_dead_letter_of_its_kind(
 
 def test_an_unknown_label_is_quoted() -> None:
     """A class that the settings forgot is found by its name."""
-    _, (letter,) = decoder().decode(records(one(state="ideling")), NOW_US)
+    _, (letter,) = decoder().decode(records(one(state="ideling")))
     assert letter.reason == "the label 'ideling' is none of score.classes"
 
 
@@ -165,7 +164,7 @@ def test_a_first_reading_with_an_unknown_label_decides_no_channels() -> None:
     """It is a dead letter, and the next one is the first."""
     learner = Decoder(Stream(label="state"), 1_000_000, (), CLASSES)
     messages = [{"time": 1, "values": [1, 2, 3], "state": "gone"}, one(state="idle")]
-    batch, (letter,) = learner.decode(records(*messages), NOW_US)
+    batch, (letter,) = learner.decode(records(*messages))
     assert (letter.offset, letter.kind) == (0, "unknown_label")
     assert learner.channels == ("c0", "c1")
     assert labels(batch) == [0]

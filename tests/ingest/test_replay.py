@@ -52,7 +52,7 @@ def decoded(polled: list[Any], channels: tuple[str, ...] = ("x", "y")) -> list[R
         values=[r.value for r in polled],
         next_offset=len(polled),
     )
-    batch, letters = Decoder(Stream(), 1_000_000, channels).decode(records, time.time_ns() // 1000)
+    batch, letters = Decoder(Stream(), 1_000_000, channels).decode(records)
     assert letters == []
     assert batch is not None
     return [

@@ -29,7 +29,7 @@ def polled(keys: list[bytes], first: int = 10) -> tuple[Records, Batch]:
         values=values,
         next_offset=first + len(keys),
     )
-    batch, letters = Decoder(Stream(), 1000, ("x",)).decode(records, 2**60)
+    batch, letters = Decoder(Stream(), 1000, ("x",)).decode(records)
     assert letters == []
     assert batch is not None
     return records, batch
