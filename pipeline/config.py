@@ -92,8 +92,23 @@ class Kafka(Section, frozen=True, kw_only=True):
     ] = 300_000
     auto_offset_reset: Annotated[
         Literal["earliest", "latest"],
-        Meta(description="Where a partition without a checkpoint starts"),
+        Meta(description="Where a new stream starts; a partition added later: at its beginning"),
     ] = "earliest"
+    out_of_range: Annotated[
+        Literal["fail", "earliest", "latest"],
+        Meta(description="Records are lost to retention: end, or go on with what there is"),
+    ] = "fail"
+    isolation_level: Annotated[
+        Literal["read_committed", "read_uncommitted"],
+        Meta(description="Whether readings of a transaction wait for its commit"),
+    ] = "read_committed"
+    fetch_max_bytes: Annotated[
+        Count,
+        Meta(description="Fetched from one broker at once, at most, in bytes as they lie there"),
+    ] = 16 * 2**20
+    max_partition_fetch_bytes: Annotated[
+        Count, Meta(description="Fetched of one partition at once, at most, in bytes")
+    ] = 2**20
     compression: Annotated[
         Literal["none", "gzip", "snappy", "lz4", "zstd"],
         Meta(description="Codec of what tidemark publishes"),

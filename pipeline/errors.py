@@ -23,6 +23,16 @@ class BrokerAway(SourceError, Away):
     """The broker gives no answer now."""
 
 
+class MadeAnew(SourceError):
+    """A topic is another one by the same name: its offsets mean other records. None is taken."""
+
+    def __init__(self, topic: str, how: str) -> None:
+        super().__init__(
+            f"topic {topic} was made anew ({how}): "
+            "give it another name, or start on another database"
+        )
+
+
 class RegistryError(PipelineError):
     """The database is not there, or its schema is not at head."""
 

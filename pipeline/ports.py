@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from pipeline.records import LogRecord, Records
+from pipeline.records import Gap, LogRecord, Records
 
 
 class Owner(Protocol):
@@ -23,14 +23,22 @@ class Owner(Protocol):
     def lost(self, partitions: Sequence[int]) -> None:
         """These are somebody else's already: write nothing."""
 
+    def skipped(self, partition: int, gap: Gap) -> None:
+        """The log has these records no longer; it goes on behind them once this returns."""
+
 
 class Source(Protocol):
     """Records in partition order, from where their owner wants to go on.
 
-    A partition for which `assigned` answers no offset starts where the source was told to start
-    (at its beginning, if nothing was said), whatever has been committed. Committed offsets move
-    only when told, and are for lag tools.
+    A partition for which `assigned` answers no offset starts at its beginning, whatever has been
+    committed. Committed offsets move only when told, and are for lag tools.
     """
+
+    def topic_id(self) -> str | None:
+        """What tells the topic from another one of the same name; None: nothing does."""
+
+    def starts(self) -> Mapping[int, int]:
+        """Where whoever follows the topic for the first time begins in each partition."""
 
     def subscribe(self, owner: Owner) -> None:
         """Ask for partitions; `owner` hears of them during later polls."""

@@ -204,6 +204,17 @@ class SensorEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Records that a log no longer had when they were to be read."""
+
+    #: Half-open, [first_offset, end_offset); a log may have holes, so at most so many records.
+    first_offset: int
+    end_offset: int
+    #: What was left of the log then: its `earliest` record or its `latest`, where reading went on.
+    went_on: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
     """A segment's task: a new one, or task k again."""
 

@@ -95,7 +95,7 @@ def card(number: Number, stream_name: StreamName = None, as_json: Json = False) 
 
 @app.command()
 def events(stream_name: StreamName = None, as_json: Json = False) -> None:
-    """Every sensor that fell silent, repeats one value or is back."""
+    """Every sensor that fell silent, repeats one value or is back; records that were lost."""
     from pipeline.run.report import print_events
 
     ask(lambda lineage, name: lineage.events(name), stream_name, as_json, print_events)

@@ -20,8 +20,6 @@ from pipeline.errors import BrokerAway, SourceError
 ANSWER_MS = 5000
 #: Longest wait between two attempts to reach a broker that is away, in milliseconds.
 RECONNECT_MS = 1000
-#: Readings of a transaction come when it is committed; of one that is aborted, none come.
-ISOLATION = "read_committed"
 #: Codec -> module that kafka-python needs for it.
 CODECS = {"gzip": "zlib", "snappy": "snappy", "lz4": "lz4", "zstd": "zstandard"}
 
@@ -163,7 +161,7 @@ def _consumer(kafka: Kafka) -> KafkaConsumer:
         **connection(kafka),
         group_id=kafka.group_id,
         enable_auto_commit=False,
-        isolation_level=ISOLATION,
+        isolation_level=kafka.isolation_level,
         allow_auto_create_topics=False,
         request_timeout_ms=ANSWER_MS,
         session_timeout_ms=ANSWER_MS - 1,

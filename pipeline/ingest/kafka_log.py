@@ -12,7 +12,6 @@ from pipeline.config import Kafka
 from pipeline.errors import SourceError
 from pipeline.ingest.kafka_client import (
     ANSWER_MS,
-    ISOLATION,
     connection,
     no_topic,
     reach,
@@ -32,7 +31,8 @@ class KafkaLog:
     Parameters
     ----------
     isolation
-        read_committed, or read_uncommitted: also what lies behind a transaction still open.
+        read_committed, or read_uncommitted: also what lies behind a transaction still open. Empty:
+        as `kafka.isolation_level` says.
 
     Raises
     ------
@@ -40,7 +40,7 @@ class KafkaLog:
         No broker answers within ANSWER_MS, or the topic is not there.
     """
 
-    def __init__(self, kafka: Kafka, topic: str, *, isolation: str = ISOLATION) -> None:
+    def __init__(self, kafka: Kafka, topic: str, *, isolation: str = "") -> None:
         self.kafka = kafka
         self.topic = topic
         with translated(kafka):
@@ -50,7 +50,7 @@ class KafkaLog:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                isolation_level=isolation,
+                isolation_level=isolation or kafka.isolation_level,
                 allow_auto_create_topics=False,
             )
         try:

@@ -6,19 +6,17 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.errors import KafkaError
+from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.config import Kafka
-from pipeline.errors import BrokerAway, SourceError
+from pipeline.errors import BrokerAway, MadeAnew, SourceError
 from pipeline.ingest.kafka_client import (
     ANSWER_MS,
-    ISOLATION,
     connection,
     no_topic,
     partitions,
@@ -27,12 +25,12 @@ from pipeline.ingest.kafka_client import (
 )
 from pipeline.outage import Outage
 from pipeline.ports import Owner
-from pipeline.records import Records
-
-log = structlog.get_logger()
+from pipeline.records import Gap, Records
 
 #: Longest wait for the log's ends, which only the lag gauges need, in milliseconds.
 ENDS_MS = 1000
+#: How long a topic that is made anew, or has more partitions, may go unseen, in milliseconds.
+METADATA_MS = 60_000
 ASSIGNORS = {"range": RangePartitionAssignor, "cooperative-sticky": CooperativeStickyAssignor}
 
 
@@ -59,6 +57,7 @@ class KafkaSource:
         self.topic = topic
         self.outage = outage or Outage("broker")
         self._listener: _Listener | None = None
+        self._topic_id: str | None = None
         with translated(kafka):
             reach(kafka)
             self._consumer = KafkaConsumer(
@@ -67,14 +66,39 @@ class KafkaSource:
                 group_instance_id=kafka.group_instance_id or None,
                 partition_assignment_strategy=[ASSIGNORS[kafka.assignment]],
                 enable_auto_commit=False,
-                auto_offset_reset=kafka.auto_offset_reset,
-                isolation_level=ISOLATION,
+                auto_offset_reset="none",
+                isolation_level=kafka.isolation_level,
                 max_poll_records=kafka.max_poll_records,
+                fetch_max_bytes=kafka.fetch_max_bytes,
+                max_partition_fetch_bytes=kafka.max_partition_fetch_bytes,
+                metadata_max_age_ms=METADATA_MS,
                 max_poll_interval_ms=kafka.max_poll_interval_ms,
                 session_timeout_ms=kafka.session_timeout_ms,
                 heartbeat_interval_ms=max(1, min(3000, kafka.session_timeout_ms // 3)),
                 allow_auto_create_topics=False,
             )
+
+    def topic_id(self) -> str | None:
+        """Kafka's id of the topic, as last heard; None where brokers are older than 2.8."""
+        found = self._consumer._cluster.topic_id(self.topic)  # noqa: SLF001
+        return str(found) if found else None
+
+    def starts(self) -> dict[int, int]:
+        """The beginning or the end of every partition, as `auto_offset_reset` says."""
+        return self.outage.ask(self._starts)
+
+    def _starts(self) -> dict[int, int]:
+        earliest = self.kafka.auto_offset_reset == "earliest"
+        with translated(self.kafka):
+            ask = self._consumer.beginning_offsets if earliest else self._consumer.end_offsets
+            found = ask(self._partitions(), timeout_ms=ANSWER_MS)
+        return {partition.partition: offset for partition, offset in found.items()}
+
+    def _partitions(self) -> list[TopicPartition]:
+        numbers = self._consumer.partitions_for_topic(self.topic)
+        if not numbers:
+            raise SourceError(f"{no_topic(self.kafka, self.topic)}, or set stream.topic")
+        return [TopicPartition(self.topic, number) for number in sorted(numbers)]
 
     def subscribe(self, owner: Owner) -> None:
         """Join the group; `owner` hears of its partitions during `poll`.
@@ -93,7 +117,8 @@ class KafkaSource:
         """
         self.outage.ask(self._require)
         with translated(self.kafka):
-            self._listener = _Listener(self._consumer, owner, self.kafka.auto_offset_reset)
+            self._topic_id = self.topic_id()
+            self._listener = _Listener(self._consumer, owner)
             self._consumer.subscribe([self.topic], listener=self._listener)
 
     def _require(self) -> None:
@@ -105,7 +130,15 @@ class KafkaSource:
             raise SourceError(f"{no_topic(self.kafka, self.topic)}, or set stream.topic")
 
     def poll(self, timeout_s: float) -> list[Records]:
-        """What has been fetched, at most `max_poll_records`; SourceError if Kafka refuses."""
+        """What has been fetched, at most `max_poll_records`.
+
+        Raises
+        ------
+        SourceError
+            Kafka refuses, or has what comes next no longer and `out_of_range` is `fail`.
+        MadeAnew
+            The topic is not the one that was subscribed to, or shorter than it was.
+        """
         listener = self._listener
         if listener is None:
             raise ValueError("poll before subscribe: nobody would own what comes")
@@ -123,9 +156,9 @@ class KafkaSource:
             return []
         if polled:
             self.outage.over()
+        if self.topic_id() not in (None, self._topic_id):
+            raise MadeAnew(self.topic, f"its id is {self.topic_id()}, and was {self._topic_id}")
         self._take_over(listener)
-        if listener.sought:
-            self._check(listener.sought)
         return [
             Records(
                 topic=self.topic,
@@ -134,7 +167,7 @@ class KafkaSource:
                 keys=[r.key for r in records],
                 values=[r.value for r in records],
                 written=[r.timestamp for r in records],
-                next_offset=records[-1].offset + 1,
+                next_offset=self._next(partition, records[-1].offset + 1),
             )
             for partition, records in polled.items()
             if records
@@ -144,10 +177,50 @@ class KafkaSource:
         with translated(self.kafka):
             self._remember_the_join()
             self._consumer.resume(*self._consumer.paused() - self._waiting())
-            polled: dict[TopicPartition, list[Any]] = self._consumer.poll(
-                timeout_ms=int(timeout_s * 1000), max_records=self.kafka.max_poll_records
-            )
+            try:
+                polled: dict[TopicPartition, list[Any]] = self._consumer.poll(
+                    timeout_ms=int(timeout_s * 1000), max_records=self.kafka.max_poll_records
+                )
+            except NoOffsetForPartitionError:  # assigned, and our listener was not told yet
+                return {}
+            except OffsetOutOfRangeError as exc:
+                self._go_on(*exc.args)
+                return {}
         return polled
+
+    def _next(self, partition: TopicPartition, least: int) -> int:
+        """Where reading goes on: control records, and what compaction left out, lie behind."""
+        state = self._consumer._subscription.assignment.get(partition)  # noqa: SLF001
+        position = state.position if state is not None else None
+        return max(least, position.offset) if position is not None else least
+
+    def _go_on(self, wanted: Mapping[TopicPartition, int]) -> None:
+        """Decide what becomes of partitions whose log does not have the offset that comes next."""
+        firsts = self._consumer.beginning_offsets(list(wanted), timeout_ms=ANSWER_MS)
+        ends = self._consumer.end_offsets(list(wanted), timeout_ms=ANSWER_MS)
+        for partition, offset in wanted.items():
+            first, end = firsts[partition], ends[partition]
+            if offset > end:
+                number = partition.partition
+                how = f"partition {number} ends at offset {end}, before the checkpoint's {offset}"
+                raise MadeAnew(self.topic, how)
+            if offset < first:
+                self._skip(partition, offset, first, end)
+
+    def _skip(self, partition: TopicPartition, offset: int, first: int, end: int) -> None:
+        """Go on behind a gap, once the owner has kept it."""
+        policy, listener = self.kafka.out_of_range, self._listener
+        if policy == "fail" or listener is None:
+            raise SourceError(
+                f"partition {partition.partition} of {self.topic} begins at offset {first}, and "
+                f"{offset} comes next: {first - offset} records are out of retention; to go on "
+                "without them set kafka.out_of_range = earliest or latest"
+            )
+        at = first if policy == "earliest" else end
+        gap = Gap(first_offset=offset, end_offset=at, went_on=policy)
+        listener.owner.skipped(partition.partition, gap)
+        if partition in self._consumer.assignment():
+            self._consumer.seek(partition, at)
 
     def _waiting(self) -> set[TopicPartition]:
         """Partitions that nobody has taken over yet."""
@@ -164,7 +237,6 @@ class KafkaSource:
                 listener.waiting.discard(partition)
                 if partition.partition in where:
                     self._consumer.seek(partition, where[partition.partition])
-                    listener.sought[partition] = where[partition.partition]
                 fresh.discard(partition)
         if fresh:  # gone while the owner took them over
             listener.tell(listener.owner.lost, fresh)
@@ -204,30 +276,6 @@ class KafkaSource:
         coordinator = self._consumer._coordinator  # noqa: SLF001
         if coordinator.rejoining:
             coordinator.request_rejoin()
-
-    def _check(self, sought: dict[TopicPartition, int]) -> None:
-        """Say so if the log no longer (or not yet) has the offset that the owner wants next.
-
-        Kafka then goes on at `auto_offset_reset` without a word. What the broker does not answer
-        stays in `sought` for the next poll.
-        """
-        wanted = dict(sought)
-        try:
-            firsts = self._consumer.beginning_offsets(list(wanted), timeout_ms=ENDS_MS)
-            ends = self._consumer.end_offsets(list(wanted), timeout_ms=ENDS_MS)
-        except KafkaError:
-            return
-        sought.clear()
-        for partition, offset in wanted.items():
-            if not firsts[partition] <= offset <= ends[partition]:
-                log.error(
-                    "offset_not_in_log",
-                    partition=partition.partition,
-                    next_offset=offset,
-                    first=firsts[partition],
-                    end=ends[partition],
-                    goes_on_at=self.kafka.auto_offset_reset,
-                )
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         """Tell the group how far each partition is done; for lag tools, so it does not wait."""
@@ -270,47 +318,38 @@ class KafkaSource:
 class _Listener(ConsumerRebalanceListener):
     """Passes kafka-python's calls on to an Owner; new partitions wait, paused, for `_take_over`.
 
-    A partition that the owner has no offset for starts at its beginning (`reset` is `earliest`) or
-    end (`latest`), whatever the group has committed: without a place of its own at once,
-    kafka-python would look that up, and might find it after the owner has said another.
+    A partition that the owner has no offset for starts at its beginning, whatever the group has
+    committed: without a place of its own at once, kafka-python would look that up, and might find
+    it after the owner has said another.
 
     kafka-python keeps only the text of what a listener raises, and would go on without the seek:
     so the exception is kept here, and the source polls no more.
     """
 
-    def __init__(self, consumer: KafkaConsumer, owner: Owner, reset: str) -> None:
+    def __init__(self, consumer: KafkaConsumer, owner: Owner) -> None:
         self.consumer = consumer
         self.owner = owner
-        earliest = reset == "earliest"
-        self.start = consumer.seek_to_beginning if earliest else consumer.seek_to_end
         self.failure: Exception | None = None
         self.closed = False
         #: Whether the owner is in the midst of something else.
         self.idle = False
         #: Assigned, and not taken over yet.
         self.waiting: set[TopicPartition] = set()
-        #: Offsets that the owner asked for and nobody has looked for in the log yet.
-        self.sought: dict[TopicPartition, int] = {}
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         if not assigned:  # kafka-python would take that for all there are
             return
         self.consumer.pause(*assigned)
-        self.start(*assigned)
+        self.consumer.seek_to_beginning(*assigned)
         self.waiting |= set(assigned)
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        self._forget(revoked)
+        self.waiting -= set(revoked)
         self.tell(self.owner.lost if self.idle else self.owner.revoked, revoked)
 
     def on_partitions_lost(self, lost: Sequence[TopicPartition]) -> None:
-        self._forget(lost)
+        self.waiting -= set(lost)
         self.tell(self.owner.lost, lost)
-
-    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
-        for partition in partitions:
-            self.waiting.discard(partition)
-            self.sought.pop(partition, None)
 
     def tell(
         self, method: Callable[[list[int]], Any], partitions: Collection[TopicPartition]

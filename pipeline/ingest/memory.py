@@ -35,6 +35,14 @@ class MemorySource:
         self._position: dict[int, int] = {}
         self._owner: Owner | None = None
 
+    def topic_id(self) -> str | None:
+        """Nothing tells it from another."""
+        return None
+
+    def starts(self) -> dict[int, int]:
+        """At the beginning."""
+        return dict.fromkeys(self.partitions, 0)
+
     def subscribe(self, owner: Owner) -> None:
         """Every partition is assigned at the next poll; one without an offset starts at 0."""
         self._owner = owner

@@ -1,4 +1,4 @@
-"""Boundaries, their ends and sensor events as they were found, inside the caller's transaction."""
+"""Boundaries, their ends, sensor events and gaps as found, inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, bindparam, insert, update
 
-from pipeline.records import Boundary, SensorEvent, Settled
+from pipeline.records import Boundary, Gap, SensorEvent, Settled
 from pipeline.register import ledger
 from pipeline.register import tables as t
 
@@ -80,3 +80,13 @@ def record_events(
     if events:
         whose = {"stream_id": stream_id, "partition": partition, "recorded": at}
         conn.execute(insert(t.sensor_events), [whose | asdict(event) for event in events])
+
+
+def record_gaps(
+    conn: Connection, stream_id: int, partition: int, gaps: Sequence[Gap], *, at: int
+) -> None:
+    """Keep which records were lost before they were read; each gap once."""
+    rows = [{"stream_id": stream_id, "partition": partition} | asdict(gap) for gap in gaps]
+    if rows:
+        conn.execute(insert(t.gaps).values(recorded=at), rows)
+        ledger.append(conn, "records_lost", *rows, at=at, stream_id=stream_id)

@@ -18,6 +18,7 @@ from pipeline.records import (
     Candidate,
     Claim,
     Decision,
+    Gap,
     Named,
     Request,
     RolledBack,
@@ -121,6 +122,17 @@ class SqlRegistry:
         with writing(self.engine) as conn:
             return streams.open_(conn, name, channels, at=self.clock())
 
+    def follow(self, stream: Stream, topic_id: str | None, starts: Mapping[int, int]) -> None:
+        """Follow the stream's topic; `starts`: next offset by partition, for the first time of all.
+
+        Raises
+        ------
+        MadeAnew
+            The topic is not the one that was followed before.
+        """
+        with writing(self.engine) as conn:
+            streams.follow(conn, stream, topic_id, starts, at=self.clock())
+
     def stream(self, name: str) -> Stream | None:
         """The stream of that name."""
         return next((s for s in self.streams() if s.name == name), None)
@@ -160,6 +172,7 @@ class SqlRegistry:
         artifacts: Mapping[str, tuple[str, bytes]] | None = None,
         scored: Sequence[tuple[int, int, int]] = (),
         prints: Sequence[Print] = (),
+        gaps: Sequence[Gap] = (),
         ask: bool = False,
     ) -> list[Named]:
         """Write what a partition has become; raises StaleEpoch, and then nothing is written.
@@ -182,6 +195,7 @@ class SqlRegistry:
             changes.record(conn, stream_id, partition, boundaries, at=at)
             changes.settle(conn, stream_id, partition, settled, at=at)
             changes.record_events(conn, stream_id, partition, events, at=at)
+            changes.record_gaps(conn, stream_id, partition, gaps, at=at)
             for request in requests:
                 queue.submit(conn, request, at=at)
             checkpoints.note_scored(conn, stream_id, partition, scored)

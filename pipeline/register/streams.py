@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
-from pipeline.errors import RegistryError
+from pipeline.errors import MadeAnew, RegistryError
 from pipeline.register import ledger
 from pipeline.register import tables as t
 from pipeline.register.engine import inserting
@@ -46,6 +46,40 @@ def open_(conn: Connection, name: str, channels: Sequence[str], *, at: int) -> S
     text = ledger.canonical(list(channels))
     conn.execute(update(t.streams).where(t.streams.c.id == found.id).values(channels=text))
     return replace(found, channels=tuple(channels))
+
+
+def follow(
+    conn: Connection,
+    stream: Stream,
+    topic_id: str | None,
+    starts: Mapping[int, int],
+    *,
+    at: int,
+) -> None:
+    """The stream's topic is followed: the first time of all, from these offsets.
+
+    They are written at once: a partition that moves to another process before its first checkpoint
+    goes on from the same place, and one without a row was added to the topic later.
+
+    Raises
+    ------
+    MadeAnew
+        The topic is not the one that was followed before.
+    """
+    this = t.streams.c.id == stream.id
+    kept = conn.execute(select(t.streams.c.topic_id).where(this).with_for_update()).scalar()
+    if kept is None and topic_id is not None:
+        conn.execute(update(t.streams).where(this).values(topic_id=topic_id))
+        entry = {"topic_id": topic_id}
+        ledger.append(conn, "topic", entry, at=at, stream_id=stream.id)
+    elif topic_id not in (None, kept):
+        raise MadeAnew(stream.name, f"its id is {topic_id}, and was {kept}")
+    c = t.checkpoints.c
+    begun = select(c.epoch).where(c.stream_id == stream.id)
+    if starts and conn.execute(begun).first() is None:
+        whose = {"stream_id": stream.id, "epoch": 0, "owner": "", "updated": at}
+        rows = [whose | {"partition": n, "next_offset": offset} for n, offset in starts.items()]
+        conn.execute(insert(t.checkpoints), rows)
 
 
 def known(conn: Connection) -> list[Stream]:

@@ -42,6 +42,7 @@ streams = Table(
     Column("name", String(255), nullable=False, unique=True),
     Column("channels", Text, nullable=False),  # JSON list; [] until the first reading
     Column("created", BigInteger, nullable=False),
+    Column("topic_id", String(36)),  # Kafka's own; NULL where the broker tells none
 )
 
 checkpoints = Table(
@@ -49,9 +50,9 @@ checkpoints = Table(
     metadata,
     Column("stream_id", ForeignKey("streams.id"), primary_key=True),
     Column("partition", Integer, primary_key=True),
-    Column("epoch", BigInteger, nullable=False),  # + 1 with every owner; fences writes
+    Column("epoch", BigInteger, nullable=False),  # + 1 with every owner, 0: none; fences writes
     Column("owner", String(255), nullable=False),
-    Column("next_offset", BigInteger),  # NULL until the first checkpoint
+    Column("next_offset", BigInteger),  # NULL until the first checkpoint of a partition added later
     Column("state", LargeBinary),  # JSON: how the pieces are to be read
     Column("sha256", String(64)),
     Column("updated", BigInteger, nullable=False),
@@ -113,6 +114,21 @@ sensor_events = Table(
     CheckConstraint(
         "kind IN ('sensor_silent', 'sensor_frozen', 'sensor_back')", name="known_event"
     ),
+)
+
+#: Records that Kafka no longer had when they were to be read: half-open.
+gaps = Table(
+    "gaps",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("end_offset", BigInteger, nullable=False),
+    Column("went_on", String(8), nullable=False),  # earliest | latest, of what was left
+    Column("recorded", BigInteger, nullable=False),
+    UniqueConstraint("stream_id", "partition", "first_offset"),
+    CheckConstraint("end_offset > first_offset", name="forward"),
 )
 
 tasks = Table(

@@ -1,4 +1,4 @@
-"""Records of the pipeline in, bytes for Kafka out: TOPIC.scores and TOPIC.boundaries."""
+"""Records of the pipeline in, bytes for Kafka out: TOPIC.scores, .boundaries and .events."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.records import (
     Boundary,
     Change,
     FloatArray,
+    Gap,
     IntArray,
     Named,
     RolledBack,
@@ -155,6 +156,12 @@ def event_message(
     return f"{topic}/{partition}/{event.series}/{event.row}/{event.channel}".encode(), _encode(
         value
     )
+
+
+def gap_message(topic: str, partition: int, gap: Gap) -> tuple[bytes, bytes]:
+    """(key, value) of records that the log had no longer; for TOPIC.events."""
+    value = {"event": "records_lost", "topic": topic, "partition": partition} | asdict(gap)
+    return f"{topic}/{partition}/lost/{gap.first_offset}".encode(), _encode(value)
 
 
 def name_message(topic: str, partition: int, named: Named) -> tuple[bytes, bytes]:

@@ -238,13 +238,15 @@ def print_answer(answer: Any) -> None:
 
 
 def print_events(events: Sequence[Mapping[str, Any]]) -> None:
-    """What happened to sensors, as a table."""
-    table = Table(title="Sensor events", title_justify="left")
+    """What happened to sensors and to the log, as a table."""
+    table = Table(title="Events", title_justify="left")
     columns = ("at", "partition", "series", "sensor", "event", "row", "offset")
     for column in columns:
         table.add_column(column)
     for event in events:
-        table.add_row(*(Text(printable(str(event[column]))) for column in columns))
+        if event["event"] == "records_lost":
+            event = {**event, "offset": f"{event['first_offset']} to {event['end_offset'] - 1}"}
+        table.add_row(*(Text(printable(str(event.get(column, "")))) for column in columns))
     _console().print(table)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import structlog
 
 from pipeline.config import Settings
 from pipeline.detect.prints import Print
-from pipeline.errors import Away, RegistryError, SourceError, StaleEpoch, VersionConflict
+from pipeline.errors import Away, MadeAnew, RegistryError, StaleEpoch, VersionConflict
 from pipeline.ingest.decode import Decoder
 from pipeline.ingest.series import admit
 from pipeline.ports import Sink, Source
@@ -19,6 +19,7 @@ from pipeline.records import (
     Boundary,
     DeadLetter,
     FloatArray,
+    Gap,
     Named,
     Records,
     Request,
@@ -34,6 +35,7 @@ from pipeline.run.live import LiveChampion
 from pipeline.run.messages import (
     boundary_message,
     event_message,
+    gap_message,
     name_message,
     rollback_message,
     score_messages,
@@ -65,6 +67,7 @@ class Owned:
     boundaries: list[Boundary] = field(default_factory=list)
     events: list[SensorEvent] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
     prints: list[Print] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -157,6 +160,20 @@ class Streamer:
         if gone := self._release(partitions):
             log.warning("partitions_lost", partitions=gone)
 
+    def skipped(self, partition: int, gap: Gap) -> None:
+        """Go on behind records that were lost; detectors go on as if none had been sent."""
+        owned = self.owned.get(partition)
+        if owned is None:
+            return
+        if owned.next_offset is not None:
+            gap = replace(gap, first_offset=min(gap.first_offset, owned.next_offset))
+        log.error("records_lost", partition=partition, **asdict(gap))
+        key, value = gap_message(self.topic, partition, gap)
+        self.sink.send(f"{self.topic}.events", key=key, value=value)
+        owned.gaps.append(gap)
+        owned.next_offset, owned.dirty = gap.end_offset, True
+        self.checkpoint([partition])
+
     def _release(self, partitions: Sequence[int]) -> list[int]:
         """Forget the partitions; those that were owned."""
         gone = [number for number in partitions if self.owned.pop(number, None) is not None]
@@ -174,9 +191,12 @@ class Streamer:
         Raises
         ------
         SourceError
-            A topic for results is not there; no partition has been asked for.
+            A topic for results is not there, or the topic is not the one that was followed before;
+            no partition has been asked for.
         """
         self.sink.require(self.settings.stream.result_topics)
+        starts = self.source.starts()  # asks the broker, and so learns the topic's id
+        self.registry.follow(self.stream, self.source.topic_id(), starts)
         self.source.subscribe(self)
         while not stop():
             try:
@@ -298,12 +318,13 @@ class Streamer:
             artifacts=owned.artifacts,
             scored=owned.scored,
             prints=owned.prints,
+            gaps=owned.gaps,
             ask=self.settings.learn.new_tasks == "ask",
         )
         if owned.state is not None:
             owned.state.written()
         owned.watch.named((each.series, each.segment, each.task) for each in named)
-        owned.boundaries, owned.events, owned.settled = [], [], []
+        owned.boundaries, owned.events, owned.settled, owned.gaps = [], [], [], []
         owned.prints, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
         owned.dirty = False
         return named
@@ -357,11 +378,8 @@ class Streamer:
         """Move the partition on; with a champion, note that it scores these offsets."""
         owned = self.owned[number]
         if owned.next_offset is not None and first < owned.next_offset:
-            raise SourceError(
-                f"partition {number} of {self.topic} goes on at offset {first}, before "
-                f"the checkpoint's {owned.next_offset}: the topic was made anew; give it another "
-                "name, or start on another database"
-            )
+            how = f"partition {number} goes on at offset {first}, before the checkpoint's"
+            raise MadeAnew(self.topic, f"{how} {owned.next_offset}")
         if self.live.version is not None:
             _note(owned.scored, self.live.version.id, first, next_offset)
         owned.next_offset = next_offset

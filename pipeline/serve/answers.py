@@ -210,6 +210,18 @@ def parent_skills(rows: Sequence[Any]) -> dict[str, float]:
     return {f"task {row.number}": row.parent_skill for row in known}
 
 
+def gap(row: Any) -> Answer:
+    """Records that Kafka had no longer when they were to be read."""
+    return {
+        "event": "records_lost",
+        "partition": row.partition,
+        "first_offset": row.first_offset,
+        "end_offset": row.end_offset,
+        "went_on": row.went_on,
+        "at": iso(row.recorded),
+    }
+
+
 def event(row: Any) -> Answer:
     """What happened to a sensor."""
     return {

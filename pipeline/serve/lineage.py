@@ -180,15 +180,22 @@ class Lineage:
             return [answers.turnaround(row) for row in rows]
 
     def events(self, stream: str) -> list[Answer]:
-        """Every sensor that fell silent, froze or came back, in the order of recording."""
+        """Every sensor that fell silent, froze or came back, and every gap in what Kafka still had,
+        in the order of recording."""
         with reading(self.engine) as conn:
-            rows = conn.execute(
+            this = _stream(conn, stream)
+            sensors = conn.execute(
                 select(t.sensor_events, t.streams.c.channels)
                 .join(t.streams, t.streams.c.id == t.sensor_events.c.stream_id)
-                .where(t.sensor_events.c.stream_id == _stream(conn, stream))
+                .where(t.sensor_events.c.stream_id == this)
                 .order_by(t.sensor_events.c.id)
             )
-            return [answers.event(row) for row in rows]
+            gaps = conn.execute(
+                select(t.gaps).where(t.gaps.c.stream_id == this).order_by(t.gaps.c.id)
+            )
+            found = [(row.recorded, answers.event(row)) for row in sensors]
+            found += [(row.recorded, answers.gap(row)) for row in gaps]
+            return [answer for _, answer in sorted(found, key=lambda each: each[0])]
 
     def segments(self, stream: str) -> list[Answer]:
         """Every segment whose regime was named, in the order of naming: its task, new or again."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.records import Gap
+
 
 class KeepingOwner:
-    """Answers `assigned` with `where`; `told` has every call in order."""
+    """Answers `assigned` with `where`, and keeps gaps there; `told` has every call in order."""
 
     def __init__(self, where: Mapping[int, int] | None = None) -> None:
         self.where = dict(where or {})
@@ -18,6 +20,10 @@ class KeepingOwner:
 
     def revoked(self, partitions: Sequence[int]) -> None:
         self.told.append(("revoked", list(partitions)))
+
+    def skipped(self, partition: int, gap: Gap) -> None:
+        self.told.append(("skipped", [partition, gap.first_offset, gap.end_offset]))
+        self.where[partition] = gap.end_offset
 
     def lost(self, partitions: Sequence[int]) -> None:
         self.told.append(("lost", list(partitions)))

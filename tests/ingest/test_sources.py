@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaTimeoutError, NodeNotReadyError
-from structlog.testing import capture_logs
+from kafka.errors import KafkaTimeoutError
 
 from pipeline.config import Kafka
 from pipeline.errors import RegistryError, SourceError
+from pipeline.ingest import kafka_source
 from pipeline.ingest.files import FileSource
 from pipeline.ingest.kafka_client import GroupLag, connection
 from pipeline.ingest.kafka_source import KafkaSource
@@ -305,7 +305,7 @@ def test_partitions_that_a_topic_gets_later_are_followed(
     real_topics: Topics, monkeypatch: pytest.MonkeyPatch, timeout_s: float
 ) -> None:
     """The group is then joined anew, however short the polls are: none of its results is lost."""
-    monkeypatch.setitem(KafkaConsumer.DEFAULT_CONFIG, "metadata_max_age_ms", 100)
+    monkeypatch.setattr(kafka_source, "METADATA_MS", 100)
     world = kafka_world(real_topics)
     opened = world.open()
     opened.drain(world.size)
@@ -334,62 +334,6 @@ def test_new_records_come_to_a_source_that_waits(real_topics: Topics) -> None:
     source.close()
 
 
-def test_a_partition_without_a_checkpoint_starts_where_the_settings_say(
-    real_topics: Topics,
-) -> None:
-    """`latest` leaves what was there before alone, also where a group has once committed."""
-    topic = real_topics.filled(LOG)
-    real_topics.commit(topic, {0: 3, 1: 3})
-    source = KafkaSource(real_topics.kafka(topic, auto_offset_reset="latest"), topic)
-    opened = Opened(source, KeepingOwner())
-    source.subscribe(opened.owner)
-    opened.poll_until(lambda: source.lag() == {0: 0, 1: 0})
-    opened.poll(1.0)  # new metadata may have kafka-python join anew, and look for the end again
-    real_topics.fill(topic, {0: [(b"k", b"new")]})
-    opened.drain(1)
-    assert opened.log() == {0: [(10, b"k", b"new")]}
-    source.close()
-
-
-def test_an_offset_that_the_log_does_not_have_is_said(real_topics: Topics) -> None:
-    """Kafka would go on elsewhere without a word: records lost, or all of them again."""
-    topic = real_topics.filled({0: [(b"k", b"only")]})
-    source = KafkaSource(real_topics.kafka(topic), topic)
-    opened = Opened(source, KeepingOwner({0: 50}))
-    source.subscribe(opened.owner)
-    with capture_logs() as logs:
-        opened.poll_until(lambda: bool(logs))
-    (line,) = logs
-    assert line["event"] == "offset_not_in_log"
-    assert (line["partition"], line["next_offset"], line["first"], line["end"]) == (0, 50, 0, 1)
-    source.close()
-
-
-def test_an_offset_is_looked_for_until_the_broker_has_answered(
-    embedded_topics: Topics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A broker that is away for a moment is no failure, and what it would have said is not lost."""
-    topic = embedded_topics.filled({0: [(b"k", b"only")]})
-    source = KafkaSource(embedded_topics.kafka(topic), topic)
-    opened = Opened(source, KeepingOwner({0: 50}))
-    end_offsets = source._consumer.end_offsets
-    failures = iter([KafkaTimeoutError, NodeNotReadyError])
-
-    def failing_twice(*arguments: Any, **options: Any) -> Any:
-        if failure := next(failures, None):
-            raise failure
-        return end_offsets(*arguments, **options)
-
-    monkeypatch.setattr(source._consumer, "end_offsets", failing_twice)
-    source.subscribe(opened.owner)
-    with capture_logs() as logs:
-        opened.poll_until(lambda: bool(logs))
-    assert [line["event"] for line in logs] == ["offset_not_in_log"]
-    assert source._listener is not None
-    assert source._listener.sought == {}
-    source.close()
-
-
 @contextmanager
 def transactions(topics: Topics, name: str) -> Iterator[KafkaProducer]:
     """A producer whose records come only once it commits."""
@@ -401,8 +345,20 @@ def transactions(topics: Topics, name: str) -> Iterator[KafkaProducer]:
         producer.close()
 
 
-def test_readings_of_an_aborted_transaction_do_not_come(real_topics: Topics) -> None:
-    """Their producer has taken them back: those before and after it are all there is."""
+@pytest.mark.parametrize(
+    ("isolation", "come"),
+    [
+        ("read_committed", [b"first", b"last"]),
+        ("read_uncommitted", [b"first", b"taken back", b"last"]),
+    ],
+)
+def test_readings_of_an_aborted_transaction_do_not_come(
+    real_topics: Topics, isolation: str, come: list[bytes]
+) -> None:
+    """Their producer has taken them back: those before and after it are all there is.
+
+    What comes next lies behind the control records too, which nobody can be behind on.
+    """
     topic = real_topics.new()
     with transactions(real_topics, topic) as producer:
         for value in (b"first", b"taken back", b"last"):
@@ -413,11 +369,12 @@ def test_readings_of_an_aborted_transaction_do_not_come(real_topics: Topics) -> 
                 producer.abort_transaction()
             else:
                 producer.commit_transaction()
-    source = KafkaSource(real_topics.kafka(topic), topic)
+    source = KafkaSource(real_topics.kafka(topic, isolation_level=isolation), topic)
     opened = Opened(source, KeepingOwner())
     source.subscribe(opened.owner)
     opened.poll_until(lambda: bool(opened.records()) and source.lag() == {0: 0, 1: 0})
-    assert [value for _, _, value in opened.log()[0]] == [b"first", b"last"]
+    assert [value for _, _, value in opened.log()[0]] == come
+    assert opened.records()[-1].next_offset == 6  # three records, and a marker after each
     source.close()
 
 

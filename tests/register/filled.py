@@ -34,6 +34,7 @@ FITTING: dict[str, tuple[Any, ...]] = {
     "requests.fence": (4, 5, 6),
     "versions.status": ("champion", "retired", "rejected"),
     "scored.end_offset": (2, 3, 4),
+    "gaps.end_offset": (2, 3, 4),
     "dead_letters.status": ("replaying", "replayed", "dropped"),
 }
 

@@ -23,11 +23,12 @@ from pipeline.detect.tasks import NEW_FROM_ELSEWHERE, apart
 from pipeline.errors import (
     ArtifactCorrupt,
     LeaseLost,
+    MadeAnew,
     RegistryError,
     StaleEpoch,
     VersionConflict,
 )
-from pipeline.records import Claim, Request, Version
+from pipeline.records import Claim, Gap, Request, Version
 from pipeline.register import ledger, requests, versions
 from pipeline.register import tables as t
 from pipeline.register.checkpoints import Checkpoint, State
@@ -174,7 +175,68 @@ class RegistryContract:
         registry.fail(claimed(registry), "no", retry=False)
         assert registry.progress() == (81, 0)
 
+    def test_a_new_stream_has_a_place_in_every_partition_before_anything_is_read(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """The log's ends when it was first followed: a partition that another process takes over
+        before its first checkpoint skips nothing that came since.
+
+        Partition 2 was added later; it has no place, and so is read from its beginning.
+        """
+        registry.follow(stream, None, {0: 100, 1: 7})
+        registry.follow(stream, None, {0: 130, 1: 9, 2: 5})
+        assert [registry.acquire(stream.id, p, "w").next_offset for p in (0, 1, 2)] == [
+            100,
+            7,
+            None,
+        ]
+        assert registry.acquire(stream.id, 0, "w2").next_offset == 100
+
+    def test_only_one_process_says_where_a_stream_starts(
+        self, registry: SqlRegistry, second: SqlRegistry
+    ) -> None:
+        """Two that start at once have seen the log's end at different moments."""
+        for round_ in range(ROUNDS):
+            stream = registry.open_stream(f"readings-{round_}", [])
+            answers = race(
+                lambda stream=stream: registry.follow(stream, "id", {0: 10, 1: 10}),
+                lambda stream=stream: second.follow(stream, "id", {0: 20, 1: 20}),
+            )
+            assert answers == [None, None]
+            starts = {registry.acquire(stream.id, p, "w").next_offset for p in (0, 1)}
+            assert starts in ({10}, {20})
+
+    def test_a_topic_that_was_made_anew_is_not_followed(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """Same name, another id: its offsets mean other readings. A broker that tells no id (older
+        than 2.8) is no reason to refuse, nor to forget."""
+        registry.follow(stream, None, {0: 0})
+        registry.follow(stream, "first", {0: 0})
+        registry.follow(stream, None, {0: 0})
+        registry.follow(stream, "first", {0: 0})
+        before = everything(registry.engine)
+        with pytest.raises(MadeAnew, match="its id is second, and was first"):
+            registry.follow(stream, "second", {0: 0})
+        assert everything(registry.engine) == before
+        assert column(registry.engine, "SELECT kind FROM ledger") == ["stream", "topic"]
+
     # Partitions -------------------------------------------------------------------------------
+
+    def test_a_gap_is_kept_once_with_where_it_goes_on(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """In the transaction that moves the next offset behind it: a crash before keeps neither,
+        and a save whose answer was lost does nothing the second time."""
+        gap = Gap(first_offset=3, end_offset=6, went_on="earliest")
+        registry.follow(stream, None, {0: 3})
+        epoch = registry.acquire(stream.id, 0, "w").epoch
+        for _ in range(2):
+            registry.save(stream.id, 0, epoch, next_offset=6, state=State(b"s"), gaps=[gap])
+        assert registry.acquire(stream.id, 0, "w").next_offset == 6
+        rows = everything(registry.engine)["gaps"]
+        assert [row[1:6] for row in rows] == [(stream.id, 0, 3, 6, "earliest")]
+        assert column(registry.engine, "SELECT kind FROM ledger") == ["stream", "records_lost"]
 
     def test_each_owner_has_a_larger_epoch(self, registry: SqlRegistry, stream: Stream) -> None:
         """A new owner goes on from the last checkpoint, under an epoch of its own."""
