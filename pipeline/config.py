@@ -379,6 +379,10 @@ class Run(Section, frozen=True, kw_only=True):
         NotNegative,
         Meta(description="A broker or database that is away is waited for, in seconds"),
     ] = 300.0
+    ready_file: Annotated[
+        str,
+        Meta(description="FILE.stream, .train, .schedule: there while it is ready; empty: none"),
+    ] = ""
     metrics_port: Annotated[
         int, Meta(ge=0, le=65535, description="Prometheus metrics on loopback; 0: off")
     ] = 0
@@ -566,3 +570,8 @@ def _in_words(what: str, help_: str) -> str:
 
 def _help(hint: Any) -> str:
     return next((m.description for m in getattr(hint, "__metadata__", ()) if m.description), "")
+
+
+def notify_socket() -> str:
+    """Where systemd listens for what becomes of this process; empty: nowhere."""
+    return os.environ.get("NOTIFY_SOCKET", "")

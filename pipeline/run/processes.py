@@ -14,6 +14,7 @@ from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.outage import Outage
 from pipeline.register.sql import SqlRegistry
+from pipeline.run.service import serving
 
 log = structlog.get_logger()
 
@@ -35,10 +36,11 @@ def stream(settings: Settings, stop: threading.Event) -> None:
     _pin_threads(settings)
     check(settings.detect.detectors, settings.detect.error_channel)
     check_model(settings.score, len(settings.stream.channels), settings.stream.label)
-    broker = Outage("broker", settings.run.outage_limit_s, stop)
     metrics = Metrics()
     metrics.serve(settings.run.metrics_port)
     with ExitStack() as stack:
+        service, stop = stack.enter_context(serving(settings, stop, "stream"))
+        broker = Outage("broker", settings.run.outage_limit_s, stop)
         registry = stack.enter_context(_registry(settings, stop, "stream"))
         sink = broker.ask(lambda: KafkaSink(settings.kafka, broker))
         stack.push(_closing(sink.close))
@@ -49,7 +51,7 @@ def stream(settings: Settings, stop: threading.Event) -> None:
             settings, source, sink, registry, owner=owner_name("stream"), metrics=metrics
         )
         log.info("stream_started", topic=settings.stream.topic)
-        streamer.run(stop.is_set)
+        streamer.run(stop.is_set, service.ready)
     log.info("stream_stopped")
 
 
@@ -60,8 +62,12 @@ def train(settings: Settings, stop: threading.Event) -> None:
 
     _pin_threads(settings)
     check(settings.score, len(settings.stream.channels), settings.stream.label)
-    with _registry(settings, stop, "train") as registry:
+    with (
+        serving(settings, stop, "train") as (service, stop),
+        _registry(settings, stop, "train") as registry,
+    ):
         log.info("train_started")
+        service.ready()
         Trainer(settings, registry, owner=owner_name("train")).run(stop)
     log.info("train_stopped")
 
@@ -70,8 +76,12 @@ def schedule(settings: Settings, stop: threading.Event) -> None:
     """Request what is due until `stop` is set."""
     from pipeline.run.scheduler import Scheduler
 
-    with _registry(settings, stop, "schedule") as registry:
+    with (
+        serving(settings, stop, "schedule") as (service, stop),
+        _registry(settings, stop, "schedule") as registry,
+    ):
         log.info("schedule_started")
+        service.ready()
         Scheduler(settings, registry, owner=owner_name("schedule")).run(stop)
     log.info("schedule_stopped")
 

@@ -185,8 +185,10 @@ class Streamer:
 
     # The loop ---------------------------------------------------------------------------------
 
-    def run(self, stop: Callable[[], bool]) -> None:
+    def run(self, stop: Callable[[], bool], ready: Callable[[], None] = lambda: None) -> None:
         """Follow the topic until `stop()`; a last checkpoint on the way out.
+
+        ready: called after each poll with a partition of our own.
 
         Raises
         ------
@@ -201,6 +203,8 @@ class Streamer:
         while not stop():
             try:
                 self.poll_once()
+                if self.owned:
+                    ready()
             except StaleEpoch as exc:  # the group thinks otherwise, or has not told us yet
                 log.warning("rejoining", reason=str(exc))
                 self._release(list(self.owned))

@@ -1,0 +1,121 @@
+"""What systemd and Kubernetes hear of a process, against a socket and a directory of our own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Database, Run, Settings
+from pipeline.errors import DatabaseAway
+from pipeline.outage import Outage
+from pipeline.run import processes, service
+from pipeline.run.service import Service, Watched
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The socket that NOTIFY_SOCKET names."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listens:
+        listens.bind(str(tmp_path / "n"))
+        listens.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+        yield listens
+
+
+def heard(listens: socket.socket) -> list[str]:
+    found = []
+    while True:
+        try:
+            found.append(listens.recv(1000).decode())
+        except BlockingIOError:
+            return found
+
+
+def test_who_looks_whether_to_stop_is_alive(
+    systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sign of life a beat, not one a look; who looks no more is silent, and is restarted."""
+    now = [100.0]
+    monkeypatch.setattr(service.time, "monotonic", lambda: now[0])
+    made = Service(systemd.getsockname(), None)
+    stop = Watched(threading.Event(), made)
+    for _ in range(3):
+        assert not stop.is_set()
+    assert heard(systemd) == ["WATCHDOG=1"]
+    for look in (stop.is_set, lambda: stop.wait(0)):
+        now[0] += service.BEAT_S
+        assert not look()
+        assert heard(systemd) == ["WATCHDOG=1"]
+
+
+def test_who_waits_out_an_outage_is_alive(systemd: socket.socket) -> None:
+    """A database that is away for longer than WatchdogSec is no reason to restart us."""
+    made, stop = Service(systemd.getsockname(), None), threading.Event()
+    outage = Outage("database", 60.0, Watched(stop, made))
+
+    def away() -> None:
+        raise DatabaseAway("away")
+
+    def pause(_: float) -> None:
+        stop.set()
+
+    outage.pause = pause
+    with pytest.raises(DatabaseAway):
+        outage.ask(away)
+    assert "WATCHDOG=1" in heard(systemd)
+
+
+def test_a_trainer_is_ready_at_head_and_says_when_it_stops(
+    systemd: socket.socket, sqlite_at_head: Database, tmp_path: Path
+) -> None:
+    """In this order, with a file beside it; what a killed process left is no readiness."""
+    file = tmp_path / "ready.train"
+    file.touch()
+    stop, seen = threading.Event(), []
+
+    class Looks(threading.Event):
+        def is_set(self) -> bool:
+            seen.append(file.exists())
+            return len(seen) > 2
+
+    stop = Looks()
+    settings = Settings(database=sqlite_at_head, run=Run(ready_file=str(tmp_path / "ready")))
+    processes.train(settings, stop)
+    said = [word for word in heard(systemd) if word != "WATCHDOG=1"]
+    assert said == ["READY=1", "STOPPING=1"]
+    assert seen[-1]
+    assert not file.exists()
+
+
+def test_without_a_schema_nothing_is_ready(
+    systemd: socket.socket, sqlite_database: Database, tmp_path: Path
+) -> None:
+    """It ends with the line that says what to do, and was never ready."""
+    settings = Settings(database=sqlite_database, run=Run(ready_file=str(tmp_path / "ready")))
+    with pytest.raises(Exception, match="tidemark migrate"):
+        processes.train(settings, threading.Event())
+    assert heard(systemd) == ["STOPPING=1"]
+    assert not (tmp_path / "ready.train").exists()
+
+
+def test_without_systemd_nobody_is_told(sqlite_at_head: Database) -> None:
+    """Nor does a socket that is gone matter."""
+    Service("", None).ready()
+    Service("/nowhere/socket", None).ready()
+
+
+@pytest.mark.parametrize("role", ["stream", "train", "schedule"])
+def test_the_units_run_what_there_is(role: str) -> None:
+    """Each waits for READY=1, is watched, and is not started again on wrong settings (code 2)."""
+    unit = (ROOT / "deploy" / "systemd" / f"tidemark-{role}.service").read_text()
+    lines = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#")
+    assert lines["Type"] == "notify"
+    assert lines["ExecStart"].endswith(f"/tidemark {role}")
+    assert int(lines["WatchdogSec"]) > 10 * service.BEAT_S
+    assert lines["RestartPreventExitStatus"] == "2"
