@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -17,7 +18,9 @@ from pipeline.config import Kafka
 from pipeline.errors import BrokerAway, MadeAnew, SourceError
 from pipeline.ingest.kafka_client import (
     ANSWER_MS,
+    CODECS,
     connection,
+    importable,
     no_topic,
     partitions,
     reach,
@@ -26,6 +29,8 @@ from pipeline.ingest.kafka_client import (
 from pipeline.outage import Outage
 from pipeline.ports import Owner
 from pipeline.records import Gap, Records
+
+log = structlog.get_logger()
 
 #: Longest wait for the log's ends, which only the lag gauges need, in milliseconds.
 ENDS_MS = 1000
@@ -58,6 +63,9 @@ class KafkaSource:
         self.outage = outage or Outage("broker")
         self._listener: _Listener | None = None
         self._topic_id: str | None = None
+        for codec in CODECS:
+            if not importable(codec):
+                log.warning("codec_missing", codec=codec, install=CODECS[codec])
         with translated(kafka):
             reach(kafka)
             self._consumer = KafkaConsumer(

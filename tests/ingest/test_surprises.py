@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from structlog.testing import capture_logs
 
 from pipeline.errors import MadeAnew, SourceError
 from pipeline.ingest import kafka_source
@@ -172,6 +173,32 @@ def test_batches_of_every_codec_come(real_topics: Topics, codec: str) -> None:
     with following(real_topics, topic) as opened:
         opened.drain(2)
         assert [value for _, _, value in opened.log()[0]] == sent
+
+
+def test_a_codec_that_cannot_be_read_is_said_at_the_start_and_where_it_comes(
+    real_topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names what to install; a batch of that codec ends the process, and is not passed by.
+
+    As kafka-python sees it where the module is not installed.
+    """
+    topic = real_topics.new()
+    producer = KafkaProducer(
+        **connection(real_topics.kafka(topic)), compression_type="zstd", linger_ms=50
+    )
+    producer.send(topic, key=b"k", value=b"x" * 1000, partition=0)
+    producer.close()
+    monkeypatch.setitem(CODECS, "zstd", "no_such_module")
+    monkeypatch.setattr("kafka.codec.zstd", None)
+    with capture_logs() as logs, following(real_topics, topic) as opened:
+        with pytest.raises(SourceError, match="zstd") as caught:
+            opened.poll_until(lambda: False)
+        assert len(str(caught.value).splitlines()) == 1
+        assert opened.records() == []
+    said = {"event": "codec_missing", "codec": "zstd", "install": "no_such_module"}
+    assert [line for line in logs if line["log_level"] == "warning"] == [
+        said | {"log_level": "warning"}
+    ]
 
 
 def test_a_compacted_log_comes_with_its_holes(real_topics: Topics) -> None:
