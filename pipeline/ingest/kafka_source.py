@@ -96,17 +96,13 @@ class KafkaSource:
         return self.outage.ask(self._starts)
 
     def _starts(self) -> dict[int, int]:
+        self._require()
         earliest = self.kafka.auto_offset_reset == "earliest"
         with translated(self.kafka):
             ask = self._consumer.beginning_offsets if earliest else self._consumer.end_offsets
-            found = ask(self._partitions(), timeout_ms=ANSWER_MS)
+            numbers = sorted(self._consumer.partitions_for_topic(self.topic) or ())
+            found = ask([TopicPartition(self.topic, n) for n in numbers], timeout_ms=ANSWER_MS)
         return {partition.partition: offset for partition, offset in found.items()}
-
-    def _partitions(self) -> list[TopicPartition]:
-        numbers = self._consumer.partitions_for_topic(self.topic)
-        if not numbers:
-            raise SourceError(f"{no_topic(self.kafka, self.topic)}, or set stream.topic")
-        return [TopicPartition(self.topic, number) for number in sorted(numbers)]
 
     def subscribe(self, owner: Owner) -> None:
         """Join the group; `owner` hears of its partitions during `poll`.
