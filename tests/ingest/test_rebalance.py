@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
 
 from pipeline.ingest.kafka_source import KafkaSource
 from tests.ingest.kafka_topics import PATIENCE_S, Topics
 from tests.ingest.owners import KeepingOwner
 
 Member = tuple[KafkaSource, KeepingOwner]
+Joining = Callable[..., Member]
+#: A group may share its partitions out again soon after a join; then it rests, in seconds.
+SETTLING_S = 2.0
 
 
-def member(topics: Topics, topic: str, **changed: object) -> Member:
-    source, owner = KafkaSource(topics.kafka(topic, **changed), topic), KeepingOwner()
-    source.subscribe(owner)
-    return source, owner
+@pytest.fixture
+def member() -> Iterator[Joining]:
+    """Makes members of a group; none outlives the test, however it ends."""
+    with ExitStack() as stack:
+
+        def join(topics: Topics, topic: str, **changed: object) -> Member:
+            source, owner = KafkaSource(topics.kafka(topic, **changed), topic), KeepingOwner()
+            stack.callback(source.close)
+            source.subscribe(owner)
+            return source, owner
+
+        yield join
+
+
+def settle(members: list[Member]) -> None:
+    """Poll until nobody has been told anything for a while."""
+    told, since = [list(owner.told) for _, owner in members], time.monotonic()
+    while time.monotonic() - since < SETTLING_S:
+        for source, _ in members:
+            source.poll(0.1)
+        if (now := [list(owner.told) for _, owner in members]) != told:
+            told, since = now, time.monotonic()
 
 
 def poll_until(members: list[Member], condition: Callable[[], bool]) -> None:
@@ -34,7 +58,7 @@ def owned(owner: KeepingOwner) -> list[int]:
     return sorted(found)
 
 
-def test_cooperative_members_keep_what_does_not_move(real_topics: Topics) -> None:
+def test_cooperative_members_keep_what_does_not_move(real_topics: Topics, member: Joining) -> None:
     """A second member takes one of two partitions; the first gives up that one and no other, and
     has both again when the second leaves: he goes on with the one that he kept throughout."""
     topic = real_topics.new()
@@ -50,7 +74,7 @@ def test_cooperative_members_keep_what_does_not_move(real_topics: Topics) -> Non
     first[0].close()
 
 
-def test_who_is_assigned_nothing_waits(real_topics: Topics) -> None:
+def test_who_is_assigned_nothing_waits(real_topics: Topics, member: Joining) -> None:
     """One process more than there are partitions: kafka-python takes no partitions for all that it
     has, and fails where it has none."""
     source, owner = member(real_topics, real_topics.new())
@@ -59,7 +83,9 @@ def test_who_is_assigned_nothing_waits(real_topics: Topics) -> None:
     source.close()
 
 
-def test_a_static_member_that_restarts_costs_the_others_nothing(real_topics: Topics) -> None:
+def test_a_static_member_that_restarts_costs_the_others_nothing(
+    real_topics: Topics, member: Joining
+) -> None:
     """Within the session timeout its partition waits for it, and nobody else hears a word."""
     topic = real_topics.new()
     stays = member(real_topics, topic, group_instance_id="a")
@@ -77,7 +103,7 @@ def test_a_static_member_that_restarts_costs_the_others_nothing(real_topics: Top
     again[0].close()
 
 
-def test_who_rejoins_is_assigned_everything_anew(real_topics: Topics) -> None:
+def test_who_rejoins_is_assigned_everything_anew(real_topics: Topics, member: Joining) -> None:
     """After a write that was refused nothing that is held may be gone on with."""
     for assignment in ("range", "cooperative-sticky"):
         topic = real_topics.new()
@@ -90,12 +116,14 @@ def test_who_rejoins_is_assigned_everything_anew(real_topics: Topics) -> None:
 
 
 def test_who_waits_for_something_else_stays_in_the_group_and_takes_nothing(
-    real_topics: Topics,
+    real_topics: Topics, member: Joining
 ) -> None:
     """Longer than max_poll_interval_ms, in which a process that does not poll is thrown out."""
-    topic = real_topics.filled({0: [(b"k", b"x")]})
+    topic = real_topics.new()
     waits = member(real_topics, topic, max_poll_interval_ms=2000)
     poll_until([waits], lambda: owned(waits[1]) == [0, 1])
+    settle([waits])
+    real_topics.fill(topic, {0: [(b"k", b"x")]})
     told = list(waits[1].told)
     for _ in range(6):
         waits[0].idle(0.5)
@@ -108,7 +136,9 @@ def test_who_waits_for_something_else_stays_in_the_group_and_takes_nothing(
     waits[0].close()
 
 
-def test_what_is_revoked_from_who_can_write_nothing_is_lost(real_topics: Topics) -> None:
+def test_what_is_revoked_from_who_can_write_nothing_is_lost(
+    real_topics: Topics, member: Joining
+) -> None:
     """While the owner waits for a database in the midst of a poll, a rebalance must not wait."""
     topic = real_topics.new()
     waits = member(real_topics, topic)
