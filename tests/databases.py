@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from pipeline.config import Database
 
 START_S = 120
+#: Servers that were started here, by URL.
+_servers: dict[str, Any] = {}
 
 
 @contextmanager
@@ -40,20 +45,45 @@ def postgres_server(directory: Path) -> Iterator[str]:
             time.sleep(0.5)
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     _make_hasty(url)
+    _servers[url] = server
     try:
         yield url
     finally:
+        del _servers[url]
         server.cleanup()
 
 
 def new_database(server: str, template: Database | None = None) -> Database:
-    """A new database on the server of this URL, empty or a copy of `template`."""
+    """A new database on the server of this URL, empty or a copy of `template`.
+
+    A server that was ended from outside, as a busy machine may, is started again; what it had
+    logged is told.
+    """
     name = f"t{uuid.uuid4().hex}"
     like = f" TEMPLATE {make_url(template.url).database}" if template else ""
+    try:
+        _execute(server, f"CREATE DATABASE {name}{like}")
+    except OperationalError:
+        if server not in _servers or _runs(server):
+            raise
+        sys.stderr.write(f"PostgreSQL was ended: {_servers[server].log.read_text()[-2000:]}\n")
+        _servers[server].ensure_postgres_running()
+        _execute(server, f"CREATE DATABASE {name}{like}")
+    return Database(url=make_url(server).set(database=name).render_as_string(hide_password=False))
+
+
+def _execute(server: str, statement: str) -> None:
     engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as conn:
-        conn.execute(text(f"CREATE DATABASE {name}{like}"))
-    return Database(url=make_url(server).set(database=name).render_as_string(hide_password=False))
+        conn.execute(text(statement))
+
+
+def _runs(server: str) -> bool:
+    try:
+        _execute(server, "SELECT 1")
+    except OperationalError:
+        return False
+    return True
 
 
 def _make_hasty(server: str) -> None:

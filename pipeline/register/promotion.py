@@ -57,8 +57,10 @@ def decide(
     if champion is None:
         return Decision(promote=True, reason="first version of the stream", figures=figures)
     new = [task for task in candidate.new_tasks if task in before]
-    gain = _change(candidate, new, gate, seed)
-    changes = {task: _change(candidate, [task], gate, seed) for task in sorted(before)}
+    gain = _change(candidate, new, gate, (seed, *(numbers[task] for task in new)))
+    changes = {
+        task: _change(candidate, [task], gate, (seed, numbers[task])) for task in sorted(before)
+    }
     figures |= {
         "confidence": gate.confidence,
         "bootstrap": gate.bootstrap,
@@ -95,8 +97,11 @@ def _judged(
     return True, f"{better}no task worse by more than allowed: {most}"
 
 
-def _change(candidate: Candidate, tasks: Sequence[int], gate: Gate, seed: int) -> Effect:
-    """The rise of the skill, as the mean over tasks: the parent's losses less the candidate's."""
+def _change(candidate: Candidate, tasks: Sequence[int], gate: Gate, seed: Sequence[int]) -> Effect:
+    """The rise of the skill, as the mean over tasks: the parent's losses less the candidate's.
+
+    seed: with the tasks' numbers, which are the same in every database; their ids are not.
+    """
     if not tasks:
         return Effect(mean=0.0, low=None, high=None, windows=0)
     return effect(
@@ -104,7 +109,7 @@ def _change(candidate: Candidate, tasks: Sequence[int], gate: Gate, seed: int) -
         candidate.block,
         gate.bootstrap,
         gate.confidence,
-        (seed, *tasks),
+        seed,
     )
 
 

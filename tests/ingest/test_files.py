@@ -227,7 +227,7 @@ def polled(source: FileSource) -> Records:
 
 
 def decoded(source: FileSource) -> tuple[Any, Any]:
-    return Decoder(Stream(), 1_000_000).decode(polled(source), 2**60)
+    return Decoder(Stream(), 1_000_000).decode(polled(source))
 
 
 def test_rows_without_a_time_are_a_second_apart(tmp_path: Path) -> None:
