@@ -252,18 +252,21 @@ def test_a_trainer_that_lost_its_lease_ends_its_training(
     his version is registered, and its own never."""
     mine, other = two
     real, renew, told = trainers.consolidate, mine.renew, threading.Event()
+    stopped = threading.Lock()
 
     def renewing(*args: Any) -> None:
         try:
-            renew(*args)
+            with stopped:
+                renew(*args)
         except LeaseLost:
             told.set()
             raise
 
     def overtaken(*args: Any, progress: Callable[[float], None], **kwargs: Any) -> Any:
         monkeypatch.setattr(trainers, "consolidate", real)
-        mine.clock.pass_s(2 * SETTINGS.run.lease_s)
-        assert Trainer(SETTINGS, other, owner="quick").work_once()
+        with stopped:
+            mine.clock.pass_s(2 * SETTINGS.run.lease_s)
+            assert Trainer(SETTINGS, other, owner="quick").work_once()
         assert told.wait(60)
         while True:  # as an epoch after the other; the first look ends it
             progress(0.5)
