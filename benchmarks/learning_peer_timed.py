@@ -63,7 +63,7 @@ def timed(tasks: list, method: str, hidden: int, epochs: int, kept: int, batch: 
     stream = benchmark_from_datasets(train=[dataset(*task) for task in tasks]).train_stream
     if method == "live":
         stream = split_online_stream(stream, experience_size=batch)
-    steps, wall, cpu = 0, 0.0, 0.0
+    wall, cpu = 0.0, 0.0
     for experience in stream:
         wall_0, cpu_0 = time.perf_counter(), time.process_time()
         strategy.train(experience)

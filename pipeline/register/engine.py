@@ -30,7 +30,12 @@ PASSING_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "25006"}
 #: Classes of states: connection exceptions, insufficient resources.
 PASSING_CLASSES = {"08", "53"}
 #: SQLite's codes, without their extensions: busy, locked, disk full, a race for the log's locks.
-PASSING_CODES = {5, 6, 13, 15}
+PASSING_CODES = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_PROTOCOL,
+}
 #: PostgreSQL's state of a full disk.
 FULL_STATE = "53100"
 #: What a server's refusal of a connection says, which has no state, where trying is of no use.
@@ -139,9 +144,9 @@ def translated(engine: Engine) -> Iterator[None]:
 def passing(exc: DBAPIError) -> bool:
     """Whether the transaction that failed is worth another try."""
     orig = exc.orig
-    code = getattr(orig, "sqlite_errorcode", None)
+    code = _sqlite_code(orig)
     if code is not None:
-        return code & 0xFF in PASSING_CODES
+        return code in PASSING_CODES
     state = getattr(orig, "sqlstate", None)
     if state is not None:
         return state in PASSING_STATES or state[:2] in PASSING_CLASSES
@@ -203,9 +208,14 @@ def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
 
 
 def _is_full(exc: BaseException | None) -> bool:
-    """SQLITE_FULL, whatever its extension; disk_full of PostgreSQL."""
-    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-    return code == sqlite3.SQLITE_FULL or getattr(exc, "sqlstate", None) == FULL_STATE
+    """SQLITE_FULL, or disk_full of PostgreSQL."""
+    return _sqlite_code(exc) == sqlite3.SQLITE_FULL or getattr(exc, "sqlstate", None) == FULL_STATE
+
+
+def _sqlite_code(exc: BaseException | None) -> int | None:
+    """SQLite's code without its extension; None of another database's error."""
+    code: int | None = getattr(exc, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _first_line(exc: BaseException) -> str:

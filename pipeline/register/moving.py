@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -81,25 +81,23 @@ def _write(
     """Every table, parents first; what was written."""
     tables = metadata.sorted_tables
     total = sum(from_.execute(select(func.count()).select_from(t)).scalar_one() for t in tables)
-    done, written = 0, {}
-    for table in tables:
-        count, value = 0, 0
+    done = 0
+
+    def inserted(table: Table) -> Iterator[Sequence[Row[Any]]]:
+        nonlocal done
         for rows in _batches(from_, table):
             to.execute(insert(table), [dict(row._mapping) for row in rows])  # noqa: SLF001
-            count, value = count + len(rows), (value + _sum(rows)) % _MODULUS
             done += len(rows)
             progress(done, total, table.name)
-        written[table.name] = (count, f"{value:064x}")
-    return written
+            yield rows
+
+    return {table.name: _digest(inserted(table)) for table in tables}
 
 
 def _check(to: Connection, written: dict[str, tuple[int, str]]) -> None:
     """Read all of it back; RegistryError if it is not what was written."""
     for table in metadata.sorted_tables:
-        count, value = 0, 0
-        for rows in _batches(to, table):
-            count, value = count + len(rows), (value + _sum(rows)) % _MODULUS
-        if (found := (count, f"{value:064x}")) != written[table.name]:
+        if (found := _digest(_batches(to, table))) != written[table.name]:
             raise RegistryError(
                 f"{table.name} was not copied: {found[0]} rows with hash {found[1][:12]}, "
                 f"{written[table.name][0]} with {written[table.name][1][:12]} were written"
@@ -110,7 +108,7 @@ def _check(to: Connection, written: dict[str, tuple[int, str]]) -> None:
         raise RegistryError("there are rows without their parent")
 
 
-def _batches(conn: Connection, table: Table) -> Iterable[Any]:
+def _batches(conn: Connection, table: Table) -> Iterable[Sequence[Row[Any]]]:
     """Rows in the order of their keys: whoever refers to a row of the same table comes later."""
     heavy = any(isinstance(column.type, LargeBinary) for column in table.c)
     size = HEAVY_BATCH if heavy else BATCH
@@ -118,10 +116,14 @@ def _batches(conn: Connection, table: Table) -> Iterable[Any]:
     return conn.execute(query, execution_options={"yield_per": size}).partitions()
 
 
-def _sum(rows: Iterable[Row[Any]]) -> int:
-    """Of the hashes of rows."""
-    encode = msgspec.msgpack.encode
-    return sum(int.from_bytes(hashlib.sha256(encode(tuple(row))).digest(), "big") for row in rows)
+def _digest(batches: Iterable[Sequence[Row[Any]]]) -> tuple[int, str]:
+    """How many rows there are, and the sum of their hashes."""
+    encode, count, value = msgspec.msgpack.encode, 0, 0
+    for rows in batches:
+        count += len(rows)
+        hashes = (hashlib.sha256(encode(tuple(row))).digest() for row in rows)
+        value += sum(int.from_bytes(each, "big") for each in hashes)
+    return count, f"{value % _MODULUS:064x}"
 
 
 def _set_sequences(to: Connection) -> None:

