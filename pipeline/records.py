@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-#: Rows of a log that a checkpoint writes at once, when the last of them is there.
-CHUNK = 64
+#: Rows of a log that a checkpoint writes at once, when the last of them is there; and of a log
+#: that is long, of which so many chunks are made one.
+CHUNK, LONG_CHUNK = 64, 512
 
 #: What a person may say of a task. Until somebody does, it may be `asked` (learn.new_tasks).
 KINDS = ("normal", "fault", "ignore")
@@ -24,8 +25,8 @@ KINDS = ("normal", "fault", "ignore")
 class Log:
     """Rows of many series that stay as they are while newer ones come and the oldest go.
 
-    A checkpoint writes each of them once. All rows of a chunk of CHUNK can be read as long as one
-    of them is kept.
+    A checkpoint writes each of them once. All rows of a chunk can be read as long as one of them is
+    kept.
     """
 
     #: Of a row.
@@ -37,6 +38,8 @@ class Log:
     read: Callable[[IntArray, IntArray], NDArray[np.void]]
     #: (N,) slots, rows and what was read of them: put back.
     write: Callable[[IntArray, IntArray, NDArray[np.void]], None]
+    #: Rows of a chunk.
+    chunk: int = CHUNK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

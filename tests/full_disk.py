@@ -42,7 +42,10 @@ def fill(registry: SqlRegistry, table: str) -> Callable[[], None]:
 
         return give_room
 
+    engine.dispose()
     raw = engine.raw_connection()
+    raw.cursor().execute("PRAGMA journal_mode = DELETE")  # else pages keep their size
+    raw.cursor().execute("PRAGMA page_size = 4096")  # or there would be room in the last ones
     raw.cursor().execute("VACUUM")  # or pages that migrations left free would do
     (pages,) = raw.cursor().execute("PRAGMA page_count").fetchone()
     raw.close()

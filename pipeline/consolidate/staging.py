@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Learn
 from pipeline.consolidate.readings import Readings
-from pipeline.records import CHUNK, Batch, Boundary, IntArray, Log
+from pipeline.records import CHUNK, LONG_CHUNK, Batch, Boundary, IntArray, Log
 
 #: Newest readings that are kept of a long segment: where a boundary lies further back, the next
 #: segment begins with these.
@@ -199,8 +199,9 @@ class Staging:
             "_room",
         ):
             old = getattr(self, name)
-            new = np.zeros((room - have, *old.shape[1:]), dtype=old.dtype)
-            setattr(self, name, np.concatenate([old, new]))
+            new = np.zeros((room, *old.shape[1:]), dtype=old.dtype)
+            new[:have] = old
+            setattr(self, name, new)
         self._room[have:] = self.capacity
 
     def _widen(self, readings: int) -> None:
@@ -235,6 +236,7 @@ class Staging:
         # one that has outgrown its room would go on behind a hole; none is cut
         whole = kept == state["rows"] - state["first"]
         self._room[:n] = np.where(whole, np.maximum(kept, self.capacity), kept)
+        self._widen(int(kept.max(initial=0)))
 
     def _kept(self, slots: IntArray) -> IntArray:
         kept: IntArray = np.minimum(self._rows[slots] - self._first[slots], self._room[slots])
@@ -242,17 +244,24 @@ class Staging:
 
     @property
     def logs(self) -> dict[str, Log]:
-        """`head`: of each open segment's first readings, by their number in it; `tail`: of the
-        newest that it has no room for, by their number in the series. The head is written first.
+        """`head`: of each open segment's first readings, by their number in it, in long chunks;
+        `rest`: of those that fill none; `tail`: of the newest that it has no room for, by their
+        number in the series. The tail is written last.
         """
         dtype = np.dtype([("values", "<f4", self.channels), ("offset", "<i8")])
-        head = Log(dtype, self._head_spans, partial(self._read_head, dtype), self._write_head)
+        how = partial(self._read_head, dtype), self._write_head
+        head = Log(dtype, self._head_spans, *how, chunk=LONG_CHUNK)
+        rest = Log(dtype, self._rest_spans, *how)
         tail = Log(dtype, self._tail_spans, partial(self._read_tail, dtype), self._write_tail)
-        return {"head": head, "tail": tail}
+        return {"head": head, "rest": rest, "tail": tail}
 
     def _head_spans(self, slots: IntArray) -> tuple[IntArray, IntArray, IntArray]:
         kept = self._kept(slots)
-        return self._segment[slots], np.zeros_like(kept), kept
+        return self._segment[slots], np.zeros_like(kept), kept // LONG_CHUNK * LONG_CHUNK
+
+    def _rest_spans(self, slots: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        kept = self._kept(slots)
+        return self._segment[slots], kept // LONG_CHUNK * LONG_CHUNK, kept
 
     def _read_head(
         self, dtype: np.dtype[np.void], slots: IntArray, rows: IntArray
@@ -262,7 +271,6 @@ class Staging:
         return found
 
     def _write_head(self, slots: IntArray, rows: IntArray, found: NDArray[np.void]) -> None:
-        self._widen(int(rows.max(initial=-1)) + 1)
         self._values[slots, rows], self._offsets[slots, rows] = found["values"], found["offset"]
         row = rows + self._first[slots]
         newest = row >= self._rows[slots] - HELD

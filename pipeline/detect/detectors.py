@@ -32,6 +32,8 @@ DELTA = 0.002
 BINARY = ("DDM", "EDDM", "FHDDM", "HDDM_A", "HDDM_W")
 #: Cheap enough for every signal; the others see the joint residual only.
 ON_EVERY_SIGNAL = ("ADWIN",)
+#: Types of values that are kept as they are.
+PLAIN = frozenset({type(None), bool, int, float, str})
 
 
 class DetectorStateError(PipelineError):
@@ -247,7 +249,7 @@ def _plain(value: Any) -> Any:
     """Numbers and text as they are, objects as lists."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
+    if type(value) in PLAIN:
         return value
     if isinstance(value, deque):
         return [_plain(v) for v in value]

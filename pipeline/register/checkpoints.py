@@ -30,10 +30,10 @@ from pipeline.register.engine import inserting
 from pipeline.register.tables import checkpoint_pieces, checkpoints, scored
 
 #: Of what a checkpoint's pieces are; another one is refused, never misread.
-FORMAT = 4
+FORMAT = 5
 #: Slot of a piece that is the whole partition's.
 WHOLE = -1
-#: Pieces that go to SQL at once.
+#: Pieces that go to SQL, or come from it, at once.
 AT_ONCE = 1000
 
 
@@ -154,12 +154,13 @@ def _read(conn: Connection, stream_id: int, partition: int) -> Iterator[Piece]:
         .where(*_of(checkpoint_pieces, stream_id, partition))
         .order_by(c.kind, c.slot, c.number)
     )
-    for kind, slot, number, content, crc in rows:
-        if zlib.crc32(content) != crc:
-            raise ArtifactCorrupt(
-                f"checkpoint of partition {partition}: {kind} {slot}/{number} was changed"
-            )
-        yield Piece(kind, slot, number, content)
+    for some in rows.partitions(AT_ONCE):
+        for kind, slot, number, content, crc in some:
+            if zlib.crc32(content) != crc:
+                raise ArtifactCorrupt(
+                    f"checkpoint of partition {partition}: {kind} {slot}/{number} was changed"
+                )
+            yield Piece(kind, slot, number, content)
 
 
 def write(

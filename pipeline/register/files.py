@@ -114,8 +114,10 @@ def restore(
             if not force and not is_empty(conn):
                 raise RegistryError(f"{target} has content: --force writes over it")
             above = _highest_epoch(conn)
+            page = conn.exec_driver_sql("PRAGMA page_size").scalar_one()
             conn.rollback()
             _stage(file, staged, found, above, actor, reason)
+            _page_as(staged, page)
             with closing(sqlite3.connect(staged)) as copy:
                 _copy(copy, _raw(conn), database.busy_timeout_s, progress)
     finally:
@@ -197,6 +199,15 @@ def _stage(file: Path, staged: Path, found: Contents, above: int, actor: str, re
     finally:
         engine.dispose()
     examine(staged)
+
+
+def _page_as(staged: Path, size: int) -> None:
+    """Give a file pages of that size: SQLite copies no others into a database with a log."""
+    with closing(sqlite3.connect(staged, isolation_level=None)) as copy:
+        if copy.execute("PRAGMA page_size").fetchone() != (size,):
+            copy.execute("PRAGMA journal_mode = DELETE")
+            copy.execute(f"PRAGMA page_size = {size}")
+            copy.execute("VACUUM")
 
 
 def _highest_epoch(conn: Connection) -> int:

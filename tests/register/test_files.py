@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.config import Database
 from pipeline.errors import LeaseLost, RegistryError, StaleEpoch
+from pipeline.register import engine as engine_module
 from pipeline.register import files, ledger, migrate
 from pipeline.register.checkpoints import State
 from pipeline.register.engine import connect
@@ -68,7 +69,7 @@ def test_a_backup_is_of_one_moment_while_others_write(
     engine = connect(database)
     change(engine, "CREATE TABLE pair (id INTEGER PRIMARY KEY, n INTEGER, pad BLOB)")
     for id_ in range(200):  # some pages between the two rows
-        change(engine, "INSERT INTO pair VALUES (:id, 0, zeroblob(3000))", id=id_)
+        change(engine, "INSERT INTO pair VALUES (:id, 0, zeroblob(12000))", id=id_)
     before = column(engine, "SELECT COUNT(*) FROM pair WHERE n = 0")
     writes = []
 
@@ -303,6 +304,25 @@ def test_a_backup_of_an_older_schema_can_be_restored(tmp_path: Path) -> None:
     restore(old, tmp_path / "kept", force=True, **WHO)
     assert migrate.current_and_head(old)[0] == "0001"
     migrate.upgrade(old)
+
+
+def test_a_backup_with_other_pages_can_be_restored(
+    database: Database, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite copies no pages of another size into a database with a log, as older ones have."""
+    backup(database, file)
+    monkeypatch.setattr(engine_module, "PAGE", 4096)
+    older = Database(url=f"sqlite:///{tmp_path / 'older.db'}")
+    migrate.upgrade(older)
+    restore(older, file, **WHO)
+    assert page(older) == 4096 != page(database)
+    assert len(rows(older)["ledger"]) == ROWS + 1
+
+
+def page(database: Database) -> int:
+    """Bytes of a page, as the file's header says (big endian, at 16)."""
+    header = Path(database.url.removeprefix("sqlite:///")).read_bytes()[:18]
+    return int.from_bytes(header[16:], "big")
 
 
 def test_a_copy_by_hand_is_a_backup_too(database: Database, file: Path, tmp_path: Path) -> None:

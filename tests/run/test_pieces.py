@@ -21,7 +21,7 @@ from pipeline.run.pieces import SERIES, rows_of
 QUICK = Settings(
     detect=Detect(warm_up=60, fit_after=200, settle_after=60),
     score=Score(window=4),
-    learn=Learn(adapt_after=64, refine_after=0, segment_capacity=150, reservoir_capacity=20),
+    learn=Learn(adapt_after=64, refine_after=0, segment_capacity=540, reservoir_capacity=20),
 )
 NAMES = ("a", "b", "c")
 ROWS = 1400
@@ -137,7 +137,7 @@ def test_what_is_stored_is_the_state_however_often_it_was_written(
 def stored() -> Stored:
     """Three series: one that is long, one short, one in its warm-up; all written."""
     made = Stored()
-    made.feed((1000, 320, 130))
+    made.feed((1150, 320, 130))
     made.checkpoint()
     return made
 
@@ -163,11 +163,14 @@ def test_a_chunk_is_written_once_when_it_is_full(stored: Stored) -> None:
 def spoilt(stored: Stored) -> Iterator[tuple[str, dict[Key, bytes]]]:
     """What a store may have become, and what that is called."""
     pieces = stored.pieces
-    first = {kind: next(k for k in pieces if k.kind == kind) for kind in (SERIES, "head", "warm")}
+    first = {
+        kind: next(k for k in pieces if k.kind == kind) for kind in (SERIES, "head", "rest", "warm")
+    }
     last = max(k for k in pieces if k.kind == SERIES)
     yield "a series is missing", {k: c for k, c in pieces.items() if k != last}
     yield "a series is missing", {k: c for k, c in pieces.items() if k != first[SERIES]}
     yield "chunks of head", {k: c for k, c in pieces.items() if k != first["head"]}
+    yield "chunks of rest", {k: c for k, c in pieces.items() if k != first["rest"]}
     yield "chunks of warm", {k: c for k, c in pieces.items() if k != first["warm"]}
     yield "chunks of tail", pieces | {Key("tail", 2, 0): b"x"}
     yield "rows of head", pieces | {first["head"]: pieces[first["head"]][:-1]}
