@@ -60,7 +60,7 @@ def write(
     if as_json:
         print(json.dumps(result))
     else:
-        _print_table(name, rows)
+        print_table(name, rows)
 
 
 def arguments() -> str:
@@ -68,7 +68,8 @@ def arguments() -> str:
     return f' ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""
 
 
-def _print_table(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows on standard output."""
     table = Table(title=name)
     for column in rows[0]:
         table.add_column(column.replace("_", " "))

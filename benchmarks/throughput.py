@@ -114,7 +114,7 @@ def _measure(
     }
 
 
-def _readings(n: int) -> np.ndarray:
+def readings(n: int) -> np.ndarray:
     """(n, CHANNELS) of AR(1) noise, phi = .8, in mixed units."""
     rng = np.random.default_rng(SEED)
     x = rng.normal(size=(n, CHANNELS))
@@ -129,7 +129,7 @@ def _produce(address: str, topic: str, n: int, batch: int, series: int) -> None:
     producer = KafkaProducer(
         bootstrap_servers=address, linger_ms=20, batch_size=500_000, acks="all"
     )
-    values = _readings(n)
+    values = readings(n)
     for message, first in enumerate(range(0, n, batch)):
         rows = values[first : first + batch]
         times = [1_767_225_600 + (first + k) // series for k in range(len(rows))]
@@ -185,7 +185,7 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
     torch.set_num_threads(settings.score.threads)
     upgrade(settings.database)
     registry = SqlRegistry(settings.database)
-    _bootstrap(settings, registry)
+    bootstrap(settings, registry)
     source = KafkaSource(settings.kafka, settings.stream.topic)
     sink = KafkaSink(settings.kafka)
     streamer = Streamer(settings, source, sink, registry, owner="bench")
@@ -206,19 +206,23 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
     return spent
 
 
-def _bootstrap(settings: Settings, registry: Any) -> None:
+def bootstrap(settings: Settings, registry: Any) -> None:
     """A first version, so that scoring has something to score with."""
     from pipeline.consolidate.readings import Readings
     from pipeline.records import Request
     from pipeline.run.trainer import Trainer
 
-    values = _readings(1000).astype(np.float32)
+    values = readings(1000).astype(np.float32)
     segment = Readings(values=values, offsets=np.arange(1000)).to_bytes()
     names = tuple(f"c{i}" for i in range(CHANNELS))
     known = registry.open_stream(settings.stream.topic, names)
     sha = registry.put("segment", segment)
-    registry.submit(Request(stream_id=known.id, reason="bootstrap", inputs={"segment": sha}))
+    whose = {"partition": 0, "series": "before", "segment": 0}
+    inputs = {"segment": sha}
+    registry.submit(Request(stream_id=known.id, reason="bootstrap", inputs=inputs, **whose))
     Trainer(settings, registry, owner="bench").work_once()
+    if registry.champion(known.id) is None:
+        raise SystemExit("the first version was not made: there would be nothing to score with")
 
 
 def _since(started: tuple[float, float] | None) -> dict[str, float]:

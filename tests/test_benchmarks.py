@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from benchmarks.detection_page import page
 from benchmarks.detection_parts import broken
 from benchmarks.detection_peers import adwin, poll
 from benchmarks.detection_score import control, covering, location_errors, naming, pooled
+from benchmarks.soak_log import IN_A_MESSAGE, SERIES, SoakLog
+from benchmarks.soak_page import growth, judged
 from pipeline.config import Learn
 from pipeline.consolidate.training import Examples
 from pipeline.detect.prints import Print
@@ -286,3 +289,56 @@ def test_a_learner_goes_through_the_trainers_parts() -> None:
         kept[strategy] = matrix[-1, 0]
     assert kept["joint"] > 0.9
     assert kept["fine_tune"] < kept["ewc_replay"] - 0.1
+
+
+def held(megabytes: np.ndarray) -> dict[str, object]:
+    """What is said of resident memory that was so large, at even distances."""
+    return judged(
+        "resident memory",
+        [{"readings": 1000 * k, "resident memory": mb} for k, mb in enumerate(megabytes.tolist())],
+    )
+
+
+def test_what_grows_is_not_called_flat() -> None:
+    """Of 401 samples the first quarter is warm-up. A leak of 12 % over the other 301 sets the last
+    tenth 5.4 % above the mean; a jump by 8 % in it, 7.2 %; one by 5 % would be 4.5 %."""
+    quiet = 400.0 + np.arange(401) % 2
+    assert held(quiet)["verdict"] == "flat"
+    leak = np.where(np.arange(401) < 100, 400.0, 400.0 * (1 + 0.12 * (np.arange(401) - 100) / 300))
+    assert held(leak)["verdict"] != "flat"
+    assert held(leak)["a tenth away, %"] == pytest.approx(5.4 / 1.06, abs=0.1)
+    late = np.arange(401) >= 371
+    assert held(quiet * (1 + 0.08 * late))["verdict"] != "flat"
+    assert held(quiet * (1 + 0.05 * late))["verdict"] == "flat"
+
+
+def test_warm_up_may_grow() -> None:
+    """A process that fills its buffers is not yet at rest."""
+    sizes = np.minimum(4.0 * np.arange(401), 400.0)
+    assert held(sizes)["verdict"] == "flat"
+    assert held(np.zeros(401))["verdict"] == "flat"
+
+
+def test_history_is_told_by_the_boundary() -> None:
+    """From a quarter on: 30 boundaries and 6 MB, so 200 kB each."""
+    samples = [
+        {"readings": 100 * k, "boundaries": 10.0 * k, "history": 2.0 * k + 1} for k in range(5)
+    ]
+    assert growth(samples)["kB of history a boundary"] == 200.0
+
+
+def test_a_soak_moves_each_series_to_the_next_regime_in_its_turn() -> None:
+    """128 readings of each regime: series 0 is in the second one at its reading 128, series 32,
+    half a regime ahead, at 64; and message n is the same whenever it is asked for."""
+    log = SoakLog(128)
+    for series, first in ((0, 128), (32, 64)):
+        shown = [
+            np.array(json.loads(log.message(turn * SERIES + series)[1])["values"])
+            for turn in range(4)
+        ]
+        levels = np.concatenate(shown)[:, 0]
+        assert abs(levels[first + 60] - levels[first - 60]) > 4 * log.deviation[0]
+        before = levels[:first]
+        assert np.abs(before - before.mean()).max() < 5 * log.deviation[0]
+    assert SoakLog(128).message(700) == log.message(700)
+    assert len(shown[0]) == IN_A_MESSAGE
