@@ -6,8 +6,9 @@
 The fleet: series of 8 sensors with `detect.profile = "light"`, mature (their references are fitted,
 their rings full). A few of them are fed; the others are copies of their state under other names.
 Every series gets some readings, or one in a hundred, and a checkpoint is written; then another
-owner goes on from it. Seconds are of this process on an otherwise idle machine; `write alone` is a
-bare loop beside it in the same run: the same bytes into a new table of the same database.
+owner goes on from it. Seconds depend on the machine and its load; beside them stand those of a bare
+loop in the same run: the same bytes into a new table of the same database, and all pieces selected
+from it and let go. CPU is of this process.
 The plant: 64 series with the default profile and a checkpoint every 10 s.
 """
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="the table for checkpoints.md")
     args = parser.parse_args()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -67,6 +69,7 @@ def main() -> None:
         seeds=[SEED],
         compared=["sqlalchemy", "msgspec", "numpy", "river"],
         as_json=args.json,
+        as_markdown=args.markdown,
         series=args.series,
         database=args.database,
     )
@@ -137,6 +140,15 @@ class Line:
         self.epoch = checkpoint.epoch
         return time.perf_counter() - started
 
+    def read_alone(self) -> float:
+        """Seconds of reading the same pieces, and nothing else."""
+        engine = self.registry.engine
+        started = time.perf_counter()
+        with engine.begin() as conn:
+            for _ in conn.execute(text("SELECT content FROM checkpoint_pieces")).partitions(1000):
+                pass
+        return time.perf_counter() - started
+
     def write_alone(self, pieces: list[Piece]) -> float:
         """Seconds of writing the same bytes in one transaction, and nothing else."""
         engine = self.registry.engine
@@ -177,15 +189,22 @@ def fleet(registry: SqlRegistry, series: int, repeat: int) -> Iterator[dict[str,
         runs, kilobytes = [], []
         for _ in range(repeat):
             line.feed(count, BETWEEN)
+            before = time.process_time()
             seconds, pieces = line.save()
+            cpu = time.process_time() - before
             kilobytes.append(sum(len(p.content) for p in pieces) / count / 1000)
-            runs.append((seconds, line.write_alone(pieces)))
-        took, alone = (statistics.median(column) for column in zip(*runs, strict=True))
+            runs.append((seconds, cpu, line.write_alone(pieces)))
+        took, cpu, alone = (statistics.median(column) for column in zip(*runs, strict=True))
         case = f"{series:,} series, {name} changed"
         yield _row(case, "seconds of a checkpoint", took, 1.0 if name == "all" else None)
-        yield _row(case, "times a bare write of the same bytes", took / alone)
+        yield _row(case, "CPU seconds of a checkpoint", cpu)
+        yield _row(case, "seconds of a bare write of the same bytes", alone)
         yield _row(case, "kB a changed series", statistics.median(kilobytes), 20.0)
-    yield _row(f"{series:,} series", "seconds to go on", line.go_on(), 5.0)
+    case = f"{series:,} series"
+    alone, before = line.read_alone(), time.process_time()
+    yield _row(case, "seconds to go on", line.go_on(), 5.0)
+    yield _row(case, "CPU seconds to go on", time.process_time() - before)
+    yield _row(case, "seconds of a bare read of the same bytes", alone)
 
 
 def _copies(pieces: list[Piece], fed: int, series: int) -> Iterator[Piece]:

@@ -40,9 +40,11 @@ def write(
     seeds: Sequence[int],
     compared: Sequence[str],
     as_json: bool = False,
+    as_markdown: bool = False,
     **more: Any,
 ) -> None:
-    """Print the rows as a table (or all as JSON) and keep them with how they were made.
+    """Print the rows as a table (or as Markdown, or all as JSON) and keep them with how they were
+    made.
 
     compared: distributions whose versions belong to the figures.
     """
@@ -59,8 +61,17 @@ def write(
     (BUILD / f"bench-{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     if as_json:
         print(json.dumps(result))
+    elif as_markdown:
+        print(markdown(rows))
     else:
         print_table(name, rows)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table for a page."""
+    lines = [[c.replace("_", " ") for c in rows[0]], ["---"] * len(rows[0])]
+    lines += [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def arguments() -> str:

@@ -72,7 +72,6 @@ def page(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> str:
         f"{more['source']}. The first quarter is warm-up; after it, the mean of every tenth has to "
         "lie within 5 % of the mean of all.\n"
     )
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
     grown = ", ".join(f"{name} {value:,}" for name, value in more["growth"].items())
+    table = result.markdown(rows)
     return f"{head}\n{table}\n\nHistory grows with what happens, and is kept: {grown}.\n"
