@@ -40,8 +40,8 @@ PASSING_CODES = {
 FULL_STATE = "53100"
 #: What a server's refusal of a connection says, which has no state, where trying is of no use.
 REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password")
-#: Bytes of a page in a SQLite file that is made: series of some kilobytes each are written in half
-#: the time that SQLite's own 4096 take. A file that is there keeps its pages.
+#: Bytes of a page in a SQLite file that is made: series of some kilobytes each are written in two
+#: thirds of the time that SQLite's own 4096 take. A file that is there keeps its pages.
 PAGE = 16384
 #: libpq's options that find a silent server, in seconds and milliseconds; the URL may differ.
 ALIVE = {

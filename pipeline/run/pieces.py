@@ -24,7 +24,7 @@ SERIES = "series"
 MOST = 1 << 32
 #: Series whose rows are made, and chunks that are read or put back, at once.
 AT_ONCE = 1000
-#: What lz4 gives up for speed: numbers pack but a tenth worse, in two thirds of the time.
+#: What lz4 gives up for speed: a series packs 3 % larger, in 70 % of the time.
 ACCELERATION = 8
 
 Arrays = dict[str, NDArray[Any]]
