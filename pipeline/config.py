@@ -21,6 +21,10 @@ from pipeline.errors import SettingsError
 PREFIX = "TIDEMARK_"
 #: Names the TOML file itself.
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+#: Behind a setting's variable: that of a file with the value, as secrets are mounted.
+IN_FILE = "_FILE"
+#: What must not be seen, by section and key.
+SECRETS = (("kafka", "sasl_password"), ("kafka", "ssl_password"))
 
 #: No setting is larger: it still fits Kafka's and SQL's integers, and infinity is out.
 LARGEST = 2**31 - 1
@@ -69,6 +73,16 @@ class Kafka(Section, frozen=True, kw_only=True):
         str, Meta(description="SASL password; better given by the environment")
     ] = ""
     ssl_cafile: Annotated[str, Meta(description="File of trusted certificates (PEM)")] = ""
+    ssl_certfile: Annotated[
+        str, Meta(description="File of our own certificate (PEM), if the broker wants one")
+    ] = ""
+    ssl_keyfile: Annotated[str, Meta(description="File of its private key (PEM)")] = ""
+    ssl_password: Annotated[
+        str, Meta(description="Password of the private key; better given by the environment")
+    ] = ""
+    ssl_check_hostname: Annotated[
+        bool, Meta(description="The broker's certificate has to name its host")
+    ] = True
     max_poll_records: Annotated[Count, Meta(description="Records taken by one poll, at most")] = (
         5000
     )
@@ -401,6 +415,38 @@ class Schedule(Section, frozen=True, kw_only=True):
     timezone: Annotated[str, Meta(description="Time zone of the crontab line")] = "UTC"
 
 
+class Serve(Section, frozen=True, kw_only=True):
+    """Answers over HTTP."""
+
+    host: Annotated[
+        str, Meta(min_length=1, description="Address to listen on; any but loopback needs tokens")
+    ] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0: any free one")] = (
+        8321
+    )
+    in_run: Annotated[bool, Meta(description="Whether `tidemark run` starts it too")] = False
+    tokens: Annotated[
+        Literal["auto", "always"],
+        Meta(description="Who needs one; auto: nobody on loopback. Behind a proxy: always"),
+    ] = "auto"
+    tls_cert: Annotated[
+        str, Meta(description="File of the server's certificate chain (PEM); empty: no TLS")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="File of its private key (PEM)")] = ""
+    requests_per_second: Annotated[
+        Positive, Meta(description="Of one address, over ten seconds; more are refused")
+    ] = 50.0
+    request_timeout_s: Annotated[
+        Positive, Meta(description="A request that takes longer to arrive is cut off, in seconds")
+    ] = 10.0
+    max_connections: Annotated[Count, Meta(description="More at once are refused")] = 200
+    max_listeners: Annotated[Count, Meta(description="Of these, how many may wait for events")] = 50
+    max_body_bytes: Annotated[Count, Meta(description="A larger body is refused, in bytes")] = (
+        4_000_000
+    )
+    max_windows: Annotated[Count, Meta(description="Windows in one prediction")] = 10_000
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """Every knob."""
 
@@ -413,6 +459,7 @@ class Settings(Section, frozen=True, kw_only=True):
     gate: Gate = Gate()
     run: Run = Run()
     schedule: Schedule = Schedule()
+    serve: Serve = Serve()
 
 
 class Key(Struct, frozen=True, kw_only=True):
@@ -462,8 +509,13 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     tree = _read(name) if name else {}
     known = {key.variable: key for key in keys()}
     for variable, text in environ.items():
-        if variable in known:
-            key = known[variable]
+        named = variable.removesuffix(IN_FILE)
+        if variable in known or named in known:
+            key = known.get(variable) or known[named]
+            if variable not in known:
+                if named in environ:
+                    raise SettingsError(f"{named} and {variable}: give one of them")
+                text = _content(variable, Path(text))
             table = tree.setdefault(key.section, {})
             if not isinstance(table, dict):
                 raise SettingsError(f"{key.section}: expected a table, got {type(table).__name__}")
@@ -517,7 +569,8 @@ def digest(settings: Settings) -> str:
     import hashlib
 
     public = msgspec.to_builtins(settings)
-    public["kafka"].pop("sasl_password")
+    for section, name in SECRETS:
+        public[section].pop(name)
     public["database"]["url"] = _without_password(settings.database.url)
     return hashlib.sha256(msgspec.json.encode(public, order="sorted")).hexdigest()
 
@@ -536,6 +589,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: {exc.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path}: not TOML: {exc}") from None
+
+
+def _content(variable: str, path: Path) -> str:
+    """What a file holds, without the line's end that editors leave."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as exc:
+        raise SettingsError(f"{variable}: {path}: {exc.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable}: {path}: not UTF-8") from None
 
 
 def _parse(variable: str, key: Key, text: str) -> Any:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CONTENT_TYPE_LATEST as EXPOSITION
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
+from prometheus_client.core import GaugeMetricFamily
 
 from pipeline.errors import SettingsError
+
+__all__ = ["EXPOSITION", "Metrics", "Shown", "configure", "exposition", "printable"]
 
 
 def configure(log_format: str, *, debug: bool = False, quiet: bool = False) -> None:
@@ -95,3 +106,36 @@ class Metrics:
             start_http_server(port, addr="127.0.0.1", registry=self.registry)
         except OSError as exc:
             raise SettingsError(f"run.metrics_port: {port}: {exc.strerror}") from None
+
+
+class Shown(NamedTuple):
+    """A gauge that is asked for and kept nowhere: what it is, and the names of its labels."""
+
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+def exposition(
+    gauges: Mapping[str, Shown], samples: Iterable[tuple[str, tuple[str, ...], float]]
+) -> bytes:
+    """Samples (gauge, labels, value) in Prometheus' text format, each gauge as `tidemark_NAME`."""
+    families = {
+        name: GaugeMetricFamily(f"tidemark_{name}", shown.help, labels=shown.labels)
+        for name, shown in gauges.items()
+    }
+    for name, labels, value in samples:
+        families[name].add_metric(labels, value)
+    registry = CollectorRegistry()
+    registry.register(_Once(families.values()))
+    return generate_latest(registry)
+
+
+class _Once:
+    """Families that were made already, as a collector."""
+
+    def __init__(self, families: Iterable[GaugeMetricFamily]) -> None:
+        self.families = families
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """All of them."""
+        return iter(self.families)

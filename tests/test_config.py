@@ -299,10 +299,11 @@ def _database(who: str, options: str = "") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda k: f"{k.section}.{k.name}")
-def test_every_key_but_the_secret_changes_the_digest(key: Key) -> None:
-    """Equal digests promise equal settings; the password is the one thing left out."""
+def test_every_key_but_the_secrets_changes_the_digest(key: Key) -> None:
+    """Equal digests promise equal settings; the passwords are all that is left out."""
     changed = load(None, {key.variable: as_text(other_value(key))})
-    assert (digest(changed) == digest(Settings())) == (key.name == "sasl_password")
+    is_secret = key.name in ("sasl_password", "ssl_password")
+    assert (digest(changed) == digest(Settings())) == is_secret
 
 
 def test_the_longest_busy_timeout_is_one_that_sqlite_keeps() -> None:

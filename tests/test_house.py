@@ -30,6 +30,9 @@ PLACES = {
     "apscheduler": ("pipeline/run/scheduler.py",),
     "typer": ("pipeline/cli/",),
     "prometheus_client": ("pipeline/telemetry.py",),
+    "fastapi": ("pipeline/serve/http/",),
+    "starlette": ("pipeline/serve/http/",),
+    "uvicorn": ("pipeline/serve/http/",),
 }
 
 

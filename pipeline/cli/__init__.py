@@ -2,7 +2,7 @@
 
 `processes` starts what runs, `backtest` tries it on a recording, `housekeeping` prepares and
 checks, `moving` keeps and moves the database, `audit` asks the history, `tasks` says what regimes
-are, `dead_letters` goes through what could not be read.
+are, `dead_letters` goes through what could not be read, `tokens` says who may ask over HTTP.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline.cli import audit, backtest, dead_letters, housekeeping, moving, processes, tasks
+from pipeline.cli import (
+    audit,
+    backtest,
+    dead_letters,
+    housekeeping,
+    moving,
+    processes,
+    tasks,
+    tokens,
+)
 from pipeline.cli.shared import options
 from pipeline.errors import PipelineError, SettingsError
 
@@ -33,6 +42,7 @@ app.add_typer(moving.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(tasks.app, name="task")
 app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(tokens.app, name="token")
 
 #: What typer answers for Ctrl-C; to whoever called us it is a failure like any other.
 INTERRUPTED = 130

@@ -40,16 +40,17 @@ def demo(
 
 @app.command()
 def run(supervised: Supervised = False) -> None:
-    """Start stream, train and schedule, and keep them running."""
+    """Start stream, train and schedule (serve too, with serve.in_run); keep them running."""
     from pipeline.run.signals import stop_on_signals
 
     stop = stop_on_signals(supervised=supervised)
     from pipeline.register.migrate import check_schema
-    from pipeline.run.supervisor import supervise
+    from pipeline.run.supervisor import ROLES, supervise
 
     settings = read_settings()
     check_schema(settings.database)  # else every child says the same, again and again
-    supervise(options.config, stop, restart_limit=settings.run.restart_limit)
+    roles = (*ROLES, "serve") if settings.serve.in_run else ROLES
+    supervise(options.config, stop, restart_limit=settings.run.restart_limit, roles=roles)
 
 
 @app.command()
@@ -83,6 +84,22 @@ def schedule(supervised: Supervised = False) -> None:
     from pipeline.run import processes
 
     processes.schedule(read_settings(), stop)
+
+
+@app.command()
+def serve(supervised: Supervised = False) -> None:
+    """Answer over HTTP: audit, versions, events, actions, predictions, metrics."""
+    from importlib.util import find_spec
+
+    from pipeline.errors import PipelineError
+    from pipeline.run.signals import stop_on_signals
+
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        raise PipelineError("serve needs fastapi and uvicorn: pip install 'tidemark[serve]'")
+    stop = stop_on_signals(supervised=supervised)
+    from pipeline.run import processes
+
+    processes.serve(read_settings(), stop)
 
 
 def _above_zero(rate: float | None) -> float | None:

@@ -47,8 +47,10 @@ def connection(kafka: Kafka) -> dict[str, Any]:
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.sasl_username
         options["sasl_plain_password"] = kafka.sasl_password
-    if kafka.ssl_cafile:
-        options["ssl_cafile"] = kafka.ssl_cafile
+    files = ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password")
+    options |= {name: value for name in files if (value := getattr(kafka, name))}
+    if not kafka.ssl_check_hostname:
+        options["ssl_check_hostname"] = False
     return options
 
 

@@ -55,3 +55,11 @@ class Scaling:
         if not over.any():  # the common case; NaN counts as any
             return inside
         return inside.add_(over.sign().mul_(over.abs_().log1p_()))
+
+    def undo(self, scaled: Tensor, first: int = 0) -> Tensor:
+        """(..., k) scaled values of the channels from `first` on, in the sensors' units."""
+        last = first + scaled.shape[-1]
+        inside = scaled.clamp(-KNEE, KNEE)
+        over = scaled - inside
+        z = inside + over.sign() * over.abs().expm1()
+        return z * self.scale[first:last] + self.location[first:last]

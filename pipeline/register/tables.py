@@ -388,3 +388,26 @@ Index(
     dead_letters.c.partition,
     dead_letters.c.replayed_offset,
 )
+
+#: Who may ask over HTTP. A token itself is told once and kept nowhere.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("role", String(8), nullable=False),
+    Column("sha256", String(64), nullable=False, unique=True),  # of the whole token
+    Column("actor", Text, nullable=False),  # who made it
+    Column("created", BigInteger, nullable=False),
+    Column("revoked", BigInteger),  # NULL while it lets somebody in
+    CheckConstraint("role IN ('reader', 'operator', 'approver')", name="known_role"),
+)
+#: A name acts in the ledger: one token of it at a time.
+is_valid = tokens.c.revoked.is_(None)
+Index(
+    "uq_tokens_one_name",
+    tokens.c.name,
+    unique=True,
+    postgresql_where=is_valid,
+    sqlite_where=is_valid,
+)

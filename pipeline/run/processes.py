@@ -86,6 +86,30 @@ def schedule(settings: Settings, stop: threading.Event) -> None:
     log.info("schedule_stopped")
 
 
+def serve(settings: Settings, stop: threading.Event) -> None:
+    """Answer over HTTP until `stop` is set.
+
+    Raises
+    ------
+    SettingsError
+        Anybody could come in, or the address is not to be had.
+    """
+    from pipeline.serve.http import server
+    from pipeline.serve.http.app import create
+
+    with ExitStack() as stack:
+        service, stop = stack.enter_context(serving(settings, stop, "serve"))
+        registry = stack.enter_context(_registry(settings, stop, "serve"))
+        app = create(settings, registry, stop=stop)
+        server.check(settings.serve, registry.outage.ask(app.state.house.tokens.all))
+        listener = stack.enter_context(server.listen(settings.serve))
+        host, port = listener.getsockname()[:2]
+        scheme = "https" if settings.serve.tls_cert else "http"
+        log.info("serve_started", address=f"{scheme}://{host}:{port}/")
+        server.run(app, settings.serve, listener, stop, service.ready)
+    log.info("serve_stopped")
+
+
 def _closing(close: Callable[[], None]) -> Callable[..., None]:
     """An exit that closes; if something has failed already, that is what is told."""
 

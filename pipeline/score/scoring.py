@@ -48,6 +48,22 @@ class Scorer:
             said[part] = torch.stack([number.float(), p], dim=1).numpy()
         return said
 
+    def predict(self, contexts: FloatArray, readings: FloatArray) -> FloatArray:
+        """What the version says of readings (N, d) after contexts (N, W, d), in the sensors' units.
+
+        (N, d) of a forecaster or autoencoder, (N, 1) of a regressor; of a classifier (N, K) the
+        probabilities of its classes.
+        """
+        said = [self._said(output) for _, output, _ in self._answers(contexts, readings)]
+        return torch.cat(said).numpy()
+
+    def _said(self, output: Tensor) -> Tensor:
+        design = self.weights.design
+        if design.classes:
+            return output.softmax(dim=1)
+        columns = output[:, -len(self.weights.error_scale) :]
+        return self.weights.scaling.undo(columns, max(design.target, 0))
+
     def _answers(
         self, contexts: FloatArray, readings: FloatArray
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:

@@ -36,6 +36,7 @@ FITTING: dict[str, tuple[Any, ...]] = {
     "scored.end_offset": (2, 3, 4),
     "gaps.end_offset": (2, 3, 4),
     "dead_letters.status": ("replaying", "replayed", "dropped"),
+    "tokens.role": ("reader", "operator", "approver"),
 }
 
 

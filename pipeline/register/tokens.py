@@ -1,0 +1,130 @@
+"""Who may ask over HTTP: tokens by name and role, made, revoked and looked up; of each, a hash.
+
+A token is 256 random bits, so that one round of sha256 hides it. It begins with its number, by
+which its row is found; its hash is compared in constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, Row, insert, select, update
+
+from pipeline.errors import RegistryError
+from pipeline.register import ledger
+from pipeline.register.engine import inserted, now_us, reading, writing
+from pipeline.register.tables import is_valid, tokens
+
+#: From what may only be read to what decides; each may do all that the ones before it may.
+ROLES = ("reader", "operator", "approver")
+#: Who acts where no person does: nobody's name.
+RESERVED = ("", "tidemark", "gate", "rollback", "http")
+#: Before a token, so that a scanner for secrets knows one.
+PREFIX = "tidemark"
+#: Characters of a token's name, at most: it stands in the ledger as an actor.
+LONGEST = 100
+#: Of a number that no token has: the comparison takes place all the same.
+_NOBODY = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token, without what it is made of."""
+
+    name: str
+    role: str
+    #: Who made it, and when it was made and revoked, in microseconds since 1970 UTC.
+    actor: str
+    created: int
+    revoked: int | None
+
+
+class TokenBook:
+    """The tokens of one database; each method is one transaction."""
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], int] = now_us) -> None:
+        self.engine = engine
+        self.clock = clock
+
+    def add(self, name: str, role: str, *, actor: str, reason: str) -> str:
+        """A new token, which is told only here.
+
+        Raises
+        ------
+        RegistryError
+            There is one of that name, no such role, or the name cannot be printed.
+        """
+        if role not in ROLES:
+            raise RegistryError(f"no role {role}: a token is of a {', '.join(ROLES)}")
+        if not 0 < len(name) <= LONGEST or not name.isprintable():
+            raise RegistryError(f"a token's name has 1 to {LONGEST} printable characters: {name!r}")
+        if name in RESERVED:
+            raise RegistryError(f"{name} acts by itself: give the token a person's name")
+        secret = secrets.token_urlsafe(32)
+        with writing(self.engine) as conn:
+            ledger.lock(conn)
+            if conn.execute(select(tokens.c.id).where(is_valid, tokens.c.name == name)).first():
+                raise RegistryError(f"there is a token {name}: revoke it first")
+            at = self.clock()
+            row = {"name": name, "role": role, "actor": actor, "created": at}
+            number = inserted(conn, insert(tokens).values(row | {"sha256": secrets.token_hex(32)}))
+            token = f"{PREFIX}_{number}_{secret}"
+            this = tokens.c.id == number
+            conn.execute(update(tokens).where(this).values(sha256=_hash(token)))
+            facts = {"token": number, "name": name, "role": role, "reason": reason}
+            ledger.append(conn, "token_added", facts, at=at, actor=actor)
+        return token
+
+    def revoke(self, name: str, *, actor: str, reason: str) -> None:
+        """Let nobody in with it from now on; RegistryError if there is none of that name."""
+        with writing(self.engine) as conn:
+            ledger.lock(conn)
+            this = is_valid & (tokens.c.name == name)
+            row = conn.execute(select(tokens.c.id).where(this)).first()
+            if row is None:
+                raise RegistryError(f"there is no token {name}")
+            at = self.clock()
+            conn.execute(update(tokens).where(this).values(revoked=at))
+            facts = {"token": row.id, "name": name, "reason": reason}
+            ledger.append(conn, "token_revoked", facts, at=at, actor=actor)
+
+    def all(self) -> list[Token]:
+        """Every token that there ever was, in order."""
+        with reading(self.engine) as conn:
+            return [_token(row) for row in conn.execute(select(tokens).order_by(tokens.c.id))]
+
+    def find(self, token: str) -> Token | None:
+        """Whose token it is; None: nobody's, or one that was revoked."""
+        prefix, _, rest = token.partition("_")
+        text = rest.partition("_")[0]
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+        with reading(self.engine) as conn:
+            this = is_valid & (tokens.c.id == number)
+            row = conn.execute(select(tokens).where(this)).first()
+        kept = row.sha256 if row is not None else _NOBODY
+        same = hmac.compare_digest(kept, _hash(token))
+        return _token(row) if row is not None and same and prefix == PREFIX else None
+
+    def note_failures(self, facts: Mapping[str, Any]) -> None:
+        """Keep in the ledger that somebody was not let in."""
+        with writing(self.engine) as conn:
+            ledger.append(conn, "login_failed", facts, at=self.clock(), actor="http")
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _token(row: Row[Any]) -> Token:
+    return Token(
+        name=row.name,
+        role=row.role,
+        actor=row.actor,
+        created=row.created,
+        revoked=row.revoked,
+    )

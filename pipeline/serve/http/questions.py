@@ -1,0 +1,54 @@
+"""The audit's questions, one call each: a table of what is asked and what it is asked with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from pipeline.serve.http.house import Asked, Named
+from pipeline.serve.http.replies import Moment, Number, answer
+
+router = APIRouter(prefix="/streams/{name}/audit", tags=["audit"])
+
+At = Annotated[Moment, Query(description="ISO 8601 with zone, or now.")]
+
+
+def _at(ask: str) -> Callable[..., Response]:
+    def of_a_time(house: Asked, known: Named, at: At) -> Response:
+        return answer(getattr(house.lineage, ask)(known.name, at))
+
+    return of_a_time
+
+
+def _version(ask: str) -> Callable[..., Response]:
+    def of_a_version(house: Asked, known: Named, number: Number) -> Response:
+        return answer(getattr(house.lineage, ask)(known.name, number))
+
+    return of_a_version
+
+
+def _stream(ask: str) -> Callable[..., Response]:
+    def of_a_stream(house: Asked, known: Named) -> Response:
+        return answer(getattr(house.lineage, ask)(known.name))
+
+    return of_a_stream
+
+
+#: Path, method of Lineage, what it is asked with, and what it answers.
+QUESTIONS: tuple[tuple[str, str, Callable[[str], Callable[..., Response]], str], ...] = (
+    ("/live-at", "live_at", _at, "Which version was live at a time"),
+    ("/metrics-at", "metrics_at", _at, "Which figures the version had that was live then"),
+    ("/why/{number}", "why", _version, "Why a version was trained"),
+    ("/lineage/{number}", "lineage", _version, "A version's parents, back to the first"),
+    ("/card/{number}", "card", _version, "Everything about a version"),
+    ("/history", "history", _stream, "Every version with its reason, figures and fate"),
+    ("/events", "events", _stream, "Sensors that fell silent or are back; records lost"),
+)
+
+for _path, _method, _form, _summary in QUESTIONS:
+    router.add_api_route(
+        _path, _form(_method), response_model=Any, summary=_summary, name=f"audit_{_method}"
+    )

@@ -1,0 +1,63 @@
+"""Plain data out as JSON; names, numbers and times in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import Path
+from pydantic import AfterValidator, WithJsonSchema
+from starlette.responses import Response
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def encode(content: Any) -> bytes:
+    """As JSON; a figure that is not finite, for which it has no word, is null."""
+    return msgspec.json.encode(content)
+
+
+def answer(content: Any, status: int = 200) -> Response:
+    """Plain data as it goes out."""
+    return Response(encode(content), status, media_type="application/json")
+
+
+def _moment(text: str) -> int:
+    """ISO 8601 with zone, or `now`, as microseconds since 1970 UTC.
+
+    A + that was not escaped arrives as a space.
+    """
+    if text == "now":
+        return (datetime.now(UTC) - EPOCH) // timedelta(microseconds=1)
+    try:
+        at = datetime.fromisoformat(re.sub(r" (\d\d:?\d\d)$", r"+\1", text))
+    except ValueError:
+        raise ValueError("no time such as 2026-03-01T12:00:00+01:00") from None
+    if at.utcoffset() is None:
+        raise ValueError("no zone: add Z or an offset such as +01:00")
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+def finite(values: Sequence[float]) -> list[float | None]:
+    """Figures as JSON has them."""
+    return [value if isfinite(value) else None for value in values]
+
+
+def _sound(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a character that no text has")
+    return text
+
+
+#: Text that every database takes.
+Sound = Annotated[str, AfterValidator(_sound)]
+#: A time in a query.
+Moment = Annotated[
+    str, AfterValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+StreamName = Annotated[Sound, Path(min_length=1, max_length=255, description="Of the stream.")]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="Counted within the stream.")]
