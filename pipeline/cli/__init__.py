@@ -1,8 +1,9 @@
 """The command line: arguments in, one clear answer out; everything heavy is imported on use.
 
-`processes` starts what runs, `backtest` tries it on a recording, `housekeeping` prepares and
-checks, `moving` keeps and moves the database, `audit` asks the history, `tasks` says what regimes
-are, `dead_letters` goes through what could not be read, `tokens` says who may ask over HTTP.
+`processes` starts what runs, `scores` prints what it publishes, `backtest` tries it on a recording,
+`housekeeping` prepares and checks, `moving` keeps and moves the database, `audit` asks the history,
+`tasks` says what regimes are, `dead_letters` goes through what could not be read, `tokens` says who
+may ask over HTTP.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pipeline.cli import (
     housekeeping,
     moving,
     processes,
+    scores,
     tasks,
     tokens,
 )
@@ -36,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(processes.app)
+app.add_typer(scores.app)
 app.add_typer(backtest.app)
 app.add_typer(housekeeping.app)
 app.add_typer(moving.app)
