@@ -31,6 +31,9 @@ LARGEST = 2**31 - 1
 #: As milliseconds it still fits SQLite's integer.
 LONGEST_BUSY_S = LARGEST // 1000
 
+#: The first brokers that fence a transaction by the membership of whoever sends it (KIP-447).
+TRANSACTIONS_SINCE = (2, 5)
+
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
@@ -127,6 +130,21 @@ class Kafka(Section, frozen=True, kw_only=True):
         Literal["none", "gzip", "snappy", "lz4", "zstd"],
         Meta(description="Codec of what tidemark publishes"),
     ] = "lz4"
+    exactly_once: Annotated[
+        bool,
+        Meta(description="Publish results in Kafka transactions, each once; needs Kafka 2.5"),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.exactly_once and self.isolation_level != "read_committed":
+            raise ValueError("exactly_once needs isolation_level = read_committed")
+        if self.exactly_once and self.api_version and self.protocol < TRANSACTIONS_SINCE:
+            raise ValueError(f"exactly_once needs Kafka 2.5, and api_version is {self.api_version}")
+
+    @property
+    def protocol(self) -> tuple[int, ...]:
+        """api_version as numbers; none if it is empty."""
+        return tuple(int(part) for part in self.api_version.split(".") if part)
 
 
 class Stream(Section, frozen=True, kw_only=True):

@@ -23,6 +23,11 @@ class BrokerAway(SourceError, Away):
     """The broker gives no answer now."""
 
 
+class TransactionLost(SourceError):
+    """What was published since the last Kafka transaction is not out, or nobody knows. Partitions
+    are taken anew, and their readings again from the last checkpoint."""
+
+
 class MadeAnew(SourceError):
     """A topic is another one by the same name: its offsets mean other records. None is taken."""
 

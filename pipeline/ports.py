@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from pipeline.records import Gap, LogRecord, Records
+from pipeline.records import Gap, LogRecord, Outgoing, Records
 
 
 class Owner(Protocol):
@@ -78,11 +78,8 @@ class Log(Protocol):
         """Leave."""
 
 
-class Sink(Protocol):
-    """Records out, at least once: what was sent before `flush` returns is kept."""
-
-    def require(self, topics: Sequence[str]) -> None:
-        """Be sure that these can be sent to; raises SourceError if a topic is not there."""
+class Outlet(Protocol):
+    """Where records go out."""
 
     def send(
         self,
@@ -95,8 +92,33 @@ class Sink(Protocol):
     ) -> None:
         """Hand one record over; it may not have left yet. partition: None, as the key says."""
 
+
+class Sink(Outlet, Protocol):
+    """Records out, at least once: what was sent before `flush` returns is kept."""
+
+    def require(self, topics: Sequence[str]) -> None:
+        """Be sure that these can be sent to; raises SourceError if a topic is not there."""
+
     def flush(self) -> None:
         """Wait until everything sent is acknowledged; raises SourceError if something is not."""
 
     def close(self) -> None:
         """Flush and leave."""
+
+
+class Transactions(Protocol):
+    """Records out exactly once, with how far each partition is done: all of it or nothing."""
+
+    def done(self, partitions: Sequence[int]) -> Mapping[int, tuple[int, str]]:
+        """Of partitions that are the caller's own: offset up to which results are out, and the
+        mark beside it; nothing that an earlier owner left undecided can change it any more."""
+
+    def commit(self, records: Sequence[Outgoing], done: Mapping[int, tuple[int, str]]) -> None:
+        """Let the records out, and note how far that is, with a mark.
+
+        Raises TransactionLost if it did not happen or nobody knows, StaleEpoch if the caller is no
+        member of the group; `done` tells the truth then, to whoever owns the partitions.
+        """
+
+    def close(self) -> None:
+        """Leave; what was not committed is not out."""

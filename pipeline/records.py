@@ -121,6 +121,16 @@ class LogRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """One record to be published."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What changed of a sensor, or between two, at a boundary."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from pipeline.config import Kafka
+from pipeline.config import TRANSACTIONS_SINCE, Kafka
 from pipeline.errors import BrokerAway, SourceError
 
 #: How long a broker may take to answer at all before we say so, in milliseconds.
@@ -29,7 +29,7 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 def api_version(kafka: Kafka) -> tuple[int, ...] | None:
     """The protocol that the settings name; None: ask the broker."""
-    return tuple(int(part) for part in kafka.api_version.split(".")) if kafka.api_version else None
+    return kafka.protocol or None
 
 
 def connection(kafka: Kafka) -> dict[str, Any]:
@@ -127,6 +127,9 @@ def check(kafka: Kafka, topic: str, results: Sequence[str] = ()) -> list[tuple[s
     except SourceError as exc:
         return [*checks, ("broker", False, str(exc))]
     checks.append(("broker", True, f"{kafka.bootstrap_servers} answers"))
+    if kafka.exactly_once:
+        new = _version(kafka) >= TRANSACTIONS_SINCE
+        checks.append(("exactly once", new, "has transactions" if new else too_old(kafka)))
     for name, members in numbers.items():
         what, advice = _advice(topic, name)
         found = f"{name} has {len(members)} partitions"
@@ -148,6 +151,16 @@ def partitions(kafka: Kafka, topics: Sequence[str]) -> dict[str, set[int]]:
     finally:
         admin.close()
     return {each["name"]: {p["partition_index"] for p in each["partitions"]} for each in told}
+
+
+def _version(kafka: Kafka) -> tuple[int, ...]:
+    """The newest protocol that kafka-python and the broker both speak."""
+    admin = KafkaAdminClient(**connection(kafka), request_timeout_ms=ANSWER_MS)
+    try:
+        found: tuple[int, ...] = admin.config["api_version"]
+    finally:
+        admin.close()
+    return found
 
 
 def _advice(topic: str, name: str) -> tuple[str, str]:
@@ -190,6 +203,12 @@ def first_line(exc: BaseException) -> str:
     """An exception's kind and the first line of its text."""
     name, text = type(exc).__name__, str(exc).partition("\n")[0]
     return text if text.startswith(name) else f"{name} {text}".rstrip()
+
+
+def too_old(kafka: Kafka) -> str:
+    """What to do about a broker that has no transactions, or none that fence."""
+    since = ".".join(map(str, TRANSACTIONS_SINCE))
+    return f"kafka.exactly_once needs Kafka {since} or newer at {kafka.bootstrap_servers}: unset it"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
@@ -36,6 +37,19 @@ DELIVERY_S = 120
 IDEMPOTENT_SINCE = (2, 4)
 
 
+def producer(kafka: Kafka, **more: Any) -> KafkaProducer:
+    """kafka-python's producer, as all of ours are set up."""
+    return KafkaProducer(
+        **connection(kafka),
+        acks="all",
+        compression_type=None if kafka.compression == "none" else kafka.compression,
+        linger_ms=20,
+        batch_size=256 * 1024,
+        max_block_ms=SEND_MS,
+        **more,
+    )
+
+
 class KafkaSink:
     """A producer whose `flush` answers for everything sent before it.
 
@@ -63,14 +77,9 @@ class KafkaSink:
         version = api_version(kafka)
         with translated(kafka):
             reach(kafka)
-            self._producer = KafkaProducer(
-                **connection(kafka),
-                acks="all",
+            self._producer = producer(
+                kafka,
                 enable_idempotence=version is None or version >= IDEMPOTENT_SINCE,
-                compression_type=None if kafka.compression == "none" else kafka.compression,
-                linger_ms=20,
-                batch_size=256 * 1024,
-                max_block_ms=SEND_MS,
                 delivery_timeout_ms=int(DELIVERY_S + self.outage.limit_s) * 1000,
             )
 

@@ -15,7 +15,7 @@ from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.config import Kafka
-from pipeline.errors import BrokerAway, MadeAnew, SourceError
+from pipeline.errors import BrokerAway, MadeAnew, SourceError, StaleEpoch
 from pipeline.ingest.kafka_client import (
     ANSWER_MS,
     CODECS,
@@ -290,6 +290,32 @@ class KafkaSource:
         if offsets:
             with translated(self.kafka):
                 self._consumer.commit_async(offsets, callback=lambda *_: None)
+
+    def member(self) -> Any:
+        """What proves to the broker that this process is a member of the group (KIP-447).
+
+        Raises
+        ------
+        StaleEpoch
+            It is none. (The broker takes whoever names no generation for a stranger to the group,
+            and lets him.)
+        """
+        found = self._consumer.group_metadata()
+        if found.generation_id < 0 or not found.member_id:
+            raise StaleEpoch("this process is no member of the group any more")
+        return found
+
+    def committed(self, partitions: Sequence[int]) -> dict[int, tuple[int, str]]:
+        """The group's offsets and what was noted beside them, once no transaction is pending that
+        may change them (KIP-447)."""
+        with translated(self.kafka):
+            found = {
+                n: self._consumer.committed(
+                    TopicPartition(self.topic, n), metadata=True, timeout_ms=ANSWER_MS
+                )
+                for n in partitions
+            }
+        return {n: (each.offset, each.metadata or "") for n, each in found.items() if each}
 
     def lag(self) -> dict[int, int]:
         """Records still to come, for every assigned partition; empty if the broker is away.

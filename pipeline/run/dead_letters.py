@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from pipeline.ports import Sink
+from pipeline.ports import Outlet, Sink
 from pipeline.records import DeadLetter
 from pipeline.telemetry import Metrics
 
@@ -27,10 +27,13 @@ class DeadLetters:
         self.counts: Counter[str] = Counter()
         self._reported: Counter[str] = Counter()
 
-    def send(self, letters: Sequence[DeadLetter]) -> None:
-        """Hand the records over as they came, with where and why in their headers."""
+    def send(self, letters: Sequence[DeadLetter], to: Outlet | None = None) -> None:
+        """Hand the records over as they came, with where and why in their headers.
+
+        to: where they go out, if not by the sink.
+        """
         for letter in letters:
-            self.sink.send(
+            (to or self.sink).send(
                 self.topic, key=_cut(letter.key), value=_cut(letter.value), headers=_why(letter)
             )
             self.metrics.dead_letters.labels(letter.kind).inc()

@@ -29,6 +29,7 @@ def stream(settings: Settings, stop: threading.Event) -> None:
     from pipeline.detect.detectors import check
     from pipeline.ingest.kafka_sink import KafkaSink
     from pipeline.ingest.kafka_source import KafkaSource
+    from pipeline.ingest.kafka_transactions import KafkaTransactions
     from pipeline.model.kinds import check as check_model
     from pipeline.run.stream import Streamer
     from pipeline.telemetry import Metrics
@@ -46,9 +47,19 @@ def stream(settings: Settings, stop: threading.Event) -> None:
         stack.push(_closing(sink.close))
         source = broker.ask(lambda: KafkaSource(settings.kafka, settings.stream.topic, broker))
         stack.push(_closing(source.close))
+        transactions = None
+        if settings.kafka.exactly_once:
+            transactions = broker.ask(lambda: KafkaTransactions(settings.kafka, source, broker))
+            stack.callback(transactions.close)
         registry.outage.pause = broker.pause = source.idle
         streamer = Streamer(
-            settings, source, sink, registry, owner=owner_name("stream"), metrics=metrics
+            settings,
+            source,
+            sink,
+            registry,
+            owner=owner_name("stream"),
+            transactions=transactions,
+            metrics=metrics,
         )
         log.info("stream_started", topic=settings.stream.topic)
         streamer.run(stop.is_set, service.ready)

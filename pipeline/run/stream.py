@@ -10,10 +10,17 @@ import structlog
 
 from pipeline.config import Settings
 from pipeline.detect.prints import Print
-from pipeline.errors import Away, MadeAnew, RegistryError, StaleEpoch, VersionConflict
+from pipeline.errors import (
+    Away,
+    MadeAnew,
+    RegistryError,
+    StaleEpoch,
+    TransactionLost,
+    VersionConflict,
+)
 from pipeline.ingest.decode import Decoder
 from pipeline.ingest.series import admit
-from pipeline.ports import Sink, Source
+from pipeline.ports import Outlet, Sink, Source, Transactions
 from pipeline.records import (
     Batch,
     Boundary,
@@ -42,6 +49,7 @@ from pipeline.run.messages import (
     settled_message,
     task_event,
 )
+from pipeline.run.outbox import Outbox, cut, let_out, mark, opened
 from pipeline.run.partition import Partition, Step
 from pipeline.run.watch import Left, Watch
 from pipeline.telemetry import Metrics
@@ -50,6 +58,8 @@ log = structlog.get_logger()
 
 #: How often the lag is taken, in seconds.
 LAG_INTERVAL_S = 5.0
+#: How long results wait for a transaction that has more of them, in seconds.
+TRANSACTION_INTERVAL_S = 0.5
 
 
 @dataclass(slots=True)
@@ -64,6 +74,8 @@ class Owned:
     dirty: bool = False
     #: Of the champion; it begins anew with the process, and is in no checkpoint.
     watch: Watch = field(kw_only=True)
+    #: Of results that go out in transactions; None: they go out at once.
+    outbox: Outbox | None = None
     boundaries: list[Boundary] = field(default_factory=list)
     events: list[SensorEvent] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
@@ -82,6 +94,9 @@ class Streamer:
     ----------
     source, sink, registry
         Where records come from, where results go, where state is kept. Closed by the caller.
+    transactions
+        How results go out instead if `kafka.exactly_once`; names and roll-backs, which SQL decides,
+        go by the sink all the same.
     owner
         Name of this process, for the checkpoints it writes.
     clock
@@ -96,6 +111,7 @@ class Streamer:
         registry: SqlRegistry,
         *,
         owner: str,
+        transactions: Transactions | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -104,6 +120,7 @@ class Streamer:
         self.sink = sink
         self.registry = registry
         self.owner = owner
+        self.transactions = transactions
         self.metrics = metrics or Metrics()
         self.clock = clock
         self.topic = settings.stream.topic
@@ -112,7 +129,7 @@ class Streamer:
         self.owned: dict[int, Owned] = {}
         self.live = LiveChampion(registry, self.stream.id, clock, settings.score.factory)
         self.dead_letters = DeadLetters(self.topic, sink, self.metrics)
-        self._lag_due = 0.0
+        self._lag_due = self._transaction_due = 0.0
         self._checkpoint_due = clock() + settings.run.checkpoint_interval_s
 
     # The owner's side -------------------------------------------------------------------------
@@ -123,6 +140,8 @@ class Streamer:
         What that one named is said again: the former owner may have come no further.
         """
         go_on: dict[int, int] = {}
+        transactions = self.transactions
+        done = transactions.done(partitions) if transactions is not None else {}
         for number in partitions:
             checkpoint = self.registry.acquire(self.stream.id, number, self.owner)
             self.owned[number] = Owned(
@@ -130,6 +149,7 @@ class Streamer:
                 next_offset=checkpoint.next_offset,
                 saved=checkpoint,
                 watch=Watch(self.settings.gate.rollback_after),
+                outbox=opened(done.get(number), self.stream.created) if transactions else None,
             )
             self.owned[number].watch.named(self.registry.newest_named(self.stream.id, number))
             if checkpoint.next_offset is not None:
@@ -151,7 +171,7 @@ class Streamer:
         """
         try:
             self.checkpoint(partitions)
-        except (Away, StaleEpoch) as exc:
+        except (Away, StaleEpoch, TransactionLost) as exc:
             log.warning("last_checkpoint_left_out", partitions=list(partitions), reason=str(exc))
         self._release(partitions)
 
@@ -168,8 +188,10 @@ class Streamer:
         if owned.next_offset is not None:
             gap = replace(gap, first_offset=min(gap.first_offset, owned.next_offset))
         log.error("records_lost", partition=partition, **asdict(gap))
+        if owned.outbox is not None:
+            owned.outbox.reach(gap.end_offset)
         key, value = gap_message(self.topic, partition, gap)
-        self.sink.send(f"{self.topic}.events", key=key, value=value)
+        self._outlet(partition).send(f"{self.topic}.events", key=key, value=value)
         owned.gaps.append(gap)
         owned.next_offset, owned.dirty = gap.end_offset, True
         self.checkpoint([partition])
@@ -205,7 +227,8 @@ class Streamer:
                 self.poll_once()
                 if self.owned:
                     ready()
-            except StaleEpoch as exc:  # the group thinks otherwise, or has not told us yet
+            except (StaleEpoch, TransactionLost) as exc:
+                # the group thinks otherwise, or has not told us yet; or what is out has to be asked
                 log.warning("rejoining", reason=str(exc))
                 self._release(list(self.owned))
                 self.source.rejoin()
@@ -219,7 +242,8 @@ class Streamer:
         3. Make windows and score all of them in one pass of the champion.
         4. Detect: signals, river, confirm, locate.
         5. Stage the open segments' readings; a closed segment is offered to the reservoir.
-        6. Publish scores, boundaries, ends of transitions, dead letters.
+        6. Publish scores, boundaries, ends of transitions, dead letters: at once, or kept for one
+           Kafka transaction with how far they go, every TRANSACTION_INTERVAL_S and before 7.
         7. One SQL transaction a partition: boundaries, their ends, requests, artifacts, scored
            ranges, state and next offset, fenced by the epoch. A crash before this replays from the
            last one. What it named is published after it.
@@ -227,13 +251,18 @@ class Streamer:
         """
         polled = self.source.poll(self.settings.run.poll_timeout_s)  # 1
         self.live.refresh()
-        batches = self._decode(polled)  # 2
-        steps = self._take(batches)  # 3 to 6
+        readings, steps = 0, []
+        for part in self._cut(polled):
+            batches = self._decode(part)  # 2
+            steps += self._take(batches)  # 3 to 6
+            readings += sum(map(len, batches))
         marked = any(s.boundaries or s.settled or s.events or s.prints or s.requests for s in steps)
         if marked or self.clock() >= self._checkpoint_due:
             self.checkpoint()  # 7, 8
+        elif self.transactions is not None and self.clock() >= self._transaction_due:
+            self._let_out()
         self._take_lag()
-        return sum(map(len, batches))
+        return readings
 
     def take(self, batch: Batch) -> Step:
         """Steps 3 to 6 for a batch of an assigned partition that needs no decoding.
@@ -294,14 +323,38 @@ class Streamer:
         dirty = {n: self.owned[n] for n in wanted if n in self.owned and self.owned[n].dirty}
         if not dirty:
             return
-        self.sink.flush()
+        self._let_out()
         started = self.clock()
         for number, owned in dirty.items():
             if self.owned.get(number) is owned:  # not lost while something was away
                 self._publish_names(number, self._save(number, owned))
         self.metrics.checkpoint_seconds.observe(self.clock() - started)
-        self.source.commit({n: o.next_offset for n, o in dirty.items() if o.next_offset})
+        if self.transactions is None:  # else they are in the transaction
+            self.source.commit({n: o.next_offset for n, o in dirty.items() if o.next_offset})
         self.dead_letters.report()
+
+    def _let_out(self) -> None:
+        """Wait until what was published is kept; in transactions, let it out, all or nothing.
+
+        Raises
+        ------
+        TransactionLost
+            It is not out, or nobody knows.
+        """
+        self.sink.flush()
+        if self.transactions is None:
+            return
+        self._transaction_due = self.clock() + TRANSACTION_INTERVAL_S
+        boxes = {
+            number: (owned.outbox, owned.next_offset, mark(self.stream.created, owned.scored))
+            for number, owned in self.owned.items()
+            if owned.outbox is not None and owned.next_offset is not None
+        }
+        let_out(self.transactions, boxes)
+
+    def _outlet(self, number: int) -> Outlet:
+        """Where a partition's results go."""
+        return self.owned[number].outbox or self.sink
 
     def _save(self, number: int, owned: Owned) -> list[Named]:
         """Step 7 for one partition; what its segments were named."""
@@ -359,6 +412,11 @@ class Streamer:
 
     # The steps --------------------------------------------------------------------------------
 
+    def _cut(self, polled: Sequence[Records]) -> list[list[Records]]:
+        """The poll in parts, each of which is out already, or not, as a whole."""
+        boxes = {n: owned.outbox for n, owned in self.owned.items()}
+        return cut(polled, {n: box.done for n, box in boxes.items() if box is not None})
+
     def _decode(self, polled: Sequence[Records]) -> list[Batch]:
         """Step 2 for every owned partition of a poll."""
         batches = []
@@ -373,18 +431,25 @@ class Streamer:
                 batch, further = admit(batch, records, known, self.settings.stream.max_series)
                 letters = sorted([*letters, *further], key=lambda letter: letter.offset)
             self._reach(records.partition, records.offsets[0], records.next_offset)
-            self.dead_letters.send(letters)
+            self.dead_letters.send(letters, self._outlet(records.partition))
             if batch is not None:
                 batches.append(batch)
         return batches
 
     def _reach(self, number: int, first: int, next_offset: int) -> None:
-        """Move the partition on; with a champion, note that it scores these offsets."""
+        """Move the partition on, and note which version scores these offsets: the champion, or
+        the one that did before they were read again."""
         owned = self.owned[number]
         if owned.next_offset is not None and first < owned.next_offset:
             how = f"partition {number} goes on at offset {first}, before the checkpoint's"
             raise MadeAnew(self.topic, f"{how} {owned.next_offset}")
-        if self.live.version is not None:
+        box = owned.outbox
+        if box is not None:
+            box.reach(next_offset)
+        if box is not None and box.silent:
+            for version, low, high in box.said_of(first, next_offset):
+                _note(owned.scored, version, low, high)
+        elif self.live.version is not None:
             _note(owned.scored, self.live.version.id, first, next_offset)
         owned.next_offset = next_offset
         owned.dirty = True
@@ -477,27 +542,29 @@ class Streamer:
     ) -> None:
         """Step 6: boundaries as they were marked; scores, if there is a champion."""
         for batch, step in zip(batches, steps, strict=True):
+            outlet = self._outlet(batch.partition)
             self.metrics.readings.inc(len(batch))
             self.metrics.boundaries.inc(len(step.boundaries))
             for boundary in step.boundaries:
                 key, value = boundary_message(
                     self.topic, batch.partition, boundary, self.stream.channels
                 )
-                self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
+                outlet.send(f"{self.topic}.boundaries", key=key, value=value)
             for settled in step.settled:
                 key, value = settled_message(self.topic, batch.partition, settled)
-                self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
+                outlet.send(f"{self.topic}.boundaries", key=key, value=value)
             for event in step.events:
                 key, value = event_message(self.topic, batch.partition, event, self.stream.channels)
-                self.sink.send(f"{self.topic}.boundaries", key=key, value=value)
+                outlet.send(f"{self.topic}.boundaries", key=key, value=value)
         if self.live.version is None or not self.settings.stream.publish_scores:
             return
         number, classes = self.live.version.number, self.live.classes
         told: Sequence[FloatArray | None] = self.live.classify(steps)
         told = told or [None] * len(scores)
         for batch, part, said in zip(batches, scores, told, strict=True):
+            outlet = self._outlet(batch.partition)
             for key, value in score_messages(batch, part, number, said=said, classes=classes):
-                self.sink.send(f"{self.topic}.scores", key=key, value=value)
+                outlet.send(f"{self.topic}.scores", key=key, value=value)
 
     def _take_lag(self) -> None:
         """Lag of every assigned partition, on a timer: it must not freeze when nothing comes."""
