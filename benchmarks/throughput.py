@@ -2,12 +2,15 @@
 
     make bench-throughput
     make bench-throughput ARGS="--readings 100000 --repeat 3 --json"
+    make bench-throughput ARGS="--exactly-once"
 
 Each cell is a process of its own that reads a topic of one partition from its beginning: first the
 bare loop (poll, msgspec decode, nothing else), then one stream process with all stages: decode,
 windows, score by a champion, river, tests, staging, reservoir, published scores, checkpoints in
 SQLite. `share` is the bare loop's time by the stream's, both as wall time, medians over the
-repeats; CPU is of the whole process, client threads included, from first record to last.
+repeats; CPU is of the whole process, client threads included, from first record to last. With
+--exactly-once there is a third process, a stream with `kafka.exactly_once`; `share_once` is the
+stream's wall time by this one's.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--profile", action="store_true", help="cProfile of the stream processes")
-    parser.add_argument("--child", choices=["bare", "stream"], help=argparse.SUPPRESS)
+    parser.add_argument("--exactly-once", action="store_true", help="with transactions as well")
+    parser.add_argument("--child", choices=["bare", "stream", "once"], help=argparse.SUPPRESS)
     parser.add_argument("--settings", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -80,16 +84,21 @@ def _measure(
     args: argparse.Namespace, address: str, topic: str, batch: int, series: int, scratch: Path
 ) -> dict[str, Any]:
     """Bare loop and stream in turn, so that both meet the same machine."""
-    taken: dict[str, list[dict[str, float]]] = {"bare": [], "stream": []}
+    kinds = ("bare", "stream", "once")[: 3 if args.exactly_once else 2]
+    taken: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for repeat in range(args.repeat):
-        settings = Settings(
-            kafka=Kafka(bootstrap_servers=address, group_id=f"bench-{repeat}"),
-            stream=Stream(topic=topic),
-            database=Database(url=f"sqlite:///{scratch / f'{topic}-{repeat}.db'}"),
-        )
-        path = scratch / "settings.json"
-        path.write_bytes(msgspec.json.encode(settings))
         for kind, runs in taken.items():
+            settings = Settings(
+                kafka=Kafka(
+                    bootstrap_servers=address,
+                    group_id=f"bench-{kind}-{repeat}",
+                    exactly_once=kind == "once",
+                ),
+                stream=Stream(topic=topic),
+                database=Database(url=f"sqlite:///{scratch / f'{topic}-{kind}-{repeat}.db'}"),
+            )
+            path = scratch / "settings.json"
+            path.write_bytes(msgspec.json.encode(settings))
             command = [sys.executable]
             if args.profile and kind == "stream":
                 command += ["-m", "cProfile", "-o", f"build/throughput-{batch}-{series}.prof"]
@@ -102,6 +111,12 @@ def _measure(
         for kind, runs in taken.items()
     }
     n = args.readings
+    once = {}
+    if args.exactly_once:
+        once = {
+            "share_once": median["stream"]["wall"] / median["once"]["wall"],
+            "once_cpu_us": median["once"]["cpu"] / n * 1e6,
+        }
     return {
         "in_a_message": batch,
         "series": series,
@@ -111,6 +126,7 @@ def _measure(
         "bare_cpu_us": median["bare"]["cpu"] / n * 1e6,
         "share": median["bare"]["wall"] / median["stream"]["wall"],
         "share_cpu": median["bare"]["cpu"] / median["stream"]["cpu"],
+        **once,
     }
 
 
@@ -177,6 +193,7 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
 
     from pipeline.ingest.kafka_sink import KafkaSink
     from pipeline.ingest.kafka_source import KafkaSource
+    from pipeline.ingest.kafka_transactions import KafkaTransactions
     from pipeline.register.migrate import upgrade
     from pipeline.register.sql import SqlRegistry
     from pipeline.run.stream import Streamer
@@ -188,7 +205,10 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
     bootstrap(settings, registry)
     source = KafkaSource(settings.kafka, settings.stream.topic)
     sink = KafkaSink(settings.kafka)
-    streamer = Streamer(settings, source, sink, registry, owner="bench")
+    transactions = (
+        KafkaTransactions(settings.kafka, source) if settings.kafka.exactly_once else None
+    )
+    streamer = Streamer(settings, source, sink, registry, owner="bench", transactions=transactions)
     source.subscribe(streamer)
     seen = 0
     started: tuple[float, float] | None = None
@@ -201,6 +221,8 @@ def stream(settings: Settings, readings: int) -> dict[str, float]:
     streamer.checkpoint()
     spent = _since(started)
     source.close()
+    if transactions is not None:
+        transactions.close()
     sink.close()
     registry.close()
     return spent

@@ -124,11 +124,11 @@ def check(kafka: Kafka, topic: str, results: Sequence[str] = ()) -> list[tuple[s
     try:
         with translated(kafka):
             numbers = partitions(kafka, (topic, *results))
+            new = not kafka.exactly_once or _version(kafka) >= TRANSACTIONS_SINCE
     except SourceError as exc:
         return [*checks, ("broker", False, str(exc))]
     checks.append(("broker", True, f"{kafka.bootstrap_servers} answers"))
     if kafka.exactly_once:
-        new = _version(kafka) >= TRANSACTIONS_SINCE
         checks.append(("exactly once", new, "has transactions" if new else too_old(kafka)))
     for name, members in numbers.items():
         what, advice = _advice(topic, name)
@@ -155,11 +155,11 @@ def partitions(kafka: Kafka, topics: Sequence[str]) -> dict[str, set[int]]:
 
 def _version(kafka: Kafka) -> tuple[int, ...]:
     """The newest protocol that kafka-python and the broker both speak."""
-    admin = KafkaAdminClient(**connection(kafka), request_timeout_ms=ANSWER_MS)
+    consumer = _consumer(kafka)
     try:
-        found: tuple[int, ...] = admin.config["api_version"]
+        found: tuple[int, ...] = consumer.config["api_version"]
     finally:
-        admin.close()
+        consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
     return found
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ from tests.ingest.owners import KeepingOwner
 from tests.register.making import asked, candidate, next_version
 
 ROWS, SHIFT, BAD = 400, 250, 100
+#: A group may share its partitions out again soon after a join; then it rests, in seconds.
+SETTLING_S = 2.0
 GOOD = [row for row in range(ROWS) if row != BAD]
 
 
@@ -241,6 +244,31 @@ def test_a_crash_before_the_checkpoint_publishes_nothing_twice(
     assert scored(registry, 0) == {o: 1 if o < offset else 2 for o in range(ROWS)}
 
 
+def test_what_a_failed_revocation_left_undecided_is_not_sent_again(
+    settings: Settings, registry: SqlRegistry
+) -> None:
+    """One transaction holds the results of all partitions: the one that stays is torn with the one
+    that goes, and has to be taken anew as well."""
+    transactions = MemoryTransactions()
+    source = MemorySource({n: log(n) for n in range(2)}, topic="readings", max_poll_records=50)
+    made = Streamer(
+        settings, source, MemorySink(), registry, owner="test", transactions=transactions
+    )
+    source.subscribe(made)
+    made.poll_once()
+    for number in range(2):
+        made.owned[number].outbox.send("readings.events", key=b"k", value=b"{}")
+        made.owned[number].next_offset += 1
+        made.owned[number].dirty = True
+    transactions.at, transactions.happens = transactions.commits, True
+    made.revoked([0])
+    assert list(made.owned) == [1]
+    before = list(transactions.out)
+    with pytest.raises(TransactionLost, match="an earlier Kafka transaction"):
+        made.checkpoint()
+    assert transactions.out == before
+
+
 def test_a_gap_that_was_told_is_not_told_again(settings: Settings, registry: SqlRegistry) -> None:
     """The first owner ends after the transaction; the next one meets the gap again."""
     transactions = MemoryTransactions()
@@ -412,36 +440,41 @@ def test_a_member_that_was_replaced_is_fenced_by_the_broker(
     """Whatever it believes of its membership, its transaction is not seen; and one that knows that
     it is no member asks no broker. The producer is of use again afterwards."""
     there = on(real_kafka, settings, topic)
-    source, owner = KafkaSource(there.kafka, topic), KeepingOwner()
-    transactions = KafkaTransactions(there.kafka, source)
-    source.subscribe(owner)
-    while not owner.told:
-        source.poll(0.1)
     said = Outgoing(topic=f"{topic}.events", key=b"k", value=b"{}")
-    transactions.commit([said], {0: (5, "by a member")})
-    assert transactions.done([0, 1]) == {0: (5, "by a member")}
-    stale = source.member()
-    source._consumer._coordinator.maybe_leave_group(timeout_ms=5000)
-    with pytest.raises(StaleEpoch, match="no member of the group"):
-        transactions.commit([said], {0: (9, "by nobody")})
-    source.member = lambda: stale  # type: ignore[method-assign]
-    with pytest.raises(TransactionLost, match="CommitFailedError") as caught:
-        transactions.commit([said], {0: (9, "by a zombie")})
-    assert len(str(caught.value).splitlines()) == 1
-    assert transactions.done([0]) == {0: (5, "by a member")}
-    del source.member
-    source.rejoin()
-    owner.told.clear()
-    while not owner.told:
-        source.poll(0.1)
-    transactions.commit([said], {0: (7, "by a member")})
-    assert transactions.done([0]) == {0: (7, "by a member")}
     large = Outgoing(topic=f"{topic}.events", key=b"k", value=b"x" * 2_000_000)
-    with pytest.raises(SourceError, match="TooLarge"):
-        transactions.commit([said, large], {0: (8, "")})
-    source.close()
-    transactions.close()
+    with (
+        closing(KafkaSource(there.kafka, topic)) as source,
+        closing(KafkaTransactions(there.kafka, source)) as transactions,
+    ):
+        source.subscribe(KeepingOwner())
+        settle(source)
+        transactions.commit([said], {0: (5, "by a member")})
+        assert transactions.done([0, 1]) == {0: (5, "by a member")}
+        stale = source.member()
+        source.rejoin()
+        with pytest.raises(StaleEpoch, match="no member of the group"):
+            transactions.commit([said], {0: (9, "by nobody")})
+        source.member = lambda: stale  # type: ignore[method-assign]
+        with pytest.raises(TransactionLost, match="CommitFailedError") as caught:
+            transactions.commit([said], {0: (9, "by a zombie")})
+        assert len(str(caught.value).splitlines()) == 1
+        assert transactions.done([0]) == {0: (5, "by a member")}
+        del source.member
+        settle(source)
+        transactions.commit([said], {0: (7, "by a member")})
+        assert transactions.done([0]) == {0: (7, "by a member")}
+        with pytest.raises(SourceError, match="TooLarge"):
+            transactions.commit([said, large], {0: (8, "")})
     assert len(read(there).boundaries) == 2
+
+
+def settle(source: KafkaSource) -> None:
+    """Poll until the group has rested for a while: it may share out again soon after a join."""
+    generation, since = -1, time.monotonic()
+    while generation < 0 or time.monotonic() - since < SETTLING_S:
+        source.poll(0.1)
+        if (found := source._consumer.group_metadata().generation_id) != generation:
+            generation, since = found, time.monotonic()
 
 
 def test_a_broker_that_is_too_old_is_one_line(
@@ -454,8 +487,9 @@ def test_a_broker_that_is_too_old_is_one_line(
         monkeypatch.setattr(f"pipeline.ingest.kafka_{module}.TRANSACTIONS_SINCE", (99, 0))
     (line,) = [c[2] for c in kafka_client.check(there.kafka, topic) if c[0] == "exactly once"]
     assert line == f"kafka.exactly_once needs Kafka 99.0 or newer at {real_kafka.address}: unset it"
-    source = KafkaSource(there.kafka, topic)
-    with pytest.raises(SettingsError) as caught:
+    with (
+        closing(KafkaSource(there.kafka, topic)) as source,
+        pytest.raises(SettingsError) as caught,
+    ):
         KafkaTransactions(there.kafka, source)
-    source.close()
     assert str(caught.value) == line
