@@ -8,6 +8,7 @@ import shlex
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,7 +155,7 @@ def test_the_producer_shown_sends_what_the_stream_takes(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(kafka, "KafkaProducer", Producer)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    (program,) = blocks(README, "python")
+    program, _ = blocks(README, "python")
     scope: dict[str, Any] = {}
     exec(compile(program, "README.md", "exec"), scope)  # noqa: S102 - our own README
 
@@ -165,6 +166,16 @@ def test_the_producer_shown_sends_what_the_stream_takes(monkeypatch: pytest.Monk
     assert batch.series == ("machine-1",)
     assert batch.values.shape == (3600, 2)
     assert len(program.strip().splitlines()) <= 11
+
+
+def test_the_reader_shown_takes_what_is_new() -> None:
+    """Run as it stands, on a message and one that was cut otherwise: [0, 2), then [0, 3)."""
+    _, program = blocks(README, "python")
+    said = {"partition": 0, "series": "a", "place": 0}
+    values = [json.dumps(said | {"offsets": list(range(n))}).encode() for n in (2, 3)]
+    names = {"json": json, "consumer": [SimpleNamespace(value=value) for value in values]}
+    exec(program, names)  # noqa: S102 - the README's own program
+    assert names["new"] == said | {"offsets": [2]}
 
 
 def test_the_dead_letters_have_the_headers_that_are_named() -> None:
