@@ -248,6 +248,18 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """Where the readings of a request lie in its partition."""
+
+    readings: int
+    #: Offsets of the first and the last of them.
+    first_offset: int
+    last_offset: int
+    #: Event time of the reading with which they were enough, microseconds since 1970 UTC.
+    until: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A consolidation to do, with content-addressed inputs."""
 
@@ -262,6 +274,8 @@ class Request:
     segment: int | None = None
     #: sha256 of the artifacts it works on, by role: `segment`, `reservoir`.
     inputs: Mapping[str, str] = field(default_factory=dict)
+    #: Of the readings in `segment`; None: nobody said.
+    extent: Extent | None = None
     #: For `schedule`: the time it was due, microseconds; unique per stream.
     due: int | None = None
     #: Number of the task that the version may not have learned.

@@ -25,7 +25,7 @@ PLACES = {
     ),
     "kafka": ("pipeline/ingest/",),
     "confluent_kafka": ("pipeline/ingest/embedded.py",),
-    "sqlalchemy": ("pipeline/register/", "pipeline/serve/lineage.py"),
+    "sqlalchemy": ("pipeline/register/", "pipeline/serve/"),
     "alembic": ("pipeline/register/",),
     "apscheduler": ("pipeline/run/scheduler.py",),
     "typer": ("pipeline/cli/",),

@@ -240,7 +240,7 @@ def _wanted(
     states: list[State] | None,
 ) -> Wanted:
     from pipeline.run.letters import Wanted
-    from pipeline.run.times import parse_time
+    from pipeline.serve.times import parse_time
 
     return Wanted(
         kinds=tuple(kinds or ()),

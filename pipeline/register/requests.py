@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, insert, select, update
 
 from pipeline.errors import LeaseLost
 from pipeline.records import Claim, Request
 from pipeline.register import ledger
 from pipeline.register.engine import inserting
 from pipeline.register.leases import is_over
-from pipeline.register.tables import requests, tasks
+from pipeline.register.tables import request_inputs, requests, tasks
 
 #: Pending requests that one claim takes along, at most.
 FOLD_LIMIT = 64
@@ -64,9 +64,19 @@ def submit(conn: Connection, request: Request, *, at: int) -> int | None:
     ).scalar()
     if number is None:
         return None
+    _note_inputs(conn, number, request)
     entry = row | {"request": number, "inputs": dict(request.inputs)}
     ledger.append(conn, "request", entry, at=at, actor=request.actor, stream_id=request.stream_id)
     return int(number)
+
+
+def _note_inputs(conn: Connection, number: int, request: Request) -> None:
+    """Each artifact by its hash, so that whoever has the hash finds the request."""
+    for role, sha256 in request.inputs.items():
+        row = {"request_id": number, "role": role, "sha256": sha256}
+        if role == "segment" and request.extent is not None:
+            row |= asdict(request.extent)
+        conn.execute(insert(request_inputs).values(row))
 
 
 def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: int) -> Claim | None:

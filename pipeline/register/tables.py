@@ -249,6 +249,21 @@ Index(
 )
 Index("ix_requests_status_id", requests.c.status, requests.c.id)
 Index("ix_requests_task_id_id", requests.c.task_id, requests.c.id)
+Index("ix_requests_folded_into", requests.c.folded_into)
+
+#: The artifacts of `requests.inputs`, to be found by their hashes, and where their readings lie.
+request_inputs = Table(
+    "request_inputs",
+    metadata,
+    Column("request_id", ForeignKey("requests.id"), primary_key=True),
+    Column("role", String(16), primary_key=True),  # segment | reservoir
+    Column("sha256", String(64), nullable=False),
+    Column("readings", Integer),  # NULL, as the rest: a reservoir, or nobody said
+    Column("first_offset", BigInteger),
+    Column("last_offset", BigInteger),
+    Column("until", BigInteger),  # event time of the reading with which they were enough
+)
+Index("ix_request_inputs_sha256", request_inputs.c.sha256)
 
 versions = Table(
     "versions",
@@ -285,6 +300,14 @@ Index(
     sqlite_where=is_champion,
 )
 Index("ix_versions_request_id", versions.c.request_id)
+Index("ix_versions_parent_id", versions.c.parent_id)
+Index(
+    "ix_versions_stream_id_status_created_number",
+    versions.c.stream_id,
+    versions.c.status,
+    versions.c.created,
+    versions.c.number,
+)
 
 #: Who was live when: half-open, [live_from, live_until); NULL: still.
 promotions = Table(
@@ -308,6 +331,7 @@ Index(
     sqlite_where=is_live,
 )
 Index("ix_promotions_stream_id_live_from", promotions.c.stream_id, promotions.c.live_from)
+Index("ix_promotions_version_id", promotions.c.version_id)
 
 metrics = Table(
     "metrics",
@@ -356,6 +380,7 @@ ledger = Table(
     Column("previous", String(64), nullable=False),  # hash of the entry before
     Column("hash", String(64), nullable=False, unique=True),
 )
+Index("ix_ledger_stream_id_kind_at", ledger.c.stream_id, ledger.c.kind, ledger.c.at)
 
 leases = Table(
     "leases",

@@ -56,10 +56,10 @@ from pipeline.run.detection_cost import TRUE_BOUNDARIES, detection_cost
 from pipeline.run.messages import iso
 from pipeline.run.progress import Show, silent
 from pipeline.run.stream import Streamer
-from pipeline.run.times import parse_time
 from pipeline.run.trainer import Trainer
 from pipeline.run.truth import Kind, Truth, detection, recurrence_accuracy
 from pipeline.serve.lineage import Lineage
+from pipeline.serve.times import parse_time
 
 TOPIC = "backtest"
 #: Readings in a poll, and cells at most; with training so few readings that a version comes soon

@@ -24,7 +24,16 @@ from pipeline.detect.boundary import BoundaryDetector
 from pipeline.detect.prints import Print
 from pipeline.errors import ArtifactCorrupt, RegistryError
 from pipeline.ingest.windows import History
-from pipeline.records import Batch, Boundary, FloatArray, IntArray, Request, SensorEvent, Settled
+from pipeline.records import (
+    Batch,
+    Boundary,
+    Extent,
+    FloatArray,
+    IntArray,
+    Request,
+    SensorEvent,
+    Settled,
+)
 from pipeline.register.checkpoints import (
     WHOLE,
     Checkpoint,
@@ -125,7 +134,7 @@ class Partition:
             if isinstance(event, Closed):
                 self._keep(event)
             else:
-                step.requests.append(self._request(event, batch.partition, step.artifacts))
+                step.requests.append(self._request(event, batch, step.artifacts))
         return step
 
     def expected_false_per_million(self) -> dict[str, float]:
@@ -146,11 +155,9 @@ class Partition:
         train, _ = split(segment.readings, self.settings.score.window, learn.held_out)
         self.reservoir.offer(train, self.slots[segment.series], segment.segment)
 
-    def _request(
-        self, due: Due, partition: int, artifacts: dict[str, tuple[str, bytes]]
-    ) -> Request:
+    def _request(self, due: Due, batch: Batch, artifacts: dict[str, tuple[str, bytes]]) -> Request:
         """A consolidation of what is staged, with the reservoir as it is at this reading."""
-        inputs = {}
+        inputs, offsets = {}, due.readings.offsets
         for role, content in (
             ("segment", due.readings.to_bytes()),
             ("reservoir", self.reservoir.to_bytes(list(self.slots))),
@@ -160,10 +167,16 @@ class Partition:
         return Request(
             stream_id=self.stream_id,
             reason=due.reason,
-            partition=partition,
+            partition=batch.partition,
             series=due.series,
             segment=due.segment,
             inputs=inputs,
+            extent=Extent(
+                readings=len(offsets),
+                first_offset=int(offsets[0]),
+                last_offset=int(offsets[-1]),
+                until=int(batch.times[batch.order == due.order][0]),
+            ),
         )
 
     # State ------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from pipeline.run import baselines, comparison
 from pipeline.run.backtest_report import Baseline, Detection, Report
 from pipeline.run.progress import bar
 from pipeline.run.shuttle import CHANNELS, SEGMENTS, SERIES, Recording
-from pipeline.run.times import parse_time
 from pipeline.run.turnaround import Loaded, turnaround
 from pipeline.serve.lineage import Lineage
+from pipeline.serve.times import parse_time
 from pipeline.telemetry import printable
 
 #: An alarm so many readings after a true boundary still finds it.
@@ -139,20 +139,20 @@ def _audit(lineage: Lineage, name: str, history: Sequence[Mapping[str, Any]]) ->
 
 def print_report(answer: Mapping[str, Any]) -> None:
     """The demo's answer as tables on standard output."""
-    console = _console()
+    console = screen()
     _print_boundaries(console, answer)
     _print_turnaround(console, answer["turnaround"])
     _print_versions(console, answer["versions"])
     _print_retention(console, answer)
     for question, reply in answer["audit"].items():
         console.print(f"\n[bold]tidemark audit {question}[/bold]")
-        console.print(_lines(reply), highlight=False, markup=False)
+        console.print(pairs(reply), highlight=False, markup=False)
     console.print(f"\n{answer['seconds']} s")
 
 
 def print_backtest(report: Report) -> None:
     """A backtest's answer as tables on standard output."""
-    console = _console()
+    console = screen()
     sensors = "sensor" if len(report.sensors) == 1 else "sensors"
     console.print(
         f"{report.file}: {report.rows:,} readings of {len(report.sensors)} {sensors} in "
@@ -230,9 +230,9 @@ def _score(score: Detection) -> str:
 
 def print_answer(answer: Any) -> None:
     """One audit answer: `key: value` lines, or a table of several."""
-    console = _console()
+    console = screen()
     if isinstance(answer, Mapping):
-        console.print(_lines(answer), highlight=False, markup=False)
+        console.print(pairs(answer), highlight=False, markup=False)
     else:
         _print_versions(console, answer)
 
@@ -247,7 +247,7 @@ def print_events(events: Sequence[Mapping[str, Any]]) -> None:
         if event["event"] == "records_lost":
             event = {**event, "offset": f"{event['first_offset']} to {event['end_offset'] - 1}"}
         table.add_row(*(Text(printable(str(event.get(column, "")))) for column in columns))
-    _console().print(table)
+    screen().print(table)
 
 
 def print_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
@@ -265,10 +265,10 @@ def print_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
             ", ".join(map(str, task["learned_by"])),
             task["since"],
         )
-    _console().print(table)
+    screen().print(table)
 
 
-def _console() -> Console:
+def screen() -> Console:
     """As wide as the terminal; wide enough for the tables where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=140)
 
@@ -375,7 +375,8 @@ def _skills(skills: Mapping[str, float]) -> str:
     return ", ".join(f"{task} {value:.2f}" for task, value in skills.items())
 
 
-def _lines(answer: Mapping[str, Any]) -> str:
+def pairs(answer: Mapping[str, Any]) -> str:
+    """An answer as `key: value` lines, what is empty left out."""
     told = {key: value for key, value in answer.items() if value and key not in ONLY_JSON}
     return "\n".join(f"  {key}: {_short(value)}" for key, value in told.items())
 

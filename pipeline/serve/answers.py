@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pipeline.detect.explain import explain
 from pipeline.errors import PipelineError
+from pipeline.records import Boundary, Change
 
 Answer = dict[str, Any]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,7 +44,7 @@ def live(stream: str, at: int, promotion: Any, version: Any) -> Answer:
 def why(
     stream: str,
     version: Any,
-    boundary_: Any,
+    boundary_: Answer | None,
     taken_along: Sequence[Answer],
     roll_backs: Sequence[Answer],
 ) -> Answer:
@@ -56,7 +58,7 @@ def why(
         "request": version.request_id,
         "requested_at": iso(version.requested),
         "due": iso(version.due),
-        "boundary": boundary(boundary_) if boundary_ else None,
+        "boundary": boundary_,
         "task": version.task,
         "task_kind": version.task_kind,
         "task_name": version.task_name,
@@ -70,10 +72,36 @@ def why(
     }
 
 
-def taken_along(request: Any, boundary_: Any) -> Answer:
-    """A request that another one took along."""
-    found = boundary(boundary_) if boundary_ else None
-    return {"request": request.id, "reason": request.reason, "boundary": found}
+def taken_along(request: Any, channels: Sequence[str]) -> Answer:
+    """A request that another one took along, as `queries.reasons` has it."""
+    return {
+        "request": request.request,
+        "reason": request.reason,
+        "actor": request.actor,
+        "note": request.note,
+        "boundary": explained(request, channels),
+    }
+
+
+def explained(request: Any, channels: Sequence[str]) -> Answer | None:
+    """A request's boundary with a sentence that says what happened; None if it is of none."""
+    if request.boundary_row is None:
+        return None
+    return boundary(request, channels) | {"sentence": sentence(request, channels)}
+
+
+def sentence(row: Any, channels: Sequence[str]) -> str:
+    """What happened at a boundary, to which sensors, and the test that crossed."""
+    names = [name for name in Boundary.__dataclass_fields__ if name not in ("sensors", "detectors")]
+    found = Boundary(
+        **{name: getattr(row, name) for name in names},
+        detectors=tuple(json.loads(row.detectors)),
+        sensors=tuple(Change(**change) for change in json.loads(row.sensors)),
+    )
+    said = f"{explain(found, channels)} {row.signal} {row.statistic:.2f} > {row.threshold:.2f}"
+    if row.task is None:
+        return said
+    return f"{said}; task {row.task}{' again' if row.recurrence else ', new'}"
 
 
 def version(
@@ -109,8 +137,22 @@ def roll_back(entry: Any, to: int) -> Answer:
     }
 
 
-def boundary(row: Any) -> Answer:
-    """Where a segment began, and the test that said so."""
+def ancestor(row: Any, parent: int | None, others: Sequence[Any]) -> Answer:
+    """A version in a lineage, and the versions made of it that are not in it."""
+    return {
+        "version": row.number,
+        "parent": parent,
+        "reason": row.reason,
+        "fate": row.status,
+        "decision": row.decision,
+        "created": iso(row.created),
+        "sha256": row.sha256,
+        "others": [{"version": other.number, "fate": other.status} for other in others],
+    }
+
+
+def boundary(row: Any, channels: Sequence[str]) -> Answer:
+    """Where a segment began, the test that said so, and the sensors that moved, by name."""
     return {
         "partition": row.partition,
         "series": row.series,
@@ -128,13 +170,23 @@ def boundary(row: Any) -> Answer:
         "statistic": row.statistic,
         "threshold": row.threshold,
         "detectors": json.loads(row.detectors),
-        "sensors": json.loads(row.sensors),
+        "sensors": [_moved(change, channels) for change in json.loads(row.sensors)],
         "task": row.task,
         "task_kind": row.task_kind,
         "task_name": row.task_name,
         "recurrence": row.recurrence,
         "distance": row.distance,
     }
+
+
+def _moved(change: Answer, channels: Sequence[str]) -> Answer:
+    """What changed of a sensor, or between two."""
+    other = change["other"]
+    names = {
+        "sensor": channels[change["channel"]],
+        "other_sensor": None if other is None else channels[other],
+    }
+    return names | change
 
 
 def turnaround(row: Any) -> Answer:

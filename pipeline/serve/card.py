@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from pipeline.detect.explain import explain
-from pipeline.records import Boundary, Change
-from pipeline.serve.answers import iso
+from pipeline.serve.answers import iso, sentence
 from pipeline.telemetry import printable
 
 
@@ -98,16 +95,21 @@ class Card(Part, frozen=True, kw_only=True):
     rolled_back: tuple[Left, ...]
 
 
-def reason(request: Any, boundary: Any, channels: Sequence[str]) -> Reason:
-    """Of a request's row, and that of the boundary that it came from."""
+def reason(request: Any, channels: Sequence[str]) -> Reason:
+    """Of a request with the boundary that it came from, as `queries.reasons` has it."""
     return Reason(
-        request=request.id,
+        request=request.request,
         trigger=request.reason,
         actor=request.actor,
         note=request.note,
         requested_at=str(iso(request.created)),
-        boundary=_sentence(boundary, channels) if boundary else None,
+        boundary=sentence(request, channels) if request.boundary_row is not None else None,
     )
+
+
+def learned(part: Mapping[str, Any]) -> Learned:
+    """Of a part of what `data` answers."""
+    return Learned(**{name: part[name] for name in Learned.__struct_fields__})
 
 
 def measured(row: Any, figures: Mapping[str, Any]) -> Measured:
@@ -130,19 +132,6 @@ def live(row: Any) -> Live:
     return Live(
         since=str(iso(row.live_from)), until=iso(row.live_until), by=row.actor, because=row.reason
     )
-
-
-def _sentence(row: Any, channels: Sequence[str]) -> str:
-    names = [name for name in Boundary.__dataclass_fields__ if name not in ("sensors", "detectors")]
-    boundary = Boundary(
-        **{name: getattr(row, name) for name in names},
-        detectors=tuple(json.loads(row.detectors)),
-        sensors=tuple(Change(**change) for change in json.loads(row.sensors)),
-    )
-    found = f"{explain(boundary, channels)} {row.signal} {row.statistic:.2f} > {row.threshold:.2f}"
-    if row.task is None:
-        return found
-    return f"{found}; task {row.task}{' again' if row.recurrence else ', new'}"
 
 
 # To read --------------------------------------------------------------------------------------

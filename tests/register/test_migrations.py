@@ -23,6 +23,7 @@ from pipeline.register import migrate, tables
 from pipeline.register.engine import connect
 from pipeline.register.sql import SqlRegistry, journal_mode
 from pipeline.register.triggers import create_triggers
+from pipeline.register.views import create_views
 from tests.databases import new_database
 from tests.register.making import change, column
 from tests.register.processes import migrated_by_itself
@@ -57,6 +58,7 @@ POSTGRESQL = {
         FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1""",
     "functions": """
         SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace""",
+    "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
     "sequences": "SELECT sequencename FROM pg_sequences WHERE schemaname = 'public' ORDER BY 1",
 }
 SQLITE = {
@@ -126,6 +128,7 @@ def test_the_migrations_make_what_create_all_makes(
     with made.begin() as conn:
         tables.metadata.create_all(conn)
         create_triggers(conn)
+        create_views(conn)
     assert schema(made) == schema(engine)
     made.dispose()
 

@@ -27,8 +27,8 @@ from pipeline.records import Boundary
 from pipeline.run import comparison
 from pipeline.run.backtest import Options, backtest
 from pipeline.run.backtest_report import SCHEMA, Report, schema, to_json
-from pipeline.run.times import parse_time
 from pipeline.run.truth import Truth, detection, recurrence_accuracy
+from pipeline.serve.times import parse_time
 
 #: Rows at which the recording below changes, and the regime that begins there.
 CHANGES = {0: "a", 1500: "b", 3000: "a"}

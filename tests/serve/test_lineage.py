@@ -261,6 +261,8 @@ BOUNDARY: dict[str, Any] = {
     "detectors": ["ADWIN", "PageHinkley"],
     "sensors": [
         {
+            "sensor": "flow",
+            "other_sensor": None,
             "kind": "level",
             "channel": 1,
             "other": None,
@@ -269,6 +271,8 @@ BOUNDARY: dict[str, Any] = {
             "after": 19.0,
         },
         {
+            "sensor": "pressure",
+            "other_sensor": "flow",
             "kind": "correlation",
             "channel": 0,
             "other": 1,
@@ -300,7 +304,13 @@ def test_why_because_of_a_boundary(
         "request": claim.id,
         "requested_at": iso(START),
         "due": None,
-        "boundary": BOUNDARY | FIRST,
+        "boundary": BOUNDARY
+        | FIRST
+        | {
+            "sentence": "pump, from row 96: flow rose by 4.5 standard deviations (10 to 19); "
+            "pressure and flow no longer move together (correlation 0.70 to 0.20) "
+            "(noticed 31 readings later). level 7.50 > 5.25; task 1, new"
+        },
         "task": 1,
         "task_kind": "normal",
         "task_name": None,
@@ -505,8 +515,12 @@ def test_lineage_goes_back_to_the_bootstrap(
             chain.append(at)
             at = parents[at]
         told = lineage.lineage("readings", number)
-        assert [v["version"] for v in told] == chain
-        assert [v["parent"] for v in told] == [parents[n] for n in chain]
+        assert told["depth"] == len(chain)
+        assert [v["version"] for v in told["chain"]] == chain
+        assert [v["parent"] for v in told["chain"]] == [parents[n] for n in chain]
+        others = [[n for n in parents if parents[n] == v and n not in chain] for v in chain]
+        found = [[other["version"] for other in v["others"]] for v in told["chain"]]
+        assert found == [sorted(each) for each in others]
 
 
 def test_boundaries_and_matrix_are_told_in_order(
@@ -619,13 +633,13 @@ def test_an_unknown_version_is_refused(
     """One line that says how many there are; another stream's number 1 does not count."""
     with pytest.raises(PipelineError, match=r"^no version 1: the stream has none$"):
         lineage.why("readings", 1)
-    with pytest.raises(PipelineError, match=r"^stream readings has no version 1$"):
+    with pytest.raises(PipelineError, match=r"^no version 1: the stream has none$"):
         lineage.lineage("readings", 1)
     next_version(registry, stream)
     for number in (0, 2, -1):
         with pytest.raises(PipelineError, match=rf"^no version {number}: the stream has 1$"):
             lineage.why("readings", number)
-        with pytest.raises(PipelineError, match=rf"^stream readings has no version {number}$"):
+        with pytest.raises(PipelineError, match=rf"^no version {number}: the stream has 1$"):
             lineage.lineage("readings", number)
 
 

@@ -1,0 +1,147 @@
+"""What a version was made from: each artifact by its hash, and where in the log it is from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from pipeline.consolidate.readings import Readings
+from pipeline.errors import ArtifactCorrupt
+from pipeline.register import artifacts
+from pipeline.register import tables as t
+from pipeline.serve import queries
+from pipeline.serve.answers import Answer, iso
+
+#: Hashes in one query: databases limit a query's parameters.
+AT_ONCE = 500
+#: Lists of hashes among a version's inputs.
+LISTS = ("ended", "earlier", "reservoirs")
+
+
+def made_from(conn: Connection, stream: str, version: Row[Any]) -> Answer:
+    """The answer to `data`; version: as `queries.numbered` has it."""
+    inputs = json.loads(version.inputs)
+    used = list(_used(inputs))
+    numbers = queries.task_numbers(conn, {task for _, task, _ in used if task is not None})
+    origins = _origins(conn, version.stream_id, [sha for _, _, sha in used])
+    parts: dict[str, list[Answer]] = {use: [] for use in ("learned", "held_out", *LISTS)}
+    for use, task, sha in used:
+        number = None if task is None else numbers.get(task)
+        parts[use].append(_part(conn, sha, number, origins.get(sha)))
+    replayed = inputs.get("replayed", {})
+    names = queries.task_numbers(conn, {int(task) for task in replayed})
+    left_out = inputs.get("left_out", ())
+    reservoirs = [
+        {"partition": part["partition"], "sha256": part["sha256"], "left_out": gone or []}
+        for part, gone in zip_longest(parts.pop("reservoirs"), left_out)
+    ]
+    return {
+        "stream": stream,
+        "topic": stream,
+        "version": version.number,
+        "parent": version.parent,
+        "partitions": _ranges(parts["learned"]),
+        "readings": _readings(parts["learned"]),
+        **parts,
+        "replayed": {f"task {names[int(task)]}": count for task, count in replayed.items()},
+        "reservoirs": reservoirs,
+        "weights_sha256": version.sha256,
+        "ewc_sha256": version.ewc_sha256,
+        "settings_sha256": inputs.get("settings"),
+        "seed": version.seed,
+    }
+
+
+def learned(
+    conn: Connection, stream_id: int, segments: Iterable[tuple[int, str]]
+) -> Iterator[Answer]:
+    """What (task id, sha256 of readings) stand for."""
+    pairs = list(segments)
+    numbers = queries.task_numbers(conn, {task for task, _ in pairs})
+    origins = _origins(conn, stream_id, [sha for _, sha in pairs])
+    for task, sha in pairs:
+        yield _part(conn, sha, numbers.get(task), origins.get(sha))
+
+
+def _used(inputs: Mapping[str, Any]) -> Iterator[tuple[str, int | None, str]]:
+    """(use, task id, sha256) of every artifact of readings among a version's inputs."""
+    for task, sha in inputs.get("segments", ()):
+        yield "learned", int(task), sha
+    for task, shas in inputs.get("held_out", {}).items():
+        for sha in shas:
+            yield "held_out", int(task), sha
+    for use in LISTS:
+        for sha in inputs.get(use, ()):
+            yield use, None, sha
+
+
+def _origins(conn: Connection, stream_id: int, shas: Sequence[str]) -> dict[str, Row[Any]]:
+    """sha256 -> the first request that brought it, and the boundary that its segment began with.
+
+    The first, so that a later request with the same bytes changes no answer.
+    """
+    i, r, b = t.request_inputs.c, t.requests.c, t.boundaries.c
+    same = (b.stream_id == r.stream_id) & (b.partition == r.partition)
+    rows = (
+        select(t.request_inputs, r.partition, r.series, r.segment, b.boundary_time)
+        .join(t.requests, r.id == i.request_id)
+        .outerjoin(t.boundaries, same & (b.series == r.series) & (b.segment == r.segment))
+        .where(r.stream_id == stream_id)
+    )
+    found: dict[str, Row[Any]] = {}
+    for first in range(0, len(shas), AT_ONCE):
+        wanted = rows.where(i.sha256.in_(shas[first : first + AT_ONCE]))
+        for row in conn.execute(wanted.order_by(i.request_id)):
+            found.setdefault(row.sha256, row)
+    return found
+
+
+def _part(conn: Connection, sha: str, task: int | None, origin: Row[Any] | None) -> Answer:
+    part: Answer = {"task": task}
+    part |= {name: getattr(origin, name, None) for name in ("partition", "series", "segment")}
+    if origin is not None and origin.readings is not None:
+        names = ("readings", "first_offset", "last_offset")
+        part |= {name: getattr(origin, name) for name in names}
+    elif origin is None or origin.role == "segment":
+        part |= _looked_up(conn, sha)
+    since, until = getattr(origin, "boundary_time", None), getattr(origin, "until", None)
+    return part | {"since": iso(since), "until": iso(until), "sha256": sha}
+
+
+def _looked_up(conn: Connection, sha: str) -> Answer:
+    """Where nobody noted it: from the readings themselves; None if they are damaged or gone."""
+    try:
+        offsets = Readings.from_bytes(artifacts.get(conn, sha)).offsets
+    except ArtifactCorrupt:
+        return dict.fromkeys(("readings", "first_offset", "last_offset"))
+    first, last = (int(offsets[0]), int(offsets[-1])) if len(offsets) else (None, None)
+    return {"readings": len(offsets), "first_offset": first, "last_offset": last}
+
+
+def _ranges(parts: Sequence[Answer]) -> list[Answer]:
+    """The range of offsets that was learned from each partition, both ends included."""
+    found: dict[int, list[Answer]] = {}
+    for part in parts:
+        if part["partition"] is not None and part["first_offset"] is not None:
+            found.setdefault(part["partition"], []).append(part)
+    return [
+        {
+            "partition": partition,
+            "first_offset": min(part["first_offset"] for part in mine),
+            "last_offset": max(part["last_offset"] for part in mine),
+        }
+        for partition, mine in sorted(found.items())
+    ]
+
+
+def _readings(parts: Sequence[Answer]) -> dict[str, int]:
+    """Readings that were learned of each task."""
+    counted = Counter[int]()
+    for part in parts:
+        counted[part["task"]] += part["readings"] or 0
+    return {f"task {task}": count for task, count in sorted(counted.items())}
