@@ -14,7 +14,7 @@ class _Sqlite:
     """SQL as SQLite says it."""
 
     settings = "json_each(v.settings) c CROSS JOIN json_each(c.value) k"
-    setting = "v.settings -> k.fullkey"
+    setting = "c.value -> k.fullkey"
     #: (task, hash) pairs of `segments`; (task, list of hashes) of `held_out`.
     pairs = "json_each(v.inputs, '$.segments') e"
     task, hash = "json_extract(e.value, '$[0]')", "json_extract(e.value, '$[1]')"
@@ -56,8 +56,11 @@ class _Postgresql:
 
     @staticmethod
     def time(column: str) -> str:
-        """ISO 8601."""
-        moment = f"timestamp 'epoch' + {column} * interval '1 microsecond'"
+        """ISO 8601; seconds and the rest apart, since intervals are multiplied as floats."""
+        moment = (
+            f"timestamp 'epoch' + {column} / 1000000 * interval '1 second' "
+            f"+ mod({column}, 1000000) * interval '1 microsecond'"
+        )
         return f"to_char({moment}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US') || '+00:00'"
 
     @staticmethod
