@@ -405,6 +405,20 @@ def test_processes_that_migrate_at_once_queue_up(database: Database) -> None:
     assert answers == [HEAD] * 3
 
 
+def test_requests_from_before_are_found_by_their_artifacts(
+    database: Database, engine: Engine
+) -> None:
+    """What the audit looks up by hash is filled in for the history that there is."""
+    migrate.downgrade(database, "0006")
+    change(engine, STREAMS)
+    inputs = ('{"reservoir":"r","segment":"s"}', "{}", '{"segment":"t"}')
+    for number, each in enumerate(inputs, 1):
+        change(engine, _request(number, inputs=f"'{each}'").replace(":", r"\:"))
+    migrate.upgrade(database)
+    found = "SELECT request_id || role || sha256 FROM request_inputs ORDER BY request_id, role"
+    assert column(engine, found) == ["1reservoirr", "1segments", "3segmentt"]
+
+
 # What a person is told ------------------------------------------------------------------------
 
 

@@ -24,7 +24,8 @@ COMMANDS = (
     "retrain", "rollback", "config", "backup", "restore", "copy",
     "dlq list", "dlq show", "dlq replay", "dlq drop",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
-    "audit events", "audit card", "task list", "task show", "task name", "task mark",
+    "audit events", "audit card", "audit data", "audit decided", "audit rejected", "audit scored",
+    "audit diff", "task list", "task show", "task name", "task mark",
 )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def test_the_version_is_told(tidemark) -> None:
         (["migrate"], {"TIDEMARK_NONSENSE": "1"}, 2, "TIDEMARK_NONSENSE"),
         (["migrate"], {"TIDEMARK_DATABASE_URL": "mysql://x"}, 1, "database.url"),
         (["migrate"], {"TIDEMARK_DATABASE_URL": "sqlite:////nowhere/x.db"}, 1, "unable to open"),
+        (["audit", "rejected", "--from", "2026-01-01"], {}, 2, "no zone"),
         (["audit", "history"], {}, 1, "run `tidemark migrate`"),
         (["stream"], {}, 1, "run `tidemark migrate`"),
         (["run"], {}, 1, "run `tidemark migrate`"),

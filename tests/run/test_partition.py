@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from pipeline.config import Database, Detect, Learn, Score, Settings, Stream
 from pipeline.errors import RegistryError
-from pipeline.records import Batch
+from pipeline.records import Batch, Extent
 from pipeline.register.checkpoints import Checkpoint
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.partition import Partition, Step
@@ -95,6 +96,17 @@ def test_a_segment_that_is_due_again_after_a_restart_is_asked_for_once(
     assert [request.reason for request in step.requests] == ["bootstrap"]
     keep(registry, after, checkpoint.epoch, step, 450)
     assert registry.progress() == (450, 1)
+
+
+@pytest.mark.parametrize("cuts", [(0, 300), (0, 100, 256, 300), (0, 255, 257, 300)])
+def test_a_request_says_where_its_readings_lie(settings: Settings, cuts: tuple[int, ...]) -> None:
+    """The first 256, enough at row 255 and its time, however the log was cut into polls."""
+    made = partition(settings)
+    steps = [made.advance(readings(first, end)) for first, end in pairwise(cuts)]
+    (request,) = (request for step in steps for request in step.requests)
+    assert request.extent == Extent(
+        readings=256, first_offset=0, last_offset=255, until=255 * 1_000_000
+    )
 
 
 def test_the_share_held_out_of_a_segment_stays_while_its_state_is_kept(settings: Settings) -> None:

@@ -1,0 +1,171 @@
+"""The audit's nine questions at size, on SQLite and PostgreSQL, beside MLflow's own search.
+
+    make bench-audit
+    make bench-audit ARGS="--small"
+    make bench-audit ARGS="--markdown"
+
+10^5 versions, 10^6 boundaries, 10^7 scored ranges in one stream (--small: a hundredth). Each
+question is asked of random versions, times and offsets by the class that command line and HTTP ask,
+with all that belongs to a call: connection, queries, plain data out. MLflow, in an environment of
+its own, has as many runs and versions in the same kind of database and is asked in the same run,
+with what comes nearest: it has no answer to `live at T`. SQLite is as it is after the fill, without
+statistics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import make_url
+
+from benchmarks import audit_peer, result
+from benchmarks.audit_fill import PARTITIONS, RANGE, STREAM, Size, fill, time_of
+from benchmarks.detection_goals import at_most
+from pipeline.config import Database
+from pipeline.register.engine import connect
+from pipeline.register.migrate import upgrade
+from pipeline.serve.audit import Audit
+
+SEED = 0
+FULL = Size(versions=10**5, boundaries=10**6, scored=10**7)
+SMALL = Size(versions=10**3, boundaries=10**4, scored=10**5)
+#: Largest 99th percentile, in milliseconds; of a lineage of so many versions.
+MOST_MS, LINEAGE_MS, DEPTH = 5.0, 50.0, 1000
+PAGE = Path(__file__).with_suffix(".md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a hundredth of everything")
+    parser.add_argument("--calls", type=int, default=1000, help="of each question")
+    parser.add_argument("--peer-calls", type=int, default=200)
+    parser.add_argument("--markdown", action="store_true", help="write benchmarks/audit.md")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    size = SMALL if args.small else FULL
+    rows = list(_measured(args, size))
+    result.write(
+        "audit", rows, seeds=[SEED], compared=["sqlalchemy", "psycopg"], as_json=args.json,
+        versions_=size.versions, boundaries=size.boundaries, scored=size.scored,
+    )  # fmt: skip
+    if args.markdown:
+        PAGE.write_text(page(rows, size, args))
+
+
+def _measured(args: argparse.Namespace, size: Size) -> Iterator[dict[str, Any]]:
+    from tests.databases import new_database, postgres_server
+
+    python = audit_peer.environment()
+    with tempfile.TemporaryDirectory() as scratch, postgres_server(Path(scratch) / "pg") as server:
+        home = Path(scratch)
+        home.chmod(0o755)
+        for kind in ("sqlite", "postgresql"):
+            if kind == "sqlite":
+                ours, theirs = (Database(url=f"sqlite:///{home / n}.db") for n in ("our", "their"))
+            else:
+                ours, theirs = new_database(server), new_database(server)
+            yield from _ours(kind, ours, size, args.calls)
+            url = make_url(theirs.url)
+            if kind == "postgresql":
+                url = url.set(drivername="postgresql+psycopg2")
+            told = url.render_as_string(hide_password=False)
+            found = audit_peer.ask(python, told, size.versions, args.peer_calls, home)
+            for what, seconds in found["seconds"].items():
+                yield _row(kind, f"MLflow {found['version']} {what}", seconds, None)
+
+
+def _ours(kind: str, database: Database, size: Size, calls: int) -> Iterator[dict[str, Any]]:
+    began = time.perf_counter()
+    upgrade(database)
+    engine = connect(database)
+    fill(engine, size)
+    engine.dispose()
+    print(f"{kind}: filled in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    audit, rng = Audit(database), random.Random(SEED)
+    for question, ask in _questions(audit, rng, size).items():
+        is_lineage = question.startswith("lineage")
+        seconds = list(_timed(ask, max(calls // 10, 10) if is_lineage else calls))
+        yield _row(kind, question, seconds, LINEAGE_MS if is_lineage else MOST_MS)
+    audit.close()
+
+
+def _questions(audit: Audit, rng: random.Random, size: Size) -> dict[str, Callable[[], Any]]:
+    """Each question, of something else at each call."""
+    deep = min(2 * DEPTH, size.versions)
+
+    def number() -> int:
+        return rng.randint(1, size.versions)
+
+    def at() -> int:
+        return rng.randint(time_of(1), time_of(size.versions))
+
+    def place() -> tuple[int, int]:
+        most = size.scored // PARTITIONS * RANGE
+        return rng.randrange(PARTITIONS), rng.randrange(most)
+
+    depth = audit.lineage(STREAM, deep)["depth"]
+    return {
+        "live-at T": lambda: audit.live_at(STREAM, at()),
+        "why N": lambda: audit.why(STREAM, number()),
+        "data N": lambda: audit.data(STREAM, number()),
+        "metrics-at T": lambda: audit.metrics_at(STREAM, at()),
+        "decided N": lambda: audit.decided(STREAM, number()),
+        "rejected, 20 from T on": lambda: audit.rejected(STREAM, at(), limit=20),
+        "scored TOPIC PARTITION OFFSET": lambda: audit.scored(STREAM, *place()),
+        "diff N M": lambda: audit.diff(STREAM, number(), number()),
+        f"lineage N, {depth:,} deep": lambda: audit.lineage(STREAM, deep),
+    }
+
+
+def _timed(ask: Callable[[], Any], calls: int) -> Iterator[float]:
+    for _ in range(min(calls, 20)):  # connections and compiled statements are there
+        ask()
+    for _ in range(calls):
+        began = time.perf_counter()
+        ask()
+        yield time.perf_counter() - began
+
+
+def _row(kind: str, question: str, seconds: list[float], most: float | None) -> dict[str, Any]:
+    half, most_of_all = (float(q) for q in np.percentile(np.array(seconds) * 1000, (50, 99)))
+    goal = None if most is None else at_most(most)
+    return {
+        "database": kind,
+        "question": question,
+        "calls": len(seconds),
+        "median_ms": round(half, 3),
+        "p99_ms": round(most_of_all, 3),
+        "goal_ms": str(goal or ""),
+        "verdict": "" if goal is None else "met" if goal.met(most_of_all) else "MISSED",
+    }
+
+
+def page(rows: list[dict[str, Any]], size: Size, args: argparse.Namespace) -> str:
+    """benchmarks/audit.md."""
+    machine = result.machine()
+    lines = [
+        "# The audit's questions at size",
+        "",
+        f"`make bench-audit{result.arguments()}` on {machine['cores']} cores ({machine['cpu']}), "
+        f"Python {machine['python']}: {size.versions:,} versions, {size.boundaries:,} boundaries, "
+        f"{size.scored:,} scored ranges.",
+        "",
+        *(__doc__ or "").split("\n\n")[2].splitlines(),
+        "",
+        "| database | question | calls | median, ms | p99, ms | goal | |",
+        "|---|---|--:|--:|--:|---|---|",
+        *("| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    main()
