@@ -7,7 +7,7 @@ Intervals are half-open. What each column means is in the README.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 
 class _Sqlite:
@@ -90,8 +90,8 @@ def create_views(conn: Connection) -> None:
 
 def drop_views(conn: Connection) -> None:
     """Take the views away: as long as one reads a table, that cannot be rebuilt."""
-    for name in _queries(conn):
-        conn.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
+    for name in sorted(_queries(conn).keys() & set(inspect(conn).get_view_names())):
+        conn.exec_driver_sql(f"DROP VIEW {name}")
 
 
 def _queries(conn: Connection) -> dict[str, str]:
