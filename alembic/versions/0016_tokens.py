@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0016"
-down_revision = "0006"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
