@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "tidemark needs Python 3.11 or later: make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" >&2
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[postgres,parquet,plot,serve]" --group dev >&2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[postgres,parquet,plot,serve,sign]" --group dev >&2
 	@touch $@
 
 demo: install ## Real readings through the whole line, in about a minute (ARGS="--json")

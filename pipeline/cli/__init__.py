@@ -2,8 +2,8 @@
 
 `processes` starts what runs, `scores` prints what it publishes, `backtest` tries it on a recording,
 `housekeeping` prepares and checks, `moving` keeps and moves the database, `audit` asks the history,
-`tasks` says what regimes are, `dead_letters` goes through what could not be read, `tokens` says who
-may ask over HTTP.
+`proof` has it prove itself, `tasks` says what regimes are, `dead_letters` goes through what could
+not be read, `tokens` says who may ask over HTTP.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.cli import (
     housekeeping,
     moving,
     processes,
+    proof,
     scores,
     tasks,
     tokens,
@@ -42,6 +43,7 @@ app.add_typer(scores.app)
 app.add_typer(backtest.app)
 app.add_typer(housekeeping.app)
 app.add_typer(moving.app)
+audit.app.add_typer(proof.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(tasks.app, name="task")
 app.add_typer(dead_letters.app, name="dlq")

@@ -78,8 +78,10 @@ def record_events(
 ) -> None:
     """Keep which sensors fell silent, froze or came back; each event once."""
     if events:
-        whose = {"stream_id": stream_id, "partition": partition, "recorded": at}
-        conn.execute(insert(t.sensor_events), [whose | asdict(event) for event in events])
+        whose = {"stream_id": stream_id, "partition": partition}
+        rows = [whose | asdict(event) for event in events]
+        conn.execute(insert(t.sensor_events).values(recorded=at), rows)
+        ledger.append(conn, "sensor_event", *rows, at=at, stream_id=stream_id)
 
 
 def record_gaps(

@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from pipeline.config import Database
 from pipeline.errors import RegistryError
 from pipeline.register import ledger, migrate
+from pipeline.register.damage import first_of
 from pipeline.register.engine import (
     connect,
     now_us,
@@ -164,8 +165,8 @@ def _examine(file: Path, conn: Connection) -> Contents:
         raise RegistryError(f"{file} is damaged: {str(damage).splitlines()[-1]}")
     if orphans := len(conn.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
         raise RegistryError(f"{file} is damaged: {orphans} rows without their parent")
-    if (number := next(ledger.broken(conn), None)) is not None:
-        raise RegistryError(f"{file}: the ledger's chain is broken at entry {number}")
+    if (damage := first_of(conn)) is not None:
+        raise RegistryError(f"{file}: the ledger's chain is broken at entry {damage.id}")
     last = conn.execute(select(entries.c.id, entries.c.hash).order_by(entries.c.id.desc())).first()
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()

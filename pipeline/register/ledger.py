@@ -8,7 +8,7 @@ tail does not, and needs an anchor kept elsewhere.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -21,6 +21,49 @@ from pipeline.register.tables import ledger
 GENESIS = "0" * 64
 #: Names the lock that PostgreSQL's appenders queue at.
 _LOCK = 7_233_001
+_encode = msgspec.json.Encoder().encode
+#: Kind -> what an entry of it tells.
+KINDS = {
+    "stream": "a stream was made",
+    "channels": "the names of a stream's sensors became known",
+    "topic": "the id of the topic that a stream follows",
+    "settings": "a process began with other settings than the one before it",
+    "boundary": "a task boundary, with the test that crossed",
+    "transition_over": "where the change that began at a boundary was complete",
+    "sensor_event": "a sensor fell silent, repeats one value or is back",
+    "records_lost": "records that Kafka no longer had",
+    "task": "a new regime",
+    "task_named": "what a segment was named",
+    "task_marked": "what a person said of a regime",
+    "request": "a consolidation was asked for",
+    "request_released": "it was given back",
+    "request_failed": "an attempt failed, or the request for good",
+    "request_done": "it is done without a version",
+    "version": "a version with its inputs, settings, figures and the gate's decision",
+    "promotion": "a version became champion",
+    "rollback": "a promotion was taken back",
+    "dead_letters_replayed": "dead letters were sent back",
+    "dead_letters_dropped": "dead letters are wanted no more",
+    "restored": "the database was made what a backup held",
+    "anchored": "the ledger's head was written elsewhere",
+}
+
+
+class Facts(msgspec.Struct, frozen=True, gc=False):
+    """What is hashed of an entry; the fields are sorted, as in canonical JSON."""
+
+    actor: str
+    #: Microseconds since 1970 UTC.
+    at: int
+    #: Canonical JSON.
+    entry: str
+    id: int
+    kind: str
+    stream_id: int | None
+
+    def hash(self, previous: str) -> str:
+        """Its hash behind an entry of hash `previous`."""
+        return hashlib.sha256(previous.encode() + b"\n" + _encode(self)).hexdigest()
 
 
 def canonical(value: Any) -> str:
@@ -57,31 +100,13 @@ def append(
     before, previous = (last.id, last.hash) if last else (0, GENESIS)
     rows = []
     for number, entry in enumerate(entries, before + 1):
-        row = {
-            "id": number,
-            "stream_id": stream_id,
-            "at": at,
-            "kind": kind,
-            "actor": actor,
-            "entry": canonical(entry),
-        }
-        rows.append(row | {"previous": previous, "hash": _hash(previous, row)})
-        previous = rows[-1]["hash"]
+        facts = Facts(actor, at, canonical(entry), number, kind, stream_id)
+        row = msgspec.structs.asdict(facts) | {"previous": previous}
+        previous = facts.hash(previous)
+        rows.append(row | {"hash": previous})
     if rows:
         conn.execute(insert(ledger), rows)
     return str(previous)
-
-
-def broken(conn: Connection) -> Iterator[int]:
-    """Numbers of the entries at which the chain does not hold."""
-    previous, expected = GENESIS, 1
-    for row in conn.execute(select(ledger).order_by(ledger.c.id)).mappings():
-        facts = {name: row[name] for name in ("id", "stream_id", "at", "kind", "actor", "entry")}
-        if (row["id"], row["previous"]) != (expected, previous) or row["hash"] != _hash(
-            previous, facts
-        ):
-            yield row["id"]
-        previous, expected = row["hash"], row["id"] + 1
 
 
 def _worded(value: Any) -> Any:
@@ -90,7 +115,3 @@ def _worded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_worded(item) for item in value]
     return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
-def _hash(previous: str, row: Mapping[str, Any]) -> str:
-    return hashlib.sha256(f"{previous}\n{canonical(row)}".encode()).hexdigest()

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
 from pipeline.errors import RegistryError
-from pipeline.register import ledger
+from pipeline.register.damage import first_of
 from pipeline.register.engine import connect, exists, reading, shown, translated
 from pipeline.register.files import is_empty
 from pipeline.register.migrate import check_schema, current_and_head, upgrade
@@ -102,8 +102,8 @@ def _check(to: Connection, written: dict[str, tuple[int, str]]) -> None:
                 f"{table.name} was not copied: {found[0]} rows with hash {found[1][:12]}, "
                 f"{written[table.name][0]} with {written[table.name][1][:12]} were written"
             )
-    if (number := next(ledger.broken(to), None)) is not None:
-        raise RegistryError(f"the ledger's chain is broken at entry {number}")
+    if (damage := first_of(to)) is not None:
+        raise RegistryError(f"the ledger's chain is broken at entry {damage.id}")
     if to.dialect.name == "sqlite" and to.exec_driver_sql("PRAGMA foreign_key_check").first():
         raise RegistryError("there are rows without their parent")
 

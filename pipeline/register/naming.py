@@ -316,6 +316,7 @@ class Naming:
             "created": at,
         }
         task_id = inserted(self.conn, insert(t.tasks).values(row))
+        ledger.append(self.conn, "task", row, at=at, stream_id=self.stream_id)
         self.tasks[task_id] = tasks.Task(
             id=task_id, number=number, kind=kind, name=None, fingerprint=units
         )

@@ -45,6 +45,7 @@ def open_(conn: Connection, name: str, channels: Sequence[str], *, at: int) -> S
         raise RegistryError(f"stream {name} has the channels {', '.join(found.channels)}")
     text = ledger.canonical(list(channels))
     conn.execute(update(t.streams).where(t.streams.c.id == found.id).values(channels=text))
+    ledger.append(conn, "channels", {"channels": text}, at=at, stream_id=found.id)
     return replace(found, channels=tuple(channels))
 
 

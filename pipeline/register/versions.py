@@ -51,8 +51,13 @@ def register(conn: Connection, claim: Claim, made: Made, *, at: int) -> Version:
     marks.check(conn, stream_id, made.inputs)
     row = _row(conn, claim, made, number, at)
     version_id = inserted(conn, insert(t.versions).values(row))
-    _insert_figures(conn, version_id, made.candidate)
-    entry = row | {"metrics": dict(made.candidate.metrics), "skills": dict(made.candidate.skills)}
+    entry = row | {
+        "version": version_id,
+        "folded": [folded for folded, _ in claim.folded],
+        "metrics": dict(made.candidate.metrics),
+        "skills": dict(made.candidate.skills),
+        "evaluations": _insert_figures(conn, version_id, made.candidate),
+    }
     ledger.append(conn, "version", entry, at=at, stream_id=stream_id)
     if made.decision.promote:
         instead_of = made.champion or made.parent
@@ -223,8 +228,11 @@ def _row(conn: Connection, claim: Claim, made: Made, number: int, at: int) -> di
     }
 
 
-def _insert_figures(conn: Connection, version_id: int, candidate: Candidate) -> None:
-    """A figure that is not finite has no row: SQLite keeps NaN as NULL; the ledger has it."""
+def _insert_figures(
+    conn: Connection, version_id: int, candidate: Candidate
+) -> list[dict[str, Any]]:
+    """The rows of R. A figure that is not finite has none: SQLite keeps NaN as NULL; the ledger
+    has it."""
     figures = [
         {"version_id": version_id, "name": name, "value": value}
         for name, value in candidate.metrics.items()
@@ -247,6 +255,7 @@ def _insert_figures(conn: Connection, version_id: int, candidate: Candidate) -> 
     ]
     if row_of_r:
         conn.execute(insert(t.evaluations), row_of_r)
+    return row_of_r
 
 
 def _finite(value: float | None) -> float | None:

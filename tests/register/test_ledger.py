@@ -14,6 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pipeline.config import Database
 from pipeline.register import ledger, tables
+from pipeline.register.chain import follow, stored
+from pipeline.register.damage import diagnose
 from pipeline.register.engine import connect, writing
 from pipeline.register.triggers import create_triggers, drop_triggers
 from tests.register.making import change, column, race
@@ -32,9 +34,12 @@ def engine(at_head: Database) -> Iterator[Engine]:
     engine.dispose()
 
 
-def broken(engine: Engine) -> list[int]:
+def broken(engine: Engine) -> list[tuple[int, str]]:
+    """(entry, what was done to it) of all that is found."""
     with engine.connect() as conn:
-        return list(ledger.broken(conn))
+        if follow(stored(conn))[1]:
+            return []
+        return [(damage.id, damage.what) for damage in diagnose(stored(conn))]
 
 
 def test_the_hash_is_the_documented_one(engine: Engine) -> None:
@@ -123,34 +128,50 @@ SWAP = "UPDATE ledger SET entry = CASE id WHEN 2 THEN '{\"number\":5}' ELSE '{\"
 @pytest.mark.parametrize(
     ("attack", "named"),
     [
-        ("UPDATE ledger SET entry = '{\"number\":0}' WHERE id = 3", [3]),
-        ("UPDATE ledger SET at = at + 1 WHERE id = 1", [1]),
-        ("UPDATE ledger SET kind = 'other' WHERE id = 6", [6]),
-        ("UPDATE ledger SET actor = 'eve' WHERE id = 4", [4]),
-        ("UPDATE ledger SET hash = previous WHERE id = 1", [1, 2]),
-        ("UPDATE ledger SET previous = hash WHERE id = 5", [5]),
-        ("UPDATE ledger SET id = 9 WHERE id = 6", [9]),
-        ("DELETE FROM ledger WHERE id = 1", [2]),
-        ("DELETE FROM ledger WHERE id = 3", [4]),
-        ("DELETE FROM ledger WHERE id IN (2, 3)", [4]),
-        (f"{SWAP} WHERE id IN (2, 5)", [2, 5]),
+        ("UPDATE ledger SET entry = '{\"number\":0}' WHERE id = 3", [(3, "edited")]),
+        ("UPDATE ledger SET at = at + 1 WHERE id = 1", [(1, "edited")]),
+        ("UPDATE ledger SET kind = 'other' WHERE id = 6", [(6, "edited")]),
+        ("UPDATE ledger SET actor = 'eve' WHERE id = 4", [(4, "edited")]),
+        ("UPDATE ledger SET hash = previous WHERE id = 1", [(1, "edited")]),
+        ("UPDATE ledger SET previous = hash WHERE id = 5", [(5, "edited")]),
+        ("UPDATE ledger SET id = 9 WHERE id = 6", [(9, "edited")]),
+        ("DELETE FROM ledger WHERE id = 1", [(1, "deleted")]),
+        ("DELETE FROM ledger WHERE id = 3", [(3, "deleted")]),
+        ("DELETE FROM ledger WHERE id IN (2, 3)", [(2, "deleted")]),
+        (f"{SWAP} WHERE id IN (2, 5)", [(2, "edited"), (5, "edited")]),
+        (f"{SWAP}, at = 7 - at WHERE id IN (2, 5)", [(2, "swapped"), (5, "swapped")]),
+        (
+            "UPDATE ledger SET id = 99 WHERE id = 2; UPDATE ledger SET id = 2 WHERE id = 4;"
+            "UPDATE ledger SET id = 4 WHERE id = 99",
+            [(2, "swapped"), (4, "swapped")],
+        ),
+        (
+            "DELETE FROM ledger WHERE id = 3; UPDATE ledger SET id = 3 WHERE id = 4;"
+            "UPDATE ledger SET id = 4 WHERE id = 5; UPDATE ledger SET id = 5 WHERE id = 6",
+            [(3, "deleted")],
+        ),
+        (
+            "UPDATE ledger SET id = 7 WHERE id = 6; UPDATE ledger SET id = 6 WHERE id = 5;"
+            "INSERT INTO ledger SELECT 5, stream_id, at, kind, 'eve', entry, previous, 'x' "
+            "FROM ledger WHERE id = 3",
+            [(5, "inserted")],
+        ),
     ],
 )
-def test_broken_names_the_entry(engine: Engine, attack: str, named: list[int]) -> None:
-    """Who can drop the triggers can edit, but not so that `tidemark verify` does not say where.
-
-    An edit breaks its own hash; a changed hash also breaks the entry that follows it; of a deleted
-    entry the one behind it has lost its predecessor; swapped contents break both places.
-    """
+def test_what_was_done_to_which_entry_is_told(
+    engine: Engine, attack: str, named: list[tuple[int, str]]
+) -> None:
+    """Who can drop the triggers can edit, but not so that `audit verify` does not say where."""
     with engine.begin() as conn:
         drop_triggers(conn)
-        conn.exec_driver_sql(attack)
+        for each in attack.split(";"):
+            conn.exec_driver_sql(each)
         create_triggers(conn)
     assert broken(engine) == named
 
 
-def test_an_edit_with_its_hash_made_anew_breaks_the_next_entry(engine: Engine) -> None:
-    """Forging one entry's hash as well moves the break by one: the whole rest must be forged."""
+def test_an_edit_with_its_hash_made_anew_is_told_by_the_next_entry(engine: Engine) -> None:
+    """Forging one entry's hash as well leaves the next without a predecessor."""
     with engine.begin() as conn:
         drop_triggers(conn)
         row = conn.execute(select(tables.ledger).where(tables.ledger.c.id == 3)).mappings().one()
@@ -163,7 +184,7 @@ def test_an_edit_with_its_hash_made_anew_breaks_the_next_entry(engine: Engine) -
             .where(tables.ledger.c.id == 3)
             .values(actor=forged["actor"], hash=hash_)
         )
-    assert broken(engine) == [4]
+    assert broken(engine) == [(3, "edited")]
 
 
 def test_an_entry_of_a_transaction_that_fails_leaves_no_hole(engine: Engine) -> None:

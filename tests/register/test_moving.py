@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pipeline.config import Database
 from pipeline.errors import RegistryError
-from pipeline.register import ledger, migrate, moving, tables
+from pipeline.register import migrate, moving, tables
+from pipeline.register.damage import first_of
 from pipeline.register.engine import connect
 from pipeline.register.moving import copy
 from pipeline.register.sql import SqlRegistry
@@ -57,7 +58,7 @@ def test_every_row_of_every_table_is_there(
     assert told[-1] == (total, total)
     engine = connect(target)
     with engine.connect() as conn:
-        assert list(ledger.broken(conn)) == []
+        assert first_of(conn) is None
     with pytest.raises(DBAPIError, match="append-only"):
         change(engine, "DELETE FROM ledger")
     change(engine, "INSERT INTO streams (name, channels, created) VALUES ('new', '[]', 1)")

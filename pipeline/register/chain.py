@@ -1,0 +1,82 @@
+"""The ledger's entries in, in batches; whether they are as they were written, out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection, func, select
+
+from pipeline.register.ledger import GENESIS, Facts
+from pipeline.register.tables import ledger
+
+#: Entries in memory at once.
+BATCH = 2000
+
+
+class Entry(NamedTuple):
+    """An entry as it is stored. Without facts (kind None) only its place in the chain is known."""
+
+    actor: str
+    at: int
+    entry: str
+    id: int
+    kind: str | None
+    stream_id: int | None
+    previous: str
+    hash: str
+
+    def hash_as(self, number: int, previous: str) -> str:
+        """Its hash, had it that number and stood behind that hash."""
+        if self.kind is None:
+            return self.hash
+        facts = Facts(self.actor, self.at, self.entry, number, self.kind, self.stream_id)
+        return facts.hash(previous)
+
+
+Batches = Iterable[Sequence[Entry]]
+#: Called with (entries looked at, entries in all).
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """How far a ledger goes."""
+
+    entries: int = 0
+    hash: str = GENESIS
+    at: int = 0
+    #: Hash of the first entry: no two histories begin alike.
+    database: str = GENESIS
+
+
+def stored(conn: Connection, progress: Progress | None = None) -> Iterator[Sequence[Entry]]:
+    """All entries in order of their numbers, in batches, by a cursor of the server."""
+    total = conn.execute(select(func.count()).select_from(ledger)).scalar_one() if progress else 0
+    columns = [ledger.c[name] for name in Entry._fields]
+    query = select(*columns).order_by(ledger.c.id)
+    done = 0
+    for rows in conn.execute(query, execution_options={"yield_per": BATCH}).partitions():
+        yield rows  # type: ignore[misc] # a row is a tuple of these fields
+        done += len(rows)
+        if progress:
+            progress(done, total)
+
+
+def follow(batches: Batches) -> tuple[Head, bool]:
+    """The last entry, and whether all up to it are as they were written."""
+    head, first, number, before, at = Head(), "", 0, GENESIS, 0
+    for batch in batches:
+        for actor, at, entry, id_, kind, stream_id, previous, hash_ in batch:
+            number += 1
+            if id_ != number or previous != before:
+                return head, False
+            if kind is not None:
+                made = Facts(actor, at, entry, number, kind, stream_id).hash(before)
+                if made != hash_:
+                    return head, False
+            before = hash_
+        first = first or batch[0][7]
+        head = Head(entries=number, hash=before, at=at, database=first)
+    return head, True

@@ -1,0 +1,114 @@
+"""A database in; everything that was changed behind the ledger's back, out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select, union
+
+from pipeline.config import Database
+from pipeline.register import anchors as heads
+from pipeline.register.agreement import Difference, differences, in_sql
+from pipeline.register.anchors import Anchor
+from pipeline.register.chain import Head, follow, stored
+from pipeline.register.damage import Damage, diagnose
+from pipeline.register.engine import connect, reading
+from pipeline.register.findings import Finding
+from pipeline.register.tables import artifacts, versions
+
+#: Artifacts in memory at once.
+FEW = 16
+#: Called with (done, in all, what).
+Progress = Callable[[int, int | None, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What was looked at, and what was found."""
+
+    head: Head
+    anchors: int
+    artifacts: int
+    findings: Sequence[Finding]
+
+
+def verify(
+    database: Database,
+    *,
+    anchors: Sequence[tuple[str, Anchor]] = (),
+    signed: Callable[[bytes, bytes], bool] | None = None,
+    tables: bool = True,
+    contents: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Proof:
+    """Look at all of one moment: the chain, anchors, tables, and if wanted artifacts' contents.
+
+    anchors: (where it was kept, anchor). signed: (content, signature) -> whether it fits; None:
+    signatures are not looked at.
+    """
+    engine = connect(database)
+    try:
+        with reading(engine) as conn:
+            head = heads.head(conn)
+            found = list(_chain(conn, progress))
+            found += heads.check(anchors, head, heads.hashes(conn), signed)
+            if tables:
+                progress(0, None, "tables")
+                found += map(of_row, differences(*in_sql(conn)))
+            count, damaged = _artifacts(conn, progress) if contents else (0, [])
+    finally:
+        engine.dispose()
+    return Proof(head=head, anchors=len(anchors), artifacts=count, findings=(*found, *damaged))
+
+
+def of_entry(damage: Damage) -> Finding:
+    """A damaged entry as a finding."""
+    return Finding(
+        where="ledger",
+        what=damage.what,
+        entry=damage.id,
+        kind=damage.kind,
+        at=damage.at,
+        detail=damage.detail,
+    )
+
+
+def of_row(difference: Difference) -> Finding:
+    """A row that differs as a finding."""
+    row = ", ".join(f"{name} {value}" for name, value in difference.row.items())
+    columns = f": {', '.join(difference.columns)}" if difference.columns else ""
+    return Finding(
+        where=difference.table,
+        what=difference.what,
+        entry=difference.entry,
+        kind=difference.kind,
+        at=difference.at,
+        detail=f"{row}{columns}",
+    )
+
+
+def _chain(conn: Connection, progress: Progress) -> Iterator[Finding]:
+    told = stored(conn, lambda done, total: progress(done, total, "ledger"))
+    if not follow(told)[1]:
+        yield from map(of_entry, diagnose(stored(conn)))
+
+
+def _artifacts(conn: Connection, progress: Progress) -> tuple[int, list[Finding]]:
+    """How many there are; those that are not what their hash says, or gone from under a version."""
+    found, there = [], set()
+    total = conn.execute(select(func.count()).select_from(artifacts)).scalar_one()
+    query = select(artifacts.c.sha256, artifacts.c.content)
+    for row in conn.execute(query, execution_options={"yield_per": FEW}):
+        there.add(row.sha256)
+        if hashlib.sha256(row.content).hexdigest() != row.sha256:
+            found.append(Finding(where="artifacts", what="edited", detail=f"sha256 {row.sha256}"))
+        progress(len(there), total, "artifacts")
+    wanted = conn.execute(union(select(versions.c.sha256), select(versions.c.ewc_sha256)))
+    found += [
+        Finding(where="artifacts", what="deleted", detail=f"sha256 {sha}")
+        for sha in wanted.scalars()
+        if sha is not None and sha not in there
+    ]
+    return total, found
