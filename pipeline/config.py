@@ -593,6 +593,12 @@ def digest(settings: Settings) -> str:
     return hashlib.sha256(msgspec.json.encode(public, order="sorted")).hexdigest()
 
 
+def deciding(settings: Settings) -> dict[str, Any]:
+    """The sections that decide what is found, learned and promoted; there is no secret in them."""
+    names = ("stream", "score", "detect", "learn", "gate", "schedule")
+    return {name: msgspec.to_builtins(getattr(settings, name)) for name in names}
+
+
 def _without_password(url: str) -> str:
     """`scheme://user:secret@host/name?options` as `scheme://user@host/name`."""
     scheme, mark, rest = url.partition("?")[0].partition("://")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.shared import Json, print_json, read_settings
+from pipeline.cli.audit import Number
+from pipeline.cli.shared import Json, StreamName, print_json, read_settings
 
 if TYPE_CHECKING:
     from pipeline.register.findings import Finding
@@ -93,6 +94,25 @@ def key(file: Annotated[Path, typer.Argument(help="File for the private key.")])
     from pipeline.run.keys import make
 
     typer.echo(f"private key: {file}\npublic key: {make(file)}")
+
+
+@app.command()
+def reproduce(number: Number, stream_name: StreamName = None, as_json: Json = False) -> None:
+    """Train a version again from what SQL keeps, in a fresh process, and compare the bytes."""
+    import msgspec
+
+    from pipeline.register.migrate import check_schema
+    from pipeline.run.reproduce import reproduce as again
+
+    settings = read_settings(quiet=True)
+    check_schema(settings.database)
+    made = again(settings, stream_name or settings.stream.topic, number)
+    if as_json:
+        print_json(msgspec.to_builtins(made))
+    else:
+        typer.echo(made.sentence)
+    if made.verdict == "differs":
+        raise typer.Exit(1)
 
 
 def tell(looked: dict[str, Any], findings: Sequence[Finding], as_json: bool) -> None:

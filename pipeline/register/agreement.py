@@ -88,8 +88,9 @@ def in_sql(conn: Connection) -> tuple[Entries, Rows]:
 
 
 def _streamed(conn: Connection, query: Any) -> Iterator[Row]:
-    rows: Any = conn.execute(query, execution_options={"yield_per": BATCH}).mappings()
-    yield from rows
+    with conn.execute(query, execution_options={"yield_per": BATCH}) as result:
+        rows: Any = result.mappings()
+        yield from rows
 
 
 @dataclass(slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,17 +52,26 @@ class Head:
     database: str = GENESIS
 
 
-def stored(conn: Connection, progress: Progress | None = None) -> Iterator[Sequence[Entry]]:
+def stored(
+    conn: Connection, progress: Progress | None = None
+) -> Generator[Sequence[Entry], None, None]:
     """All entries in order of their numbers, in batches, by a cursor of the server."""
     total = conn.execute(select(func.count()).select_from(ledger)).scalar_one() if progress else 0
     columns = [ledger.c[name] for name in Entry._fields]
     query = select(*columns).order_by(ledger.c.id)
     done = 0
-    for rows in conn.execute(query, execution_options={"yield_per": BATCH}).partitions():
-        yield rows  # type: ignore[misc] # a row is a tuple of these fields
-        done += len(rows)
-        if progress:
-            progress(done, total)
+    with conn.execute(query, execution_options={"yield_per": BATCH}) as result:
+        for rows in result.partitions():
+            yield rows  # type: ignore[misc] # a row is a tuple of these fields
+            done += len(rows)
+            if progress:
+                progress(done, total)
+
+
+def sound(conn: Connection, progress: Progress | None = None) -> bool:
+    """Whether a database's ledger is as it was written."""
+    with closing(stored(conn, progress)) as batches:
+        return follow(batches)[1]
 
 
 def follow(batches: Batches) -> tuple[Head, bool]:

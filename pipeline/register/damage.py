@@ -14,7 +14,7 @@ from itertools import chain, islice
 
 from sqlalchemy import Connection
 
-from pipeline.register.chain import Batches, Entry, follow, stored
+from pipeline.register.chain import Batches, Entry, sound, stored
 from pipeline.register.ledger import GENESIS
 
 #: Numbers that are tried, in all, to find out where entries stood before.
@@ -43,8 +43,7 @@ class Damage:
 
 def first_of(conn: Connection) -> Damage | None:
     """The first damage of a database's ledger; None: it is sound."""
-    _, sound = follow(stored(conn))
-    return None if sound else diagnose(stored(conn))[0]
+    return None if sound(conn) else diagnose(stored(conn))[0]
 
 
 def diagnose(batches: Batches) -> list[Damage]:

@@ -12,7 +12,7 @@ from pipeline.config import Database
 from pipeline.register import anchors as heads
 from pipeline.register.agreement import Difference, differences, in_sql
 from pipeline.register.anchors import Anchor
-from pipeline.register.chain import Head, follow, stored
+from pipeline.register.chain import Head, sound, stored
 from pipeline.register.damage import Damage, diagnose
 from pipeline.register.engine import connect, reading
 from pipeline.register.findings import Finding
@@ -90,8 +90,7 @@ def of_row(difference: Difference) -> Finding:
 
 
 def _chain(conn: Connection, progress: Progress) -> Iterator[Finding]:
-    told = stored(conn, lambda done, total: progress(done, total, "ledger"))
-    if not follow(told)[1]:
+    if not sound(conn, lambda done, total: progress(done, total, "ledger")):
         yield from map(of_entry, diagnose(stored(conn)))
 
 

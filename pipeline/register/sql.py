@@ -35,6 +35,7 @@ from pipeline.register import (
     migrate,
     naming,
     presence,
+    recorded,
     rollback,
     streams,
     tasks,
@@ -44,6 +45,7 @@ from pipeline.register import requests as queue
 from pipeline.register.checkpoints import Checkpoint, State
 from pipeline.register.engine import connect, now_us, reading, writing
 from pipeline.register.marks import Marked
+from pipeline.register.recorded import Recipe
 from pipeline.register.streams import Stream
 from pipeline.register.tasks import Asked, Task
 
@@ -114,6 +116,11 @@ class SqlRegistry:
     def check_schema(self) -> None:
         """Raise RegistryError unless the schema is at head."""
         migrate.check_schema(self.database)
+
+    def note_settings(self, role: str, topic: str, settings: Mapping[str, Any], actor: str) -> None:
+        """Record the settings that a process begins with, if they are others than the last."""
+        with writing(self.engine) as conn:
+            recorded.note_settings(conn, role, topic, settings, actor=actor, at=self.clock())
 
     # Streams ----------------------------------------------------------------------------------
 
@@ -381,6 +388,11 @@ class SqlRegistry:
         """(skills, parent's skills) by task id of a version and its forebears, the first first."""
         with reading(self.engine) as conn:
             return versions.rows_of_r(conn, version.id)
+
+    def recipe(self, stream_id: int, number: int) -> Recipe:
+        """How a version was made; PipelineError if the stream has none of that number."""
+        with reading(self.engine) as conn:
+            return recorded.recipe(conn, stream_id, number)
 
     def register(
         self,

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import structlog
 
-from pipeline.config import Settings
+from pipeline.config import Settings, deciding
 from pipeline.errors import PipelineError
 from pipeline.outage import Outage
 from pipeline.register.sql import SqlRegistry
@@ -143,6 +143,7 @@ def _registry(settings: Settings, stop: threading.Event, role: str) -> Iterator[
     try:
         registry.run_as(owner_name(role))
         registry.check_schema()
+        registry.note_settings(role, settings.stream.topic, deciding(settings), owner_name(role))
         yield registry
     finally:
         registry.close()

@@ -27,6 +27,7 @@ from pipeline.records import Candidate, Claim, Decision, Version
 from pipeline.register.promotion import decide
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import work as works
+from pipeline.run.environment import environment
 from pipeline.run.work import Work
 
 log = structlog.get_logger()
@@ -265,8 +266,9 @@ def _until(stop: threading.Event, lost: threading.Event) -> Callable[[float], No
 
 
 def _recorded(settings: Settings) -> dict[str, object]:
-    """The settings that a version depends on."""
+    """The settings that a version depends on, and what else its bytes do."""
     return {
+        "environment": environment(),
         "score": msgspec.to_builtins(settings.score),
         "learn": msgspec.to_builtins(settings.learn),
         "gate": msgspec.to_builtins(settings.gate),

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pipeline.config import Database
 from pipeline.register import ledger, tables
-from pipeline.register.chain import follow, stored
+from pipeline.register.chain import sound, stored
 from pipeline.register.damage import diagnose
 from pipeline.register.engine import connect, writing
 from pipeline.register.triggers import create_triggers, drop_triggers
@@ -37,7 +37,7 @@ def engine(at_head: Database) -> Iterator[Engine]:
 def broken(engine: Engine) -> list[tuple[int, str]]:
     """(entry, what was done to it) of all that is found."""
     with engine.connect() as conn:
-        if follow(stored(conn))[1]:
+        if sound(conn):
             return []
         return [(damage.id, damage.what) for damage in diagnose(stored(conn))]
 
