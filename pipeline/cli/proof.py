@@ -97,6 +97,49 @@ def key(file: Annotated[Path, typer.Argument(help="File for the private key.")])
 
 
 @app.command()
+def export(
+    to: Annotated[Path, typer.Option("--to", help="A new file, a zip.")],
+    stream_name: Annotated[
+        str | None, typer.Argument(metavar="STREAM", help="Of this stream alone; default: of all.")
+    ] = None,
+) -> None:
+    """Write ledger, tables and weights to one file that proves itself without a database."""
+    from pipeline.register.bundle import export as write
+    from pipeline.register.migrate import check_schema
+    from pipeline.run.progress import bar
+
+    settings = read_settings(quiet=True)
+    check_schema(settings.database)
+    with bar("export") as show:
+        made = write(settings.database, to, stream_name, show)
+    size = to.stat().st_size
+    typer.echo(f"{to}: {made.entries:,} entries, {len(made.files):,} files, {size:,} bytes")
+    typer.echo(f"head {made.head}")
+
+
+@app.command("verify-bundle")
+def verify_bundle(
+    file: Annotated[Path, typer.Argument(help="What `audit export` wrote.")],
+    anchors: Anchors = None,
+    public_key: PublicKey = None,
+    as_json: Json = False,
+) -> None:
+    """Whether a bundle is as it was written, and in itself consistent; needs no database."""
+    from pipeline.register.unbundle import verify_bundle as look
+    from pipeline.run.anchoring import kept
+    from pipeline.run.keys import verifier
+    from pipeline.run.progress import bar
+
+    signed = verifier(public_key) if public_key else None
+    known = kept(read_settings(quiet=True), anchors or ())
+    with bar("bundle") as show:
+        looked = look(file, anchors=known, signed=signed, progress=show)
+    manifest = looked.manifest
+    told = {"entries": manifest.entries, "files": len(manifest.files)}
+    tell(told | {"anchors": looked.anchors, "head": manifest.head}, looked.findings, as_json)
+
+
+@app.command()
 def reproduce(number: Number, stream_name: StreamName = None, as_json: Json = False) -> None:
     """Train a version again from what SQL keeps, in a fresh process, and compare the bytes."""
     import msgspec

@@ -8,7 +8,6 @@ weights and skills are compared within a tolerance.
 from __future__ import annotations
 
 import hashlib
-import math
 import multiprocessing
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,8 +20,10 @@ from pipeline.errors import ArtifactCorrupt, PipelineError, SettingsError
 from pipeline.register.recorded import Recipe
 from pipeline.register.sql import SqlRegistry
 
-#: Distance of the weights, by that of the recorded ones from 0, and of a task's skill, at most.
+#: Distance of a tensor, by that of the recorded one from 0, and of a task's skill, at most.
 WEIGHTS, SKILL = 0.01, 0.01
+#: No tensor counts as nearer to 0.
+TINY = 1e-6
 
 
 class Reproduced(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +38,8 @@ class Reproduced(msgspec.Struct, frozen=True, kw_only=True):
     ewc_sha256: tuple[str | None, str | None]
     #: Name -> (recorded, here) of what differs; None: not recorded.
     environment: dict[str, tuple[str | None, str]]
-    #: |w' - w| / |w|, and the largest |skill' - skill|; None: the other is of another form.
+    #: The largest |w' - w| / |w| of a tensor, and the largest |skill' - skill|; None: the other is
+    #: of another form.
     distance: float | None
     skill: float | None
 
@@ -176,7 +178,7 @@ def _compared(
 
 
 def _distance(before: bytes, after: bytes) -> float | None:
-    """|w' - w| / |w| over all tensors; None if they do not correspond."""
+    """The largest |w' - w| / |w| of a tensor; None if they do not correspond."""
     import numpy as np
     from safetensors.numpy import load
 
@@ -184,9 +186,9 @@ def _distance(before: bytes, after: bytes) -> float | None:
     if {k: v.shape for k, v in old.items()} != {k: v.shape for k, v in new.items()}:
         return None
 
-    def squares(parts: Any) -> float:
-        return float(sum(np.sum(np.square(part.astype(np.float64))) for part in parts))
+    def size(tensor: Any) -> float:
+        return float(np.linalg.norm(tensor.astype(np.float64).ravel()))
 
-    return math.sqrt(
-        squares(new[k] - old[k] for k in old) / max(squares(old.values()), math.ulp(0.0))
+    return max(
+        (size(new[k] - tensor) / max(size(tensor), TINY) for k, tensor in old.items()), default=0.0
     )
