@@ -160,8 +160,11 @@ def test_only_what_the_key_signed_is_believed(
     file.write_bytes(made.line)
     other = make(tmp_path / "other")
     assert [each.what for each in found(settings, str(file), key=other)] == ["unsigned"]
+    public.unlink()
     with pytest.raises(PipelineError, match="File exists"):
-        (make(tmp_path / "key2") and (tmp_path / "key2.pub").unlink()) or make(tmp_path / "key2")
+        make(key)
+    with pytest.raises(PipelineError, match="is there already"):
+        make(tmp_path / "other")
     with pytest.raises(PipelineError, match="no private Ed25519 key"):
         signer(other)
     with pytest.raises(PipelineError, match="no public Ed25519 key"):
