@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any
 
+import msgspec
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse
 from starlette.responses import Response
 
 from pipeline.errors import Away
-from pipeline.register import ledger
-from pipeline.register.engine import reading
+from pipeline.register.proof import verify as prove
 from pipeline.serve.http.house import Asked, House
 from pipeline.serve.http.paging import Page, Turn, paged
 from pipeline.serve.http.problems import Problem
@@ -58,15 +58,16 @@ def entries(
 
 @router.get("/ledger/verify", response_model=dict[str, Any])
 def verify(house: Asked) -> Response:
-    """Whether the chain holds, and the numbers of the entries at which it does not."""
+    """Whether ledger and tables are as they were written; what is not, and what was done to it."""
     if not house.verifying.acquire(blocking=False):
         raise Problem(503, "it is being verified for somebody else", {"Retry-After": "5"})
     try:
-        with reading(house.registry.engine) as conn:
-            broken = list(ledger.broken(conn))
+        proof = prove(house.registry.database)
     finally:
         house.verifying.release()
-    return answer({"entries": house.listing.last_entry(), "holds": not broken, "broken": broken})
+    findings = msgspec.to_builtins(proof.findings)
+    head = {"entries": proof.head.entries, "head": proof.head.hash}
+    return answer(head | {"holds": not findings, "findings": findings})
 
 
 @router.get("/events", response_class=EventSourceResponse)
