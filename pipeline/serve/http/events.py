@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request
-from fastapi.sse import EventSourceResponse
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from pipeline.errors import Away
 from pipeline.register.proof import verify as prove
@@ -32,6 +31,10 @@ router = APIRouter(tags=["ledger"])
 LOOK_S, ALIVE_S = 0.5, 15.0
 #: A connection ends after, in seconds.
 LIFE_S = 60.0
+EVENTS = "text/event-stream"
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {EVENTS: {"schema": {"type": "string"}}}}
+}
 #: Entries that are read at once.
 AT_ONCE = 100
 #: A browser comes back after, in milliseconds.
@@ -70,7 +73,7 @@ def verify(house: Asked) -> Response:
     return answer(head | {"holds": not findings, "findings": findings})
 
 
-@router.get("/events", response_class=EventSourceResponse)
+@router.get("/events", response_class=StreamingResponse, responses=STREAM)
 async def events(
     house: Asked,
     request: Request,
@@ -97,7 +100,8 @@ async def events(
         house.listing.entries, limit=AT_ONCE, stream_id=stream_id, kinds=tuple(kind or ())
     )
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventSourceResponse(_told(house, fetch, after), headers=headers)
+    told = _told(house, fetch, after)
+    return StreamingResponse(told, headers=headers, media_type=EVENTS)
 
 
 async def _told(house: House, fetch: Any, after: int) -> AsyncIterator[bytes]:

@@ -6,6 +6,7 @@ An answer of JSON gets a strong ETag, the hash of its bytes; who has it already 
 from __future__ import annotations
 
 import hashlib
+import traceback
 
 import structlog
 from starlette.datastructures import Headers as Given
@@ -51,8 +52,10 @@ class Headers:
             await self.app(scope, receive, out)
         except PipelineError as exc:  # before any route: of the gate
             await self._fail(of(exc), scope, receive, out)
-        except Exception:
-            log.exception("http_failed", path=scope["path"])
+        except Exception as exc:
+            # as text, without the values of variables: they may be secrets
+            trace = "".join(traceback.format_exception(exc))
+            log.error("http_failed", path=scope["path"], exception=trace)  # noqa: TRY400
             await self._fail(Problem(500, "a fault of ours; the log has more"), scope, receive, out)
 
     async def _fail(self, problem: Problem, scope: Scope, receive: Receive, out: _Out) -> None:

@@ -48,7 +48,7 @@ def finite(values: Sequence[float]) -> list[float | None]:
 
 
 def _sound(text: str) -> str:
-    if "\0" in text:
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ValueError("a character that no text has")
     return text
 

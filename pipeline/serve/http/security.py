@@ -26,6 +26,10 @@ from pipeline.serve.http.problems import Problem
 PRIVATE = ("/v1", "/metrics")
 #: Methods that change nothing.
 READS = ("GET", "HEAD", "OPTIONS")
+#: Of all headers together, at most.
+HEADERS_BYTES = 16 * 1024
+#: What follows on the connection may be somebody else's.
+CLOSE = {"Connection": "close"}
 #: What a proxy adds; without tokens we cannot tell who stands behind it.
 PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
@@ -108,8 +112,12 @@ class Gate:
             raise Problem(429, "too many requests (serve.requests_per_second)", again)
 
     def _check_way(self, headers: Headers) -> None:
+        if sum(len(name) + len(value) for name, value in headers.raw) > HEADERS_BYTES:
+            raise Problem(431, f"headers have up to {HEADERS_BYTES} bytes", CLOSE)
         if len(headers.getlist("host")) != 1:
-            raise Problem(400, "one Host is needed")
+            raise Problem(400, "one Host is needed", CLOSE)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            raise Problem(400, "a body has one length", CLOSE)  # RFC 9112, section 6.1
         if not self.is_open:
             return
         if not is_loopback(_hostname(headers["host"])):

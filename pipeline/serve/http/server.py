@@ -20,10 +20,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pipeline.config import Serve
 from pipeline.errors import SettingsError
 from pipeline.register.tokens import Token
-from pipeline.serve.http.security import needs_tokens
+from pipeline.serve.http.security import HEADERS_BYTES, needs_tokens
 
-#: Bytes of a request's line and headers together, at most.
-HEADERS_BYTES = 16 * 1024
 #: An idle connection is kept for, in seconds; and what is under way at the end is waited for.
 IDLE_S, GRACE_S = 15, 5
 #: How often it is looked whether to stop, in seconds.
@@ -143,7 +141,7 @@ def run(
         limit_concurrency=serve.max_connections,
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=GRACE_S,
-        h11_max_incomplete_event_size=HEADERS_BYTES,
+        h11_max_incomplete_event_size=2 * HEADERS_BYTES,
         ssl_certfile=serve.tls_cert or None,
         ssl_keyfile=serve.tls_key or None,
     )
