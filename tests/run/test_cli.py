@@ -22,6 +22,7 @@ from tests.register.making import next_version
 COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
     "retrain", "rollback", "config", "backup", "restore", "copy",
+    "serve", "token add", "token revoke", "token list",
     "dlq list", "dlq show", "dlq replay", "dlq drop",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
     "audit events", "audit card", "audit data", "audit decided", "audit rejected", "audit scored",
