@@ -182,9 +182,10 @@ class Listing:
     def dead_letters(self, stream_id: int) -> Item:
         """How many letters people have decided on, by what they decided."""
         c = t.dead_letters.c
-        counts = select(c.status, func.count()).where(c.stream_id == stream_id).group_by(c.status)
+        mine = select(c.status, func.count().label("letters")).where(c.stream_id == stream_id)
         with reading(self.engine) as conn:
-            found: dict[str, int] = dict(conn.execute(counts).tuples().all())
+            rows = conn.execute(mine.group_by(c.status))
+            found = {row.status: row.letters for row in rows}
         return {status: found.get(status, 0) for status in ("replaying", "replayed", "dropped")}
 
     def _page(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from math import isfinite
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +10,8 @@ from fastapi import Path
 from pydantic import AfterValidator, WithJsonSchema
 from starlette.responses import Response
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from pipeline.errors import SettingsError
+from pipeline.serve.times import parse_time
 
 
 def encode(content: Any) -> bytes:
@@ -31,20 +29,10 @@ def _moment(text: str) -> int:
 
     A + that was not escaped arrives as a space.
     """
-    if text == "now":
-        return (datetime.now(UTC) - EPOCH) // timedelta(microseconds=1)
     try:
-        at = datetime.fromisoformat(re.sub(r" (\d\d:?\d\d)$", r"+\1", text))
-    except ValueError:
-        raise ValueError("no time such as 2026-03-01T12:00:00+01:00") from None
-    if at.utcoffset() is None:
-        raise ValueError("no zone: add Z or an offset such as +01:00")
-    return (at - EPOCH) // timedelta(microseconds=1)
-
-
-def finite(values: Sequence[float]) -> list[float | None]:
-    """Figures as JSON has them."""
-    return [value if isfinite(value) else None for value in values]
+        return parse_time(re.sub(r" (\d\d:?\d\d)$", r"+\1", text))
+    except SettingsError as exc:
+        raise ValueError(str(exc)) from None
 
 
 def _sound(text: str) -> str:

@@ -45,8 +45,16 @@ def test_a_plus_that_nobody_escaped_is_still_one(client: TestClient) -> None:
         (f"{OF}/requests/9", 404, "no 9 among the stream's requests"),
         (f"{OF}/tasks/1", 404, "no task 1: the stream has none"),
         (f"{OF}/audit/why/9", 404, "no version 9: the stream has 3"),
-        (f"{OF}/audit/live-at?at=yesterday", 422, "query.at: Value error, no time such as"),
-        (f"{OF}/audit/live-at?at=2026-01-01T00:00:00", 422, "query.at: Value error, no zone"),
+        (
+            f"{OF}/audit/live-at?at=yesterday",
+            422,
+            "query.at: Value error, 'yest",
+        ),
+        (
+            f"{OF}/audit/live-at?at=2026-01-01T00:00:00",
+            422,
+            "query.at: Value error, '2026",
+        ),
         (f"{OF}/audit/live-at?at=1970-01-01T00:00:00Z", 404, "no version was live at"),
         (f"{OF}/versions/0", 422, "path.number: Input should be greater"),
         (f"{OF}/versions/99999999999999999999", 422, "path.number: Input should be less"),

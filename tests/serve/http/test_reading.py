@@ -92,15 +92,41 @@ def test_every_question_is_answered_as_the_command_line_does(
 ) -> None:
     """The same function, the same answer, as JSON."""
     lineage = Lineage(registry.database)
-    asked = {"of_a_time": 1_015 * SECOND, "of_a_version": 3}
+    asked: dict[str, tuple[Any, ...]] = {
+        "of_a_time": (1_015 * SECOND,),
+        "of_a_version": (3,),
+        "of_two_versions": (3, 1),
+    }
     for path, method, form, _ in QUESTIONS:
-        with_ = asked.get(form(method).__name__)
-        expected = getattr(lineage, method)("readings", *([with_] if with_ else []))
-        url = f"{OF}/audit{path}".replace("{number}", "3")
+        if form("").__name__ == "of_a_reading":
+            continue  # nothing was scored here
+        expected = getattr(lineage, method)("readings", *asked.get(form("").__name__, ()))
+        url = f"{OF}/audit{path}".replace("{number}", "3").replace("{other}", "1")
         found = client.get(url, params={"at": "1970-01-01T00:16:55Z"})
         assert found.status_code == 200, found.text
         assert _without_now(found.json()) == _without_now(_as_json(expected)), path
     lineage.close()
+
+
+def test_a_reading_says_which_version_scored_it(
+    client: TestClient, registry: SqlRegistry, stream: Stream
+) -> None:
+    """Version 3 scored [10, 20): the last of these, and none beyond."""
+    epoch = registry.acquire(stream.id, 0, "here").epoch
+    (version,) = (v for v in [registry.champion(stream.id)] if v is not None)
+    scored = [(version.id, 10, 20)]
+    registry.save(stream.id, 0, epoch, next_offset=20, state=State(head=b"{}"), scored=scored)
+    assert client.get(f"{OF}/audit/scored/0/19").json()["version"] == 3
+    assert client.get(f"{OF}/audit/scored/0/20").status_code == 404
+
+
+def test_refusals_are_of_a_range_of_time(client: TestClient) -> None:
+    """Version 2 was refused at 1010 s: in [1010, 1011), and not in what ends there."""
+    path = f"{OF}/audit/rejected"
+    inside = {"start": "1970-01-01T00:16:50Z", "end": "1970-01-01T00:16:51Z"}
+    assert '"version":2' in client.get(path, params=inside).text
+    before = {"start": "1970-01-01T00:16:40Z", "end": "1970-01-01T00:16:50Z"}
+    assert '"version":2' not in client.get(path, params=before).text
 
 
 def _as_json(answer: Any) -> Any:
