@@ -465,6 +465,14 @@ class Serve(Section, frozen=True, kw_only=True):
     max_windows: Annotated[Count, Meta(description="Windows in one prediction")] = 10_000
 
 
+class Audit(Section, frozen=True, kw_only=True):
+    """What is kept for whoever asks later."""
+
+    min_keep_days: Annotated[
+        int, Meta(ge=1, le=36500, description="Nothing used more recently is pruned, in days")
+    ] = 183
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """Every knob."""
 
@@ -478,6 +486,7 @@ class Settings(Section, frozen=True, kw_only=True):
     run: Run = Run()
     schedule: Schedule = Schedule()
     serve: Serve = Serve()
+    audit: Audit = Audit()
 
 
 class Key(Struct, frozen=True, kw_only=True):

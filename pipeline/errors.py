@@ -63,6 +63,10 @@ class ArtifactCorrupt(RegistryError):
     """Stored bytes do not match their sha256. They are not used."""
 
 
+class ArtifactPruned(ArtifactCorrupt):
+    """Stored bytes went by a person's or a schedule's order; their hash stays. It says when."""
+
+
 class Interrupted(PipelineError):
     """The process was told to stop in mid-training. The request is given back as it was."""
 

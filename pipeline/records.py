@@ -308,7 +308,7 @@ class Version:
     sha256: str
     #: sha256 of the online EWC state's artifact.
     ewc_sha256: str | None
-    #: candidate | champion | retired | rejected | rolled_back
+    #: candidate | champion | retired | rejected | rolled_back | waiting | refused
     status: str
 
 

@@ -1,9 +1,10 @@
 """The command line: arguments in, one clear answer out; everything heavy is imported on use.
 
 `processes` starts what runs, `scores` prints what it publishes, `backtest` tries it on a recording,
-`housekeeping` prepares and checks, `moving` keeps and moves the database, `audit` asks the history,
-`proof` has it prove itself, `tasks` says what regimes are, `dead_letters` goes through what could
-not be read, `tokens` says who may ask over HTTP.
+`housekeeping` prepares and checks, `acting` decides by hand, `envelope` says what may be decided
+without a person, `moving` keeps and moves the database, `audit` and `decided` ask the history,
+`proof` has it prove itself, `streams` follows the topic and lists streams, `tasks` says what
+regimes are, `dead_letters` goes through what could not be read, `tokens` says who may ask over HTTP.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline.cli import (
+    acting,
     audit,
     backtest,
     dead_letters,
+    decided,
+    envelope,
     housekeeping,
     moving,
     processes,
     proof,
     scores,
+    streams,
     tasks,
     tokens,
 )
@@ -42,7 +47,11 @@ app.add_typer(processes.app)
 app.add_typer(scores.app)
 app.add_typer(backtest.app)
 app.add_typer(housekeeping.app)
+app.add_typer(acting.app)
 app.add_typer(moving.app)
+app.add_typer(streams.app, name="stream")
+app.add_typer(envelope.app, name="envelope")
+audit.app.add_typer(decided.app)
 audit.app.add_typer(proof.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(tasks.app, name="task")

@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.shared import Json, options, print_json, read_settings
+from pipeline.cli.shared import Json, Supervised, options, print_json, read_settings
 
 app = typer.Typer()
-
-Supervised = Annotated[
-    bool, typer.Option("--supervised", hidden=True, help="End when standard input closes.")
-]
 
 
 @app.command()
@@ -51,17 +47,6 @@ def run(supervised: Supervised = False) -> None:
     check_schema(settings.database)  # else every child says the same, again and again
     roles = (*ROLES, "serve") if settings.serve.in_run else ROLES
     supervise(options.config, stop, restart_limit=settings.run.restart_limit, roles=roles)
-
-
-@app.command()
-def stream(supervised: Supervised = False) -> None:
-    """Follow the topic: score, detect, mark boundaries, checkpoint."""
-    from pipeline.run.signals import stop_on_signals
-
-    stop = stop_on_signals(supervised=supervised)
-    from pipeline.run import processes
-
-    processes.stream(read_settings(), stop)
 
 
 @app.command()

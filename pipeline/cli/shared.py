@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,16 +11,28 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
+    from pipeline.register.orders import Act, Done, Order
     from pipeline.register.sql import SqlRegistry, Stream
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+Supervised = Annotated[
+    bool, typer.Option("--supervised", hidden=True, help="End when standard input closes.")
+]
 StreamName = Annotated[
     str | None, typer.Option("--stream", help="Stream to ask about; default: stream.topic.")
 ]
 
 
 Actor = Annotated[str, typer.Option("--actor", help="Who asks; kept for the audit.")]
+Who = Annotated[
+    str | None,
+    typer.Option("--actor", help="Who decides; kept for the audit. Default: the login name."),
+]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept for the audit.")]
+RequestId = Annotated[
+    str | None,
+    typer.Option("--request-id", help="The same id again does nothing, and gets the same answer."),
+]
 
 
 @dataclass(slots=True)
@@ -57,6 +70,49 @@ def open_stream(name: str | None) -> tuple[SqlRegistry, Stream]:
         names = ", ".join(s.name for s in registry.streams()) or "none yet"
         raise PipelineError(f"no stream {name}; known: {names}")
     return registry, known
+
+
+def who(actor: str | None, reason: str, request_id: str | None) -> Act:
+    """Who does something, and why; PipelineError if the login has no name."""
+    from getpass import getuser
+
+    from pipeline.errors import PipelineError
+    from pipeline.register.orders import Act
+
+    if actor is None:
+        try:
+            actor = getuser()
+        except (KeyError, OSError, ImportError):  # a number without a name, as in a container
+            raise PipelineError("this login has no name: say who decides (--actor)") from None
+    if request_id is None:
+        return Act(actor=actor, reason=reason)
+    return Act(actor=actor, reason=reason, request_id=request_id)
+
+
+def do(
+    order: Order,
+    act: Act,
+    stream_name: str | None,
+    as_json: bool,
+    answer: Callable[[Done], dict[str, Any]] | None = None,
+) -> Done:
+    """Give an order and say what came of it.
+
+    answer: the facts for --json; by default those of the act, with its time.
+    """
+    from pipeline.serve.answers import iso
+
+    registry, known = open_stream(stream_name)
+    try:
+        done = registry.act(known.id, order, act)
+    finally:
+        registry.close()
+    if as_json:
+        facts = answer(done) if answer else {**done.facts, "at": iso(done.at)}
+        print_json({"stream": known.name, **facts})
+    else:
+        typer.echo(done.sentence)
+    return done
 
 
 def print_json(answer: Any) -> None:

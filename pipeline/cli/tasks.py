@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.shared import Actor, Json, Reason, StreamName, open_stream, print_json
+from pipeline.cli.shared import Json, Reason, RequestId, StreamName, Who, do, who
+
+if TYPE_CHECKING:
+    from pipeline.register.orders import Act, Mark
 
 app = typer.Typer(
     help="Say what a regime is: what is not normal is never learned.", no_args_is_help=True
@@ -37,42 +40,39 @@ def show(number: Number, stream_name: StreamName = None, as_json: Json = False) 
 def name_(
     number: Number,
     name: Annotated[str, typer.Argument(help='What to call it; "" takes the name away.')],
-    actor: Actor,
     reason: Reason,
+    actor: Who = None,
     kind: Annotated[str | None, typer.Option("--kind", help="The same as of `mark`.")] = None,
+    request_id: RequestId = None,
     stream_name: StreamName = None,
     as_json: Json = False,
 ) -> None:
     """Give a task a name; with --kind, say what it is in the same step."""
-    _mark(stream_name, number, as_json, name=name, kind=kind, actor=actor, reason=reason)
+    from pipeline.register.orders import Mark
+
+    order = Mark(task=number, name=name, kind=kind)
+    _mark(order, who(actor, reason, request_id), stream_name, as_json)
 
 
 @app.command()
 def mark(
     number: Number,
     kind: Kind,
-    actor: Actor,
     reason: Reason,
+    actor: Who = None,
+    request_id: RequestId = None,
     stream_name: StreamName = None,
     as_json: Json = False,
 ) -> None:
     """Say what a task is. Only a normal one is learned; any word can be taken back."""
-    _mark(stream_name, number, as_json, kind=kind, actor=actor, reason=reason)
+    from pipeline.register.orders import Mark
+
+    order = Mark(task=number, kind=kind)
+    _mark(order, who(actor, reason, request_id), stream_name, as_json)
 
 
-def _mark(stream_name: str | None, number: int, as_json: bool, **what: Any) -> None:
-    import msgspec
-
-    registry, known = open_stream(stream_name)
-    try:
-        marked = registry.mark(known.id, number, **what)
-    finally:
-        registry.close()
-    if as_json:
-        print_json({"stream": known.name} | msgspec.to_builtins(marked))
-        return
-    said = f'"{marked.after["name"]}"' if marked.after["name"] else "without a name"
-    typer.echo(f"task {number} of {known.name}: {marked.after['kind']}, {said}")
-    if marked.after["kind"] != "normal" and marked.learned_by:
-        typer.echo(f"versions that have learned it: {', '.join(map(str, marked.learned_by))}")
-        typer.echo(f"one that has not: tidemark retrain --without-task {number}")
+def _mark(order: Mark, act: Act, stream_name: str | None, as_json: bool) -> None:
+    facts = do(order, act, stream_name, as_json, lambda done: done.facts).facts
+    if not as_json and facts["after"]["kind"] != "normal" and facts["learned_by"]:
+        typer.echo(f"versions that have learned it: {', '.join(map(str, facts['learned_by']))}")
+        typer.echo(f"one that has not: tidemark retrain --without-task {order.task}")

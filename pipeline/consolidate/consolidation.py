@@ -26,7 +26,7 @@ from pipeline.consolidate.training import Examples, Kept, Task
 from pipeline.consolidate.transfer import learning_curve_area
 from pipeline.errors import TrainingFailed
 from pipeline.model.kinds import Design, check_columns, kind_of, network, scaling_of
-from pipeline.model.weights import Weights
+from pipeline.model.weights import Weights, moved
 from pipeline.records import Candidate
 
 #: A skill is never below this: a window's loss is cut there.
@@ -118,6 +118,7 @@ def consolidate(
             "tasks": float(len(row)),
             "parameters": float(sum(p.numel() for p in model.parameters())),
             "average_skill": float(np.mean(list(skills.values()))),
+            **({"weight_change": moved(material.start.model, model)} if inputs.parent else {}),
             **{f"loss_at_lambda_{tried:g}": loss for tried, loss in trained.compared.items()},
         },
         skills=skills,

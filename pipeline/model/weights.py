@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import msgspec
 import torch
@@ -73,6 +74,17 @@ class Weights:
             )
         except _NOT_WEIGHTS as exc:
             raise ArtifactCorrupt(f"not the weights of a version: {exc}") from None
+
+
+def moved(before: nn.Module, after: nn.Module) -> float:
+    """How far training moved the weights: |after - before| / |before| (L2, all parameters).
+
+    Infinite if they came from 0.
+    """
+    pairs = list(zip(before.parameters(), after.parameters(), strict=True))
+    length = sum(float(old.detach().double().square().sum()) for old, _ in pairs) ** 0.5
+    step = sum(float((new - old).detach().double().square().sum()) for old, new in pairs) ** 0.5
+    return step / length if length else (inf if step else 0.0)
 
 
 def _design(tensors: dict[str, Tensor]) -> Design:

@@ -6,8 +6,8 @@ import hashlib
 
 from sqlalchemy import Connection, select, update
 
-from pipeline.errors import ArtifactCorrupt
-from pipeline.register.engine import inserting
+from pipeline.errors import ArtifactCorrupt, ArtifactPruned
+from pipeline.register.engine import inserting, moment
 from pipeline.register.tables import artifacts
 
 
@@ -25,7 +25,8 @@ def put(conn: Connection, kind: str, content: bytes, *, at: int) -> str:
     if conn.execute(statement.returning(artifacts.c.sha256)).first() is None:
         this = artifacts.c.sha256 == sha256
         if conn.execute(select(artifacts.c.content).where(this)).scalar() != content:
-            conn.execute(update(artifacts).where(this).values(content=content, size=len(content)))
+            whole = {"content": content, "size": len(content), "pruned": None, "pruned_by": None}
+            conn.execute(update(artifacts).where(this).values(whole))
     return sha256
 
 
@@ -36,10 +37,27 @@ def get(conn: Connection, sha256: str) -> bytes:
     ------
     ArtifactCorrupt
         They are not there, or they are not what the hash says.
+    ArtifactPruned
+        They were there, and are gone.
     """
-    content = conn.execute(select(artifacts.c.content).where(artifacts.c.sha256 == sha256)).scalar()
-    if content is None:
+    c = artifacts.c
+    row = conn.execute(select(c.content, c.pruned, c.pruned_by).where(c.sha256 == sha256)).first()
+    if row is None:
         raise ArtifactCorrupt(f"artifact {sha256} is not in the database")
-    if hashlib.sha256(content).hexdigest() != sha256:
+    if row.pruned is not None:
+        raise _gone(f"artifact {sha256}", row.pruned, row.pruned_by)
+    if hashlib.sha256(row.content).hexdigest() != sha256:
         raise ArtifactCorrupt(f"artifact {sha256} does not match its hash")
-    return bytes(content)
+    return bytes(row.content)
+
+
+def check(conn: Connection, sha256: str, what: str) -> None:
+    """Raise ArtifactPruned if the bytes are gone; what: they are, to people."""
+    c = artifacts.c
+    row = conn.execute(select(c.pruned, c.pruned_by).where(c.sha256 == sha256)).one()
+    if row.pruned is not None:
+        raise _gone(what, row.pruned, row.pruned_by)
+
+
+def _gone(what: str, at: int, actor: str) -> ArtifactPruned:
+    return ArtifactPruned(f"{what}: pruned on {moment(at).date()} by {actor}")

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sqlalchemy.exc import (
 from pipeline.config import Database
 from pipeline.errors import DatabaseAway, RegistryError
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: PostgreSQL's states after which the same transaction may succeed: serialization failure,
 #: deadlock, lock not available, a server that shuts down or comes up, one that only reads, as a
 #: former primary does after a failover.
@@ -56,6 +58,11 @@ ALIVE = {
 def now_us() -> int:
     """Microseconds since 1970 UTC."""
     return time.time_ns() // 1000
+
+
+def moment(time_us: int) -> datetime:
+    """Microseconds since 1970 as a time in UTC."""
+    return EPOCH + timedelta(microseconds=time_us)
 
 
 def connect(database: Database, *, foreign_keys: bool = True) -> Engine:

@@ -55,10 +55,11 @@ def mark(
     actor: str,
     reason: str,
     at: int,
+    more: Mapping[str, Any] | None = None,
 ) -> Marked:
     """Give a task a kind, a name or both; None leaves what there is, "" takes the name away.
 
-    Requests that waited for a word are pending from then on.
+    Requests that waited for a word are pending from then on. more: further facts for the ledger.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def mark(
     before = {"kind": row.kind, "name": row.name}
     after = {"kind": kind or row.kind, "name": row.name if name is None else name or None}
     conn.execute(update(t.tasks).where(t.tasks.c.id == row.id).values(after))
-    facts = {"task": number, "before": before, "after": after, "reason": reason}
+    facts = {"task": number, "before": before, "after": after, "reason": reason, **(more or {})}
     ledger.append(conn, MARKED, facts, at=at, actor=actor, stream_id=stream_id)
     made = knowledge(conn, stream_id)
     learned_by = tuple(version.number for version in made if row.id in version.tasks)
@@ -119,12 +120,19 @@ def knowledge(conn: Connection, stream_id: int) -> list[Knowing]:
 
 
 def unaware(conn: Connection, stream_id: int, number: int) -> int | None:
-    """Id of the newest version, from the champion back, that never learned a task; None: none."""
+    """Id of the newest version, from the champion back, that never learned a task and whose weights
+    are kept; None: none."""
     task_id = find(conn, stream_id, number).id
     made = {version.id: version for version in knowledge(conn, stream_id)}
     champion = select(t.versions.c.id).where(t.versions.c.stream_id == stream_id, t.is_champion)
+    pruned = (
+        select(t.versions.c.id)
+        .join(t.artifacts, t.artifacts.c.sha256 == t.versions.c.sha256)
+        .where(t.versions.c.stream_id == stream_id, t.artifacts.c.pruned.is_not(None))
+    )
+    gone = set(conn.execute(pruned).scalars())
     found: int | None = conn.execute(champion).scalar()
-    while found is not None and task_id in made[found].tasks:
+    while found is not None and (task_id in made[found].tasks or found in gone):
         found = made[found].parent_id
     return found
 

@@ -13,7 +13,7 @@ wait for the other for ever.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipeline.records import Claim, Request
 from pipeline.register import ledger
 from pipeline.register.engine import inserting
 from pipeline.register.leases import is_over
-from pipeline.register.tables import request_inputs, requests, tasks
+from pipeline.register.tables import request_inputs, requests, streams, tasks
 
 #: Pending requests that one claim takes along, at most.
 FOLD_LIMIT = 64
@@ -40,8 +40,12 @@ NOT_LEARNED = {
 _waits = exists().where(tasks.c.id == requests.c.task_id, tasks.c.kind == "asked")
 
 
-def submit(conn: Connection, request: Request, *, at: int) -> int | None:
+def submit(
+    conn: Connection, request: Request, *, at: int, more: Mapping[str, Any] | None = None
+) -> int | None:
     """Insert a pending request; None if the same one is there already.
+
+    more: further facts for the ledger.
 
     Under the ledger's lock, so that requests can be seen in the order of their numbers.
     """
@@ -65,7 +69,7 @@ def submit(conn: Connection, request: Request, *, at: int) -> int | None:
     if number is None:
         return None
     _note_inputs(conn, number, request)
-    entry = row | {"request": number, "inputs": dict(request.inputs)}
+    entry = row | {"request": number, "inputs": dict(request.inputs), **(more or {})}
     ledger.append(conn, "request", entry, at=at, actor=request.actor, stream_id=request.stream_id)
     return int(number)
 
@@ -84,7 +88,7 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
 
     lease: microseconds. A claim whose lease is over is pending again first; a request that was
     tried `max_attempts` times fails, with its last reason kept. While a request's pause lasts, its
-    stream is left alone.
+    stream is left alone, and so is one that a person has paused.
     """
     ledger.lock(conn)
     _expire(conn, lease, at)
@@ -92,9 +96,15 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
         at + 1, at + LONGEST_S * 1_000_000
     )
     busy = select(requests.c.stream_id).where((requests.c.status == "claimed") | pauses)
+    paused = select(streams.c.id).where(streams.c.paused.is_not(None))
     oldest = (
         select(requests)
-        .where(requests.c.status == "pending", requests.c.stream_id.not_in(busy), ~_waits)
+        .where(
+            requests.c.status == "pending",
+            requests.c.stream_id.not_in(busy),
+            requests.c.stream_id.not_in(paused),
+            ~_waits,
+        )
         .order_by(requests.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)

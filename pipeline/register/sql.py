@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Row
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
@@ -26,25 +27,30 @@ from pipeline.records import (
     Settled,
     Version,
 )
-from pipeline.register import artifacts as blobs
-from pipeline.register import boundaries as changes
 from pipeline.register import (
+    acts,
     checkpoints,
+    envelopes,
     leases,
     marks,
     migrate,
     naming,
     presence,
+    prune,
     recorded,
     rollback,
     streams,
     tasks,
     versions,
 )
+from pipeline.register import artifacts as blobs
+from pipeline.register import boundaries as changes
 from pipeline.register import requests as queue
 from pipeline.register.checkpoints import Checkpoint, State
 from pipeline.register.engine import connect, now_us, reading, writing
+from pipeline.register.envelopes import Envelope, Judgement
 from pipeline.register.marks import Marked
+from pipeline.register.orders import Act, Done, Order, Prune
 from pipeline.register.recorded import Recipe
 from pipeline.register.streams import Stream
 from pipeline.register.tasks import Asked, Task
@@ -467,6 +473,48 @@ class SqlRegistry:
         """Task's number -> mean and spread of the scores that the gate saw of it."""
         with reading(self.engine) as conn:
             return rollback.expected_scores(conn, version)
+
+    # What people do ---------------------------------------------------------------------------
+
+    def act(self, stream_id: int | None, order: Order, act: Act) -> Done:
+        """Do what a person orders, once; what was done, by an earlier call if there was one.
+
+        stream_id: None for what is done to all streams.
+
+        Raises
+        ------
+        PipelineError
+            It cannot be done, or the request id belongs to another act: nothing is written.
+        """
+        with writing(self.engine) as conn:
+            return acts.perform(conn, stream_id, order, act, at=self.clock())
+
+    def acts(self, stream_id: int) -> list[tuple[Act, str, Done]]:
+        """(act, what was ordered, what was done) of everything that people did to a stream."""
+        with reading(self.engine) as conn:
+            return acts.done_by_people(conn, stream_id)
+
+    def prunable(self, order: Prune) -> prune.Old:
+        """What an order to prune would let go."""
+        with reading(self.engine) as conn:
+            return prune.old(
+                conn, keep_days=order.keep_days, replays_all=order.replays_all, at=self.clock()
+            )
+
+    def envelopes(self, stream_id: int) -> list[Envelope]:
+        """Every envelope that was agreed on, in order; the last one holds."""
+        with reading(self.engine) as conn:
+            return envelopes.history(conn, stream_id)
+
+    def promotions(self, stream_id: int) -> list[tuple[Row[Any], Judgement | None]]:
+        """Every beginning of a reign, with the envelope that the version was held against."""
+        with reading(self.engine) as conn:
+            return envelopes.promotions(conn, stream_id)
+
+    def waiting(self, stream_id: int) -> list[tuple[Row[Any], Judgement]]:
+        """Versions that wait for a person's word, and why."""
+        with reading(self.engine) as conn:
+            return envelopes.waiting(conn, stream_id)
 
     # Leases -----------------------------------------------------------------------------------
 

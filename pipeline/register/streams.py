@@ -16,6 +16,16 @@ from pipeline.register.engine import inserting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Nothing is trained or asked for by the clock; readings are scored as ever."""
+
+    #: Microseconds since 1970 UTC.
+    since: int
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
     """A topic with one model."""
 
@@ -25,6 +35,8 @@ class Stream:
     channels: tuple[str, ...]
     #: Microseconds since 1970 UTC.
     created: int
+    #: Whether a person has stopped its training.
+    pause: Pause | None = None
 
 
 def open_(conn: Connection, name: str, channels: Sequence[str], *, at: int) -> Stream:
@@ -88,6 +100,21 @@ def known(conn: Connection) -> list[Stream]:
     return [_stream(row) for row in conn.execute(select(t.streams).order_by(t.streams.c.id))]
 
 
+def pause(conn: Connection, stream_id: int, pause_: Pause | None) -> None:
+    """Stop a stream's training, or None: let it go on."""
+    values = {
+        "paused": pause_.since if pause_ else None,
+        "paused_by": pause_.actor if pause_ else None,
+        "paused_because": pause_.reason if pause_ else None,
+    }
+    conn.execute(update(t.streams).where(t.streams.c.id == stream_id).values(values))
+
+
+def of(conn: Connection, stream_id: int) -> Stream:
+    """The stream of that id."""
+    return _stream(conn.execute(select(t.streams).where(t.streams.c.id == stream_id)).one())
+
+
 def _make(conn: Connection, name: str, channels: Sequence[str], at: int) -> None:
     row = {"name": name, "channels": ledger.canonical(list(channels)), "created": at}
     statement = inserting(conn, t.streams).values(row).on_conflict_do_nothing()
@@ -98,4 +125,7 @@ def _make(conn: Connection, name: str, channels: Sequence[str], at: int) -> None
 
 def _stream(row: Row[Any]) -> Stream:
     channels = tuple(json.loads(row.channels))
-    return Stream(id=row.id, name=row.name, channels=channels, created=row.created)
+    pause = None
+    if row.paused is not None:
+        pause = Pause(since=row.paused, actor=row.paused_by, reason=row.paused_because)
+    return Stream(id=row.id, name=row.name, channels=channels, created=row.created, pause=pause)

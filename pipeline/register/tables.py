@@ -43,6 +43,9 @@ streams = Table(
     Column("channels", Text, nullable=False),  # JSON list; [] until the first reading
     Column("created", BigInteger, nullable=False),
     Column("topic_id", String(36)),  # Kafka's own; NULL where the broker tells none
+    Column("paused", BigInteger),  # since when nothing is trained; NULL: it is not
+    Column("paused_by", Text),
+    Column("paused_because", Text),
 )
 
 checkpoints = Table(
@@ -183,6 +186,8 @@ artifacts = Table(
     Column("content", LargeBinary, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created", BigInteger, nullable=False),
+    Column("pruned", BigInteger),  # when the content went; NULL: it is there
+    Column("pruned_by", Text),
 )
 
 requests = Table(
@@ -275,7 +280,8 @@ versions = Table(
     Column("request_id", ForeignKey("requests.id"), nullable=False),
     Column("sha256", ForeignKey("artifacts.sha256"), nullable=False),  # weights
     Column("ewc_sha256", ForeignKey("artifacts.sha256")),
-    # candidate -> champion -> retired | rolled_back -> champion; candidate -> rejected
+    # candidate -> champion -> retired | rolled_back -> champion; candidate -> rejected | waiting;
+    # waiting -> champion | refused; by a person also rejected | refused -> champion
     Column("status", String(11), nullable=False),
     Column("decision", Text, nullable=False),  # the gate's sentence
     Column("figures", Text, nullable=False),  # JSON: what the gate looked at
@@ -287,7 +293,8 @@ versions = Table(
     Column("created", BigInteger, nullable=False),
     UniqueConstraint("stream_id", "number"),
     CheckConstraint(
-        "status IN ('candidate', 'champion', 'retired', 'rejected', 'rolled_back')",
+        "status IN ('candidate', 'champion', 'retired', 'rejected', 'rolled_back', "
+        "'waiting', 'refused')",
         name="known_status",
     ),
 )
@@ -435,4 +442,40 @@ Index(
     unique=True,
     postgresql_where=is_valid,
     sqlite_where=is_valid,
+)
+
+#: What people did, once each: the same request again gets the same answer.
+acts = Table(
+    "acts",
+    metadata,
+    Column("request_id", String(100), primary_key=True),
+    Column("stream_id", ForeignKey("streams.id")),  # NULL: of all streams
+    Column("asked", Text, nullable=False),  # JSON: stream, order, actor, reason
+    Column("answer", Text, nullable=False),  # JSON, acts.Done
+    Column("at", BigInteger, nullable=False),
+)
+
+#: Limits agreed beforehand; the highest number of a stream holds.
+envelopes = Table(
+    "envelopes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("number", Integer, nullable=False),  # 1, 2, ... within the stream
+    Column("limits", Text, nullable=False),  # JSON, envelope.Limits
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    UniqueConstraint("stream_id", "number"),
+)
+
+#: Against which envelope a version was held, when it first might have become champion.
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("version_id", ForeignKey("versions.id"), primary_key=True),
+    Column("envelope_id", ForeignKey("envelopes.id"), nullable=False),
+    Column("instead_of", ForeignKey("versions.id")),  # champion that it is to replace; NULL: none
+    Column("outside", Text, nullable=False),  # JSON list of envelope.Passed; [] is inside
+    Column("judged", BigInteger, nullable=False),
 )

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, literal, or_, select
 
 from pipeline.register import tables as t
+
+#: Segments behind each task's held-out readings, the newest.
+HELD_OUT_SEGMENTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,21 +101,25 @@ def newest_named(conn: Connection, stream_id: int, partition: int) -> list[tuple
     return [(row.series, row.segment, row.number) for row in rows]
 
 
-def held_out(conn: Connection, stream_id: int, upto: int, per_task: int) -> dict[int, list[str]]:
+def held_out(
+    conn: Connection, stream_id: int, upto: int, per_task: int, *, every_kind: bool = False
+) -> dict[int, list[str]]:
     """Task id -> sha256 of its newest segments, newest first, each by its newest readings."""
     found: dict[int, list[str]] = {}
-    for task_id, sha in reversed(earlier(conn, stream_id, upto)):
+    for task_id, sha in reversed(earlier(conn, stream_id, upto, every_kind=every_kind)):
         shas = found.setdefault(task_id, [])
         if len(shas) < per_task:
             shas.append(sha)
     return found
 
 
-def earlier(conn: Connection, stream_id: int, upto: int) -> list[tuple[int, str]]:
+def earlier(
+    conn: Connection, stream_id: int, upto: int, *, every_kind: bool = False
+) -> list[tuple[int, str]]:
     """(task id, sha256 of its newest readings) of each segment, the oldest first.
 
-    Of normal tasks only. The readings of an earlier request are the beginning of those of a later
-    one of the segment.
+    Of normal tasks, unless every kind is wanted. The readings of an earlier request are the
+    beginning of those of a later one of the segment.
     """
     newest = (
         select(func.max(t.requests.c.id))
@@ -126,7 +133,7 @@ def earlier(conn: Connection, stream_id: int, upto: int) -> list[tuple[int, str]
     rows = conn.execute(
         select(t.requests.c.task_id, t.requests.c.inputs)
         .join(t.tasks, t.tasks.c.id == t.requests.c.task_id)
-        .where(t.requests.c.id.in_(newest), t.tasks.c.kind == "normal")
+        .where(t.requests.c.id.in_(newest), or_(literal(every_kind), t.tasks.c.kind == "normal"))
         .order_by(t.requests.c.id)
     )
     return [(row.task_id, _readings(row.inputs)) for row in rows]

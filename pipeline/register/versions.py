@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pipeline.errors import VersionConflict
+from pipeline.errors import RegistryError, VersionConflict
 from pipeline.records import Candidate, Claim, Decision, Version
-from pipeline.register import artifacts, ledger, marks, requests
+from pipeline.register import artifacts, envelopes, ledger, marks, requests
 from pipeline.register import tables as t
 from pipeline.register.engine import inserted, next_number
 
@@ -40,14 +40,15 @@ class Made:
 def register(conn: Connection, claim: Claim, made: Made, *, at: int) -> Version:
     """Artifacts, version, metrics, R's row, request done, promotion, ledger.
 
+    One that the gate would promote, and that is outside of the agreed envelope, waits for a person.
     The version that this claim has made already, if it has.
     """
+    ledger.lock(conn)
     if (version_id := _made_by(conn, claim)) is not None:
         return _version(conn, version_id)
+    requests.hold(conn, claim)
     stream_id = claim.request.stream_id
     number = next_number(conn, t.versions, stream_id)
-    word = "promoted" if made.decision.promote else "rejected"
-    requests.finish(conn, claim, f"version {number} {word}: {made.decision.reason}", at=at)
     marks.check(conn, stream_id, made.inputs)
     row = _row(conn, claim, made, number, at)
     version_id = inserted(conn, insert(t.versions).values(row))
@@ -59,10 +60,44 @@ def register(conn: Connection, claim: Claim, made: Made, *, at: int) -> Version:
         "evaluations": _insert_figures(conn, version_id, made.candidate),
     }
     ledger.append(conn, "version", entry, at=at, stream_id=stream_id)
+    word = "rejected"
     if made.decision.promote:
-        instead_of = made.champion or made.parent
-        promote(conn, stream_id, version_id, instead_of, made.decision.reason, at=at)
+        word = _crown_or_wait(conn, stream_id, version_id, made, at=at)
+    requests.finish(conn, claim, f"version {number} {word}: {made.decision.reason}", at=at)
     return _version(conn, version_id)
+
+
+def _crown_or_wait(
+    conn: Connection, stream_id: int, version_id: int, made: Made, *, at: int
+) -> str:
+    """Promote what the gate let through if it is inside the envelope; what became of it.
+
+    Raises
+    ------
+    VersionConflict
+        The champion is not the one to replace.
+    """
+    instead_of = made.champion or made.parent
+    judged = envelopes.hold(conn, stream_id, version_id, instead_of, at=at)
+    if judged is None or not judged.outside:
+        more = judged.told() if judged else {}
+        promote(conn, stream_id, version_id, instead_of, made.decision.reason, at=at, more=more)
+        return "promoted"
+    check_champion(conn, stream_id, instead_of.id if instead_of else None)
+    move(conn, version_id, "candidate", "waiting")
+    entry = judged.told() | {"version": version_id, "instead_of": judged.instead_of}
+    ledger.append(conn, "waiting", entry, at=at, stream_id=stream_id)
+    return "waits for a person's word"
+
+
+def check_champion(conn: Connection, stream_id: int, expected: int | None) -> None:
+    """Raise VersionConflict unless the champion is the version of that id (None: there is none)."""
+    live = champion(conn, stream_id)
+    if (live.id if live else None) == expected:
+        return
+    if expected is None:
+        raise VersionConflict("the stream has another champion by now")
+    raise VersionConflict(f"version {of(conn, expected).number} is no longer champion")
 
 
 def promote(
@@ -73,8 +108,13 @@ def promote(
     reason: str,
     *,
     at: int,
-) -> None:
-    """Make a candidate the champion if the champion still is `instead_of`.
+    before: str = "candidate",
+    actor: str = GATE,
+    more: Mapping[str, Any] | None = None,
+) -> int:
+    """Make a version the champion if the champion still is `instead_of`; when it did.
+
+    before: what it was until now. more: further facts for the ledger.
 
     Raises
     ------
@@ -86,15 +126,15 @@ def promote(
             if not move(conn, instead_of.id, "champion", "retired"):
                 raise VersionConflict(f"version {instead_of.number} is no longer champion")
             at = max(at, close_live(conn, stream_id, at))
-        if not move(conn, version_id, "candidate", "champion"):
-            raise VersionConflict("the version to promote is no longer a candidate")
-        open_live(conn, stream_id, version_id, GATE, reason, at=at)
+        if not move(conn, version_id, before, "champion"):
+            raise VersionConflict(f"the version to promote is no longer {before}")
+        open_live(conn, stream_id, version_id, actor, reason, at=at)
     except IntegrityError as exc:  # the index allows one champion a stream
         raise VersionConflict("the stream has another champion by now") from exc
-    facts = {"version": version_id, "instead_of": instead_of.id if instead_of else None}
-    ledger.append(
-        conn, "promotion", facts | {"reason": reason}, at=at, actor=GATE, stream_id=stream_id
-    )
+    facts: dict[str, Any] = {"version": version_id, "reason": reason, **(more or {})}
+    facts["instead_of"] = instead_of.id if instead_of else None
+    ledger.append(conn, "promotion", facts, at=at, actor=actor, stream_id=stream_id)
+    return at
 
 
 def champion(conn: Connection, stream_id: int) -> Version | None:
@@ -121,6 +161,15 @@ def of(conn: Connection, version_id: int) -> Version:
     return _version(conn, version_id)
 
 
+def numbered(conn: Connection, stream_id: int, number: int) -> Version:
+    """The version of that number; RegistryError if the stream has none."""
+    this = (t.versions.c.stream_id == stream_id) & (t.versions.c.number == number)
+    id_ = conn.execute(select(t.versions.c.id).where(this)).scalar()
+    if id_ is None:
+        raise RegistryError(f"the stream has no version {number}")
+    return _version(conn, id_)
+
+
 def lives(conn: Connection, stream_id: int) -> list[tuple[int, str]]:
     """(since when, sha256 of the weights) of every version that was live, in order."""
     rows = conn.execute(
@@ -144,9 +193,16 @@ def skills(conn: Connection, version_id: int) -> dict[int, float]:
 
 def learned(conn: Connection, version_id: int) -> list[str]:
     """sha256 of the segments in a version's inputs."""
+    return [sha for _, sha in inputs(conn, version_id).get("segments", ())]
+
+
+def inputs(conn: Connection, version_id: int) -> dict[str, Any]:
+    """Everything that a version was made from."""
     this = t.versions.c.id == version_id
-    inputs = json.loads(conn.execute(select(t.versions.c.inputs).where(this)).scalar_one())
-    return [sha for _, sha in inputs.get("segments", ())]
+    found: dict[str, Any] = json.loads(
+        conn.execute(select(t.versions.c.inputs).where(this)).scalar_one()
+    )
+    return found
 
 
 def rows_of_r(conn: Connection, version_id: int) -> list[tuple[dict[int, float], dict[int, float]]]:

@@ -24,9 +24,8 @@ from pipeline.consolidate.strategies import STRATEGIES
 from pipeline.consolidate.transfer import Matrix
 from pipeline.errors import TrainingFailed
 from pipeline.register.sql import SqlRegistry
-from pipeline.register.tasks import Asked
+from pipeline.register.tasks import HELD_OUT_SEGMENTS, Asked
 from pipeline.run.progress import Show, silent
-from pipeline.run.work import HELD_OUT_SEGMENTS
 
 #: What was live: the line that the baselines are compared with.
 CHAMPION = "champion"

@@ -54,6 +54,8 @@ def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     at_head = current == head
     advice = f"at {current or 'nothing'}, head is {head}: run `tidemark migrate`"
     yield "schema", at_head, f"at head ({head})" if at_head else advice
+    if at_head:
+        yield from _streams(settings)
     mode = journal_mode(settings.database)
     if mode is not None:
         yield (
@@ -61,6 +63,25 @@ def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:
             mode == "wal",
             "write-ahead log" if mode == "wal" else f"{mode}, not wal: run `tidemark migrate`",
         )
+
+
+def _streams(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    """What waits for a person: it is no failure."""
+    from pipeline.register.sql import SqlRegistry
+    from pipeline.serve.answers import iso
+
+    registry = SqlRegistry(settings.database)
+    try:
+        for stream in registry.streams():
+            if (pause := stream.pause) is not None:
+                said = f"paused since {iso(pause.since)} by {pause.actor}: {pause.reason}"
+                yield f"stream {stream.name}", True, f"{said}; `tidemark resume` ends it"
+            if waiting := registry.waiting(stream.id):
+                numbers = ", ".join(str(row.version) for row, _ in waiting)
+                said = f"versions that wait for `tidemark approve` or `refuse`: {numbers}"
+                yield f"stream {stream.name}", True, said
+    finally:
+        registry.close()
 
 
 def _broker(settings: Settings) -> Iterator[tuple[str, bool, str]]:

@@ -268,6 +268,17 @@ def print_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
     screen().print(table)
 
 
+def print_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Answers as a table, a column a key."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        cells = (row[column] for column in columns)
+        table.add_row(*(Text("" if cell is None else _short(cell)) for cell in cells))
+    screen().print(table)
+
+
 def screen() -> Console:
     """As wide as the terminal; wide enough for the tables where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=140)

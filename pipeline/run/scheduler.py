@@ -94,6 +94,8 @@ class Scheduler:
         stream = self.registry.stream(self.settings.stream.topic)
         if due is None or stream is None or due.timestamp() * 1e6 < stream.created:
             return None
+        if stream.pause is not None:  # once it goes on, the latest of the times that were missed
+            return None
         request = Request(
             stream_id=stream.id,
             reason="schedule",

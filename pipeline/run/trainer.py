@@ -49,6 +49,7 @@ class Trainer:
         self.settings = settings
         self.registry = registry
         self.owner = owner
+        self._paused: set[str] = set()
         if (slower := advice(settings.learn.precision)) is not None:
             log.warning("precision_is_slower", reason=slower)
 
@@ -63,6 +64,7 @@ class Trainer:
         """
         while not stop.is_set():
             if not self.work_once(stop):
+                self._tell_pauses()
                 stop.wait(IDLE_S)
 
     def work_once(self, stop: threading.Event | None = None) -> bool:
@@ -85,6 +87,15 @@ class Trainer:
         except LeaseLost as exc:
             log.warning("lease_lost", request=claim.id, reason=str(exc))
         return True
+
+    def _tell_pauses(self) -> None:
+        """Say of a stream, once, that a person has paused it, and that it goes on."""
+        paused = {stream.name: stream.pause for stream in self.registry.streams() if stream.pause}
+        for name in sorted(paused.keys() - self._paused):
+            log.info("stream_paused", stream=name, by=paused[name].actor, why=paused[name].reason)
+        for name in sorted(self._paused - paused.keys()):
+            log.info("stream_resumed", stream=name)
+        self._paused = set(paused)
 
     def _attempt(self, claim: Claim, stop: threading.Event) -> None:
         """Work on a claim; whatever goes wrong is written beside its request."""

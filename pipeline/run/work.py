@@ -18,11 +18,9 @@ from pipeline.detect.tasks import in_units
 from pipeline.errors import ArtifactCorrupt, TrainingFailed
 from pipeline.records import Claim, Request, Version
 from pipeline.register.sql import SqlRegistry
+from pipeline.register.tasks import HELD_OUT_SEGMENTS
 
 log = structlog.get_logger()
-
-#: Segments behind each task's held-out readings, the newest.
-HELD_OUT_SEGMENTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

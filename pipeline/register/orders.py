@@ -1,0 +1,101 @@
+"""What people may order, who they are, and what they are told: plain data, over HTTP too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from msgspec import Struct
+
+from pipeline.register.envelope import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """Who does something, and why.
+
+    request_id: the same one again does nothing more; by default one of its own.
+    """
+
+    actor: str
+    reason: str
+    request_id: str = field(default_factory=lambda: uuid4().hex)
+
+
+class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="act"):
+    """What is to be done."""
+
+
+class Promote(Order, frozen=True, kw_only=True, tag="promote"):
+    """Make any version champion, whatever the gate or the envelope said of it."""
+
+    version: int
+
+
+class RollBack(Order, frozen=True, kw_only=True, tag="rollback"):
+    """Make the champion before, or version `to`, champion again."""
+
+    to: int | None = None
+
+
+class Approve(Order, frozen=True, kw_only=True, tag="approve"):
+    """Make a version that waits champion."""
+
+    version: int
+
+
+class Refuse(Order, frozen=True, kw_only=True, tag="refuse"):
+    """Have a version that waits never become champion by itself."""
+
+    version: int
+
+
+class Retrain(Order, frozen=True, kw_only=True, tag="retrain"):
+    """Ask for a consolidation."""
+
+    without_task: int | None = None
+
+
+class Pause(Order, frozen=True, kw_only=True, tag="pause"):
+    """Train nothing and ask for nothing by the clock; scoring goes on."""
+
+
+class Resume(Order, frozen=True, kw_only=True, tag="resume"):
+    """End a pause."""
+
+
+class Mark(Order, frozen=True, kw_only=True, tag="task"):
+    """Give a task a kind, a name or both."""
+
+    task: int
+    kind: str | None = None
+    name: str | None = None
+
+
+class Agree(Order, frozen=True, kw_only=True, tag="envelope"):
+    """Set the limits that hold from now on."""
+
+    limits: Limits
+
+
+class Prune(Order, frozen=True, kw_only=True, tag="prune"):
+    """Let the content of old readings and weights go; of all streams."""
+
+    keep_days: int
+    #: Whether the strategy trains on all earlier readings again.
+    replays_all: bool
+
+
+class Done(Struct, frozen=True, kw_only=True):
+    """What an act did."""
+
+    act: str
+    #: Microseconds since 1970 UTC.
+    at: int
+    #: False: everything was so already.
+    changed: bool = True
+    #: For programs; versions and tasks by their numbers.
+    facts: dict[str, Any] = {}
+    #: For people.
+    sentence: str
