@@ -21,6 +21,8 @@ def parse(arguments: list[str]) -> None:
     context = command.make_context("tidemark", list(arguments))
     while hasattr(command, "commands"):
         rest = [*context._protected_args, *context.args]
+        if not rest and command.invoke_without_command:
+            return
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
 
@@ -29,6 +31,8 @@ def names(command: Any = None, before: str = "tidemark") -> Iterator[str]:
     """Every command in full: `tidemark audit why`."""
     for name, child in (root() if command is None else command).commands.items():
         if hasattr(child, "commands"):
+            if child.invoke_without_command:
+                yield f"{before} {name}"
             yield from names(child, f"{before} {name}")
         else:
             yield f"{before} {name}"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,8 @@ COMMANDS = (
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
     "audit events", "audit card", "audit data", "audit decided", "audit rejected", "audit scored",
     "audit diff", "task list", "task show", "task name", "task mark",
+    "stream list", "promote", "approve", "refuse", "pause", "resume", "prune",
+    "envelope show", "envelope set", "envelope history", "audit acts", "audit promotions",
 )  # fmt: skip
 
 
@@ -260,6 +264,91 @@ def test_a_roll_back_by_hand_and_every_way_that_it_cannot_be(tidemark, tmp_path:
     live = json.loads(tidemark("audit", "live-at", "now", "--json").stdout)
     assert (live["promoted_by"], live["because"]) == ("ada", "too warm")
     registry.close()
+
+
+def test_every_act_by_hand(tidemark, tmp_path: Path) -> None:
+    """One sentence or one JSON object; the same request id again says the same."""
+    tidemark("migrate")
+    registry = SqlRegistry(Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"))
+    stream = registry.open_stream("readings", ["flow"])
+    next_version(registry, stream)
+    (tmp_path / "envelope.toml").write_text(
+        'triggers = ["boundary"]\n[min_skill_of_task]\n7 = 0.5\n'
+    )
+    why = ("--actor", "ada", "--reason", "plan 12")
+    said = "envelope 1 of readings holds for what is registered now\n"
+    for _ in range(2):
+        assert tidemark("envelope", "set", *why, "--request-id", "e-1").stdout == said
+    shown = tidemark("envelope", "show").stdout
+    assert tomllib.loads(shown) == {"triggers": ["boundary"], "min_skill_of_task": {"7": 0.5}}
+    assert shown.startswith("# envelope 1 of readings, ")
+    history = json.loads(tidemark("envelope", "history", "--json").stdout)
+    assert [(each["envelope"], each["actor"]) for each in history] == [(1, "ada")]
+    for _ in range(2):
+        next_version(registry, stream)
+    listed = json.loads(tidemark("stream", "list", "--json").stdout)
+    assert [(each["champion"], each["waiting"]) for each in listed] == [(1, [2, 3])]
+    told = json.loads(tidemark("approve", "2", *why, "--json").stdout)
+    outside = ["task 7 was not measured", "it was asked for by manual, and allowed are boundary"]
+    assert (told["version"], told["instead_of"], told["outside"]) == (2, 1, outside)
+    overtaken = tidemark("approve", "3", *why)
+    assert (overtaken.returncode, overtaken.stderr.count("\n")) == (1, 1)
+    assert tidemark("refuse", "3", *why).stdout == "version 3 of readings is refused\n"
+    assert "is champion, in place of 2" in tidemark("promote", "3", *why).stdout
+    assert tidemark("pause", "--reason", "stocktaking").stdout.startswith("readings is paused: ")
+    paused = json.loads(tidemark("stream", "list", "--json").stdout)[0]["paused"]
+    assert (paused["by"], paused["because"]) == (getpass.getuser(), "stocktaking")
+    assert "stocktaking" in tidemark("stream", "list").stdout
+    assert "paused since" in tidemark("doctor").stdout
+    assert tidemark("resume", "--reason", "done").stdout.startswith("readings goes on: ")
+    acts = json.loads(tidemark("audit", "acts", "--json").stdout)
+    assert [each["act"] for each in acts] == [
+        "envelope", "approve", "refuse", "promote", "pause", "resume",
+    ]  # fmt: skip
+    found = json.loads(tidemark("audit", "promotions", "--json").stdout)
+    assert [(each["version"], each["by"], each["envelope"]) for each in found] == [
+        (1, "gate", None), (2, "ada", 1), (3, "ada", 1),
+    ]  # fmt: skip
+    assert "task 7 was not measured" in tidemark("audit", "promotions").stdout
+    other = tidemark("pause", *why, "--request-id", "e-1")
+    assert (other.returncode, other.stderr.count("\n")) == (1, 1)
+    assert "request id e-1 was used for another act: envelope" in other.stderr
+    registry.close()
+
+
+def test_pruning_by_hand(tidemark, tmp_path: Path) -> None:
+    """What would go, what went, and what is too young to be asked for."""
+    tidemark("migrate")
+    registry = SqlRegistry(Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"), clock=lambda: 0)
+    registry.put("segment", b"old readings")
+    registry.close()
+    assert "1 segment, 12 bytes" in tidemark("prune", "--dry-run").stdout
+    assert json.loads(tidemark("prune", "--keep", "365d", "--json").stdout)["bytes"] == 12
+    assert "pruned: nothing" in tidemark("prune").stdout
+    young = tidemark("prune", "--keep", "180d")
+    assert young.stderr == "tidemark: 180 days are fewer than audit.min_keep_days = 183\n"
+    assert tidemark("prune", "--keep", "6 months").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "envelope.toml: No such file"),
+        ("min_skill = ", "envelope.toml: not TOML"),
+        ("min_skil = 1", "envelope: Object contains unknown field `min_skil`"),
+        ('hours = "8-18"', "envelope: hours are HH:MM-HH:MM"),
+    ],
+)
+def test_an_envelope_that_cannot_be_read_is_one_line(
+    tidemark, tmp_path: Path, text: str | None, says: str
+) -> None:
+    """And what was agreed on before holds."""
+    tidemark("migrate")
+    if text is not None:
+        (tmp_path / "envelope.toml").write_text(text)
+    done = tidemark("envelope", "set", "--reason", "plan 12")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert says in done.stderr
 
 
 def with_two_tasks(tmp_path: Path) -> None:

@@ -20,9 +20,12 @@ from pipeline.consolidate.consolidation import evaluate
 from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
 from pipeline.errors import DatabaseAway, PipelineError, VersionConflict
+from pipeline.model.weights import Weights
 from pipeline.records import Request
 from pipeline.register import tables as t
+from pipeline.register.envelope import Limits
 from pipeline.register.migrate import upgrade
+from pipeline.register.orders import Act, Agree, Pause, Resume
 from pipeline.register.requests import LONGEST_S
 from pipeline.register.sql import SqlRegistry
 from pipeline.run import trainer
@@ -157,6 +160,47 @@ def test_nothing_to_do_is_told(registry, settings) -> None:
     """An empty list of requests: no work, no version."""
     assert not Trainer(settings, registry, owner="a").work_once()
     assert versions(registry) == []
+
+
+def test_a_paused_stream_is_left_alone_and_told_once(registry, settings, capsys) -> None:
+    """Its request waits, however often the trainer looks; then it is trained."""
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    worker = Trainer(settings, registry, owner="a")
+    registry.act(STREAM, Pause(), Act(actor="ada", reason="stocktaking"))
+    for _ in range(3):
+        assert not worker.work_once()
+        worker._tell_pauses()
+    registry.act(STREAM, Resume(), Act(actor="ada", reason="done"))
+    worker._tell_pauses()
+    told = capsys.readouterr().out
+    assert (told.count("stream_paused"), told.count("stream_resumed")) == (1, 1)
+    assert "stocktaking" in told
+    assert worker.work_once()
+    assert versions(registry) == [(1, "champion")]
+
+
+def test_a_version_outside_of_the_envelope_waits_and_the_champion_goes_on(
+    registry, settings
+) -> None:
+    """How far the weights moved is among the figures of a real training, and judged by; the first
+    has no parent to have moved from."""
+    worker = Trainer(settings, registry, owner="a")
+    limits = Limits(max_weight_change=0.0)
+    registry.act(STREAM, Agree(limits=limits), Act(actor="ada", reason="plan 12"))
+    for number, level in enumerate((0.0, 9.0)):
+        ask(registry, number, segment(level, number), "boundary" if number else "bootstrap")
+        assert worker.work_once()
+    assert versions(registry) == [(1, "champion"), (2, "waiting")]
+    before, after = (
+        Weights.from_bytes(registry.get(sha)).model.state_dict()
+        for sha in column(registry, t.versions.c.sha256)
+    )
+    flat = [np.concatenate([w.numpy().ravel() for w in made.values()]) for made in (before, after)]
+    change = np.linalg.norm(flat[1] - flat[0]) / np.linalg.norm(flat[0])
+    ((_, held),) = registry.waiting(STREAM)
+    assert [each.said for each in held.outside] == [
+        f"its weights moved by {change:.4g}, more than 0"
+    ]
 
 
 def test_a_new_regime_becomes_a_version_and_its_return_needs_none(registry, settings) -> None:
