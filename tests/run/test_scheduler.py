@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config import Database, Run, Schedule, Settings
 from pipeline.errors import SettingsError
+from pipeline.register.orders import Act, Pause, Resume
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.scheduler import LEASE, Scheduler, cron, last_due
 from tests.register.making import opened
@@ -96,6 +97,18 @@ def test_a_time_that_was_missed_is_requested_once(registry: SqlRegistry) -> None
     assert made.request_due(at("2026-03-04T09:00:00")) is not None
     assert made.request_due(at("2026-03-04T09:00:10")) is None
     assert made.request_due(at("2026-03-05T02:30:00")) is not None
+
+
+def test_while_a_stream_is_paused_nothing_is_requested(registry: SqlRegistry) -> None:
+    """Of the times that were missed, the latest is made up for once it goes on."""
+    made = scheduler(registry)
+    stream = registry.streams()[0].id
+    registry.act(stream, Pause(), Act(actor="ada", reason="stocktaking"))
+    for day in (2, 3, 4):
+        assert made.request_due(at(f"2026-03-0{day}T02:30:00")) is None
+    registry.act(stream, Resume(), Act(actor="ada", reason="done"))
+    assert made.request_due(at("2026-03-04T09:00:00")) is not None
+    assert made.request_due(at("2026-03-04T09:00:10")) is None
 
 
 def test_a_time_before_the_stream_began_is_not_requested(registry: SqlRegistry) -> None:
