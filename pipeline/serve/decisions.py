@@ -31,7 +31,7 @@ def decided(conn: Connection, stream: str, version: Row[Any]) -> Answer:
     return {
         "stream": stream,
         "version": version.number,
-        "decision": "rejected" if version.status == "rejected" else "promoted",
+        "decision": "rejected" if _was_rejected(conn, version) else "promoted",
         "decided_at": iso(version.created),
         "by": GATE,
         "because": version.decision,
@@ -66,6 +66,20 @@ def refusal(version: Row[Any]) -> Answer:
         "thresholds": _thresholds(figures),
         "gain": figures.get("gain"),
     }
+
+
+def _was_rejected(conn: Connection, version: Row[Any]) -> bool:
+    """By the gate: a person may have promoted it all the same."""
+    if version.status == "rejected":
+        return True
+    entry = t.ledger.c
+    made = select(entry.entry).where(
+        entry.stream_id == version.stream_id, entry.kind == "version", entry.at == version.created
+    )
+    told = (json.loads(text) for text in conn.execute(made).scalars())
+    return any(
+        facts["number"] == version.number and facts["status"] == "rejected" for facts in told
+    )
 
 
 def _thresholds(figures: Mapping[str, Any]) -> Answer:

@@ -34,6 +34,7 @@ from pipeline.register.orders import (
 )
 from pipeline.register.rollback import WATCH
 from pipeline.register.sql import SqlRegistry, Stream
+from pipeline.serve.lineage import Lineage
 from tests.register.making import (
     LEASE_S,
     Clock,
@@ -288,6 +289,20 @@ def test_a_rejected_version_is_promoted_against_the_gates_word(
     }  # fmt: skip
     row, held = registry.promotions(stream.id)[-1]
     assert (row.version, row.live_from, row.actor, held) == (2, clock.now, "ada", None)
+
+
+def test_the_gates_word_stays_what_it_was(registry: SqlRegistry, stream: Stream) -> None:
+    """Whoever asks what was decided hears of both: the gate's no, and the person's yes."""
+    next_version(registry, stream)
+    next_version(registry, stream, rejected("worse by 0.3"))
+    registry.act(stream.id, Promote(version=2), ada())
+    lineage = Lineage(registry.database)
+    one, two = (lineage.decided("plant", number) for number in (1, 2))
+    lineage.close()
+    assert (one["decision"], two["decision"], two["because"]) == (
+        "promoted", "rejected", "worse by 0.3",
+    )  # fmt: skip
+    assert [live["by"] for live in two["live"]] == ["ada"]
 
 
 def test_the_champion_is_promoted_to_nothing(registry: SqlRegistry, stream: Stream) -> None:

@@ -186,22 +186,6 @@ def test_damaged_readings_leave_the_rest_of_the_card(
     assert "segment 1: damaged, " in page(card)
 
 
-def test_pruned_readings_say_when_and_by_whom(
-    registry: SqlRegistry, stream: Stream, lineage: Lineage
-) -> None:
-    """They are not taken for damaged."""
-    sha = second_version(registry, stream)
-    with registry.engine.begin() as conn:
-        conn.execute(
-            text(
-                "UPDATE artifacts SET content = :none, pruned = 86400000000, pruned_by = 'eve' "
-                "WHERE sha256 = :sha"
-            ),
-            {"none": b"", "sha": sha},
-        )
-    assert "segment 1: pruned on 1970-01-02 by eve, " in page(lineage.card("plant", 2))
-
-
 def test_the_card_is_what_its_schema_says(
     registry: SqlRegistry, stream: Stream, lineage: Lineage
 ) -> None:
