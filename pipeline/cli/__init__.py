@@ -4,7 +4,7 @@
 `housekeeping` prepares and checks, `acting` decides by hand, `envelope` says what may be decided
 without a person, `moving` keeps and moves the database, `audit` and `decided` ask the history,
 `proof` has it prove itself, `streams` follows the topic and lists streams, `tasks` says what
-regimes are, `dead_letters` goes through what could not be read, `tokens` says who may ask over HTTP.
+regimes are, `dead_letters` goes through what could not be read, `tokens` says who may ask by HTTP.
 """
 
 from __future__ import annotations
