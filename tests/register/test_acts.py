@@ -15,9 +15,9 @@ from pipeline.config import Database
 from pipeline.errors import PipelineError, RegistryError, VersionConflict
 from pipeline.records import Version
 from pipeline.register import migrate
+from pipeline.register.chain import sound
 from pipeline.register.engine import connect, reading
 from pipeline.register.envelope import Limits
-from pipeline.register.ledger import broken
 from pipeline.register.orders import (
     Act,
     Agree,
@@ -68,7 +68,7 @@ def registry(at_head: Database, clock: Clock) -> Iterator[SqlRegistry]:
     with opened(at_head, clock) as registry:
         yield registry
         with reading(registry.engine) as conn:
-            assert list(broken(conn)) == []
+            assert sound(conn)
 
 
 @pytest.fixture
