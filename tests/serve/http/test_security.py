@@ -338,7 +338,7 @@ def test_a_fault_of_ours_tells_nobody_where(
     """No trace, no path, no secret; the log has it."""
 
     def fails(*_: object) -> None:
-        raise RuntimeError("s3cret in /work/file.py")
+        raise RuntimeError("s3cret in /srv/file.py")
 
     monkeypatch.setattr(SqlRegistry, "stream", fails)
     with connected(registry) as client:
