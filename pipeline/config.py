@@ -565,6 +565,11 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
+def with_log_format(log_format: str) -> dict[str, str]:
+    """The environment, with another format of the log."""
+    return os.environ | {f"{PREFIX}RUN_LOG_FORMAT": log_format}
+
+
 def as_toml(settings: Settings | None = None) -> str:
     """Every key with its help, unit and value, as a file that `load` reads back."""
     settings = settings or Settings()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PipelineError(Exception):
     """The root. At the command line: one line on standard error and exit code 1."""
@@ -65,6 +67,14 @@ class ArtifactCorrupt(RegistryError):
 
 class ArtifactPruned(ArtifactCorrupt):
     """Stored bytes went by a person's or a schedule's order; their hash stays. It says when."""
+
+
+class GaveUp(PipelineError):
+    """`tidemark run` starts a child no more: at the command line, with its last lines."""
+
+    def __init__(self, what: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(what)
+        self.lines = tuple(lines)
 
 
 class Interrupted(PipelineError):

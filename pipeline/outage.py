@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
+#: What the one line of a process says that ends because it has waited for long enough.
+OVER_LIMIT = "over run.outage_limit_s"
 #: First pause, doubled with each further one, and the longest, in seconds; each is cut by up to
 #: half at random, so that processes that lost the same thing do not all ask at once.
 PAUSE_S, LONGEST_S = 0.1, 5.0
@@ -97,7 +99,7 @@ class Outage:
         if self.stop.is_set():
             raise exc
         if now - self._since >= self.limit_s:
-            away = f"away for {now - self._since:.0f} s, over run.outage_limit_s"
+            away = f"away for {now - self._since:.0f} s, {OVER_LIMIT}"
             raise type(exc)(f"{exc} ({away})") from exc
 
     def over(self) -> None:

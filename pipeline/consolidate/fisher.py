@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,11 @@ from pipeline.model.objectives import Objective
 
 
 def fisher_diagonal(
-    model: nn.Module, objective: Objective, x: Tensor, generator: torch.Generator
+    model: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    generator: torch.Generator,
+    alive: Callable[[], None] = lambda: None,
 ) -> Params:
     """Fisher information of a model, diagonal only, with targets sampled from its own output.
 
@@ -19,10 +25,10 @@ def fisher_diagonal(
 
     x: (N, ...). Squaring a batch's mean gradient instead lets opposite signs cancel and keeps a
     few per cent of the trace. The model is put in eval mode and given back as it was; its gradients
-    are not touched. Memory does not grow with N.
+    are not touched. Memory does not grow with N. alive: called after each pass through the model.
     """
     with evaluating(model):
         with torch.no_grad():
             output = torch.cat([model(part) for part in torch.split(x, chunk(x))])
-        squares = squared_gradients(model, x, objective.score(output, generator))
+        squares = squared_gradients(model, x, objective.score(output, generator), alive)
     return {name: square / len(x) for name, square in squares.items()}

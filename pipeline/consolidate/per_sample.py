@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -21,11 +23,13 @@ def chunk(x: Tensor) -> int:
     return max(1, CELLS // max(1, x[:1].numel()))
 
 
-def squared_gradients(model: nn.Module, x: Tensor, score: Tensor) -> Params:
+def squared_gradients(
+    model: nn.Module, x: Tensor, score: Tensor, alive: Callable[[], None] = lambda: None
+) -> Params:
     """sum_n (d score_n . f(x_n) / d theta_i)^2 of every parameter, exactly, in eval mode.
 
     x: (N, ...), score: (N, K). By products if they agree with autograd on the first sample, else by
-    vmap, else sample by sample. Nothing is left in the model.
+    vmap, else sample by sample. Nothing is left in the model. alive: called after each pass.
     """
     way = _by_products if _trusted(model, x[:1], score[:1]) else _by_vmap
     total = {name: torch.zeros_like(p.detach()) for name, p in model.named_parameters()}
@@ -33,6 +37,7 @@ def squared_gradients(model: nn.Module, x: Tensor, score: Tensor) -> Params:
     for x_part, score_part in zip(torch.split(x, rows), torch.split(score, rows), strict=True):
         for name, found in way(model, x_part, score_part).items():
             total[name] += found
+        alive()
     return total
 
 

@@ -178,14 +178,14 @@ def train(
             loop.optimiser.step(lr)
             if pull is not None:
                 loop.optimiser.pull(pull, lr)
+        if task.progress:
+            task.progress((step + 1) / loop.total)
         if loop.ends_epoch(step):
             done = best.take(task.model)
             if time.monotonic() > deadline:
                 raise TrainingFailed(
                     f"not done within learn.max_seconds = {task.learn.max_seconds:g}"
                 )
-            if task.progress:
-                task.progress((step + 1) / loop.total)
             if done:
                 break
     flat.release()

@@ -18,6 +18,10 @@ from pipeline.errors import BrokerAway, SourceError
 
 #: How long a broker may take to answer at all before we say so, in milliseconds.
 ANSWER_MS = 5000
+#: The same for whoever asks again anyway, and looks in between whether to stop.
+ASKED_AGAIN_MS = 500
+#: Longest farewell to a broker, in milliseconds: a process that is told to stop has a few seconds.
+FAREWELL_MS = 500
 #: Longest wait between two attempts to reach a broker that is away, in milliseconds.
 RECONNECT_MS = 1000
 #: Codec -> module that kafka-python needs for it.
@@ -54,12 +58,12 @@ def connection(kafka: Kafka) -> dict[str, Any]:
     return options
 
 
-def reach(kafka: Kafka) -> None:
-    """Wait for a broker to take a connection; OSError if none does within ANSWER_MS.
+def reach(kafka: Kafka, *, within_ms: int | None = None) -> None:
+    """Wait for a broker to take a connection; OSError if none does within ANSWER_MS, or less.
 
     With kafka.api_version set, kafka-python asks nobody at first, and then waits without end.
     """
-    until = time.monotonic() + ANSWER_MS / 1000
+    until = time.monotonic() + (ANSWER_MS if within_ms is None else within_ms) / 1000
     addresses = [a.strip().rpartition(":") for a in kafka.bootstrap_servers.split(",")]
     while True:
         for host, _, port in addresses:
@@ -138,13 +142,15 @@ def check(kafka: Kafka, topic: str, results: Sequence[str] = ()) -> list[tuple[s
     return checks
 
 
-def partitions(kafka: Kafka, topics: Sequence[str]) -> dict[str, set[int]]:
+def partitions(
+    kafka: Kafka, topics: Sequence[str], *, within_ms: int | None = None
+) -> dict[str, set[int]]:
     """Topic -> its partitions, none of one that is not there; Kafka's own error if it is away.
 
     By a client of its own: kafka-python's consumer and producer wait for a broker that is away, the
     one without end, the other until it says that there is no such topic.
     """
-    reach(kafka)
+    reach(kafka, within_ms=within_ms)
     admin = KafkaAdminClient(**connection(kafka), request_timeout_ms=ANSWER_MS)
     try:
         told = admin.describe_topics(list(topics))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,9 +11,11 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
 from pipeline.config import Kafka
-from pipeline.errors import SourceError
+from pipeline.errors import BrokerAway, SourceError
 from pipeline.ingest.kafka_client import (
     ANSWER_MS,
+    ASKED_AGAIN_MS,
+    FAREWELL_MS,
     api_version,
     connection,
     first_line,
@@ -25,10 +28,11 @@ from pipeline.ingest.kafka_client import (
 )
 from pipeline.outage import Outage
 
-#: Longest wait of one `send`: the topic is not there, or the buffer is full, in milliseconds.
+#: Longest wait for what the broker knows of a topic, in milliseconds.
 SEND_MS = 10_000
-#: Wait of `flush` for acknowledgements before the broker counts as away, in seconds.
-FLUSH_S = 5
+#: Wait of `flush` for acknowledgements before the broker counts as away, cut into slices in which
+#: nobody looks whether to stop, and the longest in all of a process that was told to; in seconds.
+FLUSH_S, SLICE_S, STOPPING_S = 5.0, 0.5, 1.5
 #: Longest time in which a record has to be acknowledged where outages are shorter; else this much
 #: longer than they are, so that none is given up that is still waited for; in seconds.
 DELIVERY_S = 120
@@ -71,12 +75,11 @@ class KafkaSink:
         self.kafka = kafka
         self.outage = outage or Outage("broker")
         self._failures: list[BaseException] = []
-        self._sent = False
         if not importable(kafka.compression):
             raise SourceError(install(kafka.compression))
         version = api_version(kafka)
         with translated(kafka):
-            reach(kafka)
+            reach(kafka, within_ms=ASKED_AGAIN_MS if self.outage.limit_s else None)
             self._producer = producer(
                 kafka,
                 enable_idempotence=version is None or version >= IDEMPOTENT_SINCE,
@@ -121,40 +124,60 @@ class KafkaSink:
         Raises
         ------
         SourceError
-            The topic is not there, or the buffer stayed full for SEND_MS.
+            The topic is not there.
+        BrokerAway
+            The broker does not say where it is, for longer than it is waited for.
         """
         if key is None and value is None:
             value = b""
+        hand_over = partial(
+            self._send, topic, key=key, value=value, headers=list(headers), partition=partition
+        )
+        try:
+            hand_over()
+        except BrokerAway:  # or there is no such topic: that is told apart first
+            self.outage.ask(partial(self._require, topic))
+            self.outage.ask(hand_over)
+
+    def _send(self, topic: str, **record: Any) -> None:
         try:
             with translated(self.kafka):
-                future = self._producer.send(
-                    topic, key=key, value=value, headers=list(headers), partition=partition
-                )
+                future = self._producer.send(topic, **record)
+        except BrokerAway:
+            raise
         except SourceError as exc:
             raise SourceError(f"cannot send to {topic}: {exc}") from exc
         future.add_errback(self._failures.append)
-        self._sent = True
 
     def flush(self) -> None:
         """Wait for every acknowledgement; SourceError if one is missing."""
-        if self._sent:  # without a record nobody would hear whether the broker is there
+        if self._producer._accumulator.has_incomplete:  # noqa: SLF001 - else nobody is asked
             self.outage.ask(self._flush)
-            self._sent = False
         self._raise_failures()
 
     def _flush(self) -> None:
+        started = time.monotonic()
         with translated(self.kafka):
-            self._producer.flush(timeout=FLUSH_S)
+            while True:
+                try:
+                    self._producer.flush(timeout=SLICE_S)
+                except KafkaTimeoutError:
+                    longest = STOPPING_S if self.outage.stop.is_set() else FLUSH_S
+                    if time.monotonic() - started >= longest:
+                        raise
+                else:
+                    return
 
     def close(self) -> None:
         """Flush, for a moment, and leave; SourceError if something was not acknowledged."""
+        within_s = (FAREWELL_MS if self.outage.stop.is_set() else ANSWER_MS) / 1000
         with translated(self.kafka):
             try:
-                self._producer.close(timeout=ANSWER_MS / 1000)
+                self._producer.close(timeout=within_s)
             except KafkaTimeoutError:
                 # kafka-python leaves its thread behind, which might yet send what is called lost.
                 self._producer._sender.force_close()  # noqa: SLF001
-                self._producer.close(timeout=ANSWER_MS / 1000)
+                self._producer.close(timeout=within_s)
         self._raise_failures()
 
     def _raise_failures(self) -> None:

@@ -18,7 +18,9 @@ from pipeline.config import Kafka
 from pipeline.errors import BrokerAway, MadeAnew, SourceError, StaleEpoch
 from pipeline.ingest.kafka_client import (
     ANSWER_MS,
+    ASKED_AGAIN_MS,
     CODECS,
+    FAREWELL_MS,
     connection,
     importable,
     no_topic,
@@ -36,6 +38,8 @@ log = structlog.get_logger()
 ENDS_MS = 1000
 #: How long a topic that is made anew, or has more partitions, may go unseen, in milliseconds.
 METADATA_MS = 60_000
+#: How long a poll may be deaf to everything else, in seconds.
+SLICE_S = 0.5
 ASSIGNORS = {"range": RangePartitionAssignor, "cooperative-sticky": CooperativeStickyAssignor}
 
 
@@ -67,7 +71,7 @@ class KafkaSource:
             if not importable(codec):
                 log.warning("codec_missing", codec=codec, install=CODECS[codec])
         with translated(kafka):
-            reach(kafka)
+            reach(kafka, within_ms=ASKED_AGAIN_MS if self.outage.limit_s else None)
             self._consumer = KafkaConsumer(
                 **connection(kafka),
                 group_id=kafka.group_id,
@@ -100,7 +104,7 @@ class KafkaSource:
         earliest = self.kafka.auto_offset_reset == "earliest"
         with translated(self.kafka):
             ask = self._consumer.beginning_offsets if earliest else self._consumer.end_offsets
-            numbers = sorted(self._consumer.partitions_for_topic(self.topic) or ())
+            numbers = sorted(self._partitions())
             found = ask([TopicPartition(self.topic, n) for n in numbers], timeout_ms=ANSWER_MS)
         return {partition.partition: offset for partition, offset in found.items()}
 
@@ -127,11 +131,27 @@ class KafkaSource:
 
     def _require(self) -> None:
         with translated(self.kafka):
-            there = partitions(self.kafka, [self.topic])[self.topic]
+            within_ms = ASKED_AGAIN_MS if self.outage.limit_s else None
+            there = partitions(self.kafka, [self.topic], within_ms=within_ms)[self.topic]
             if there:  # known before the join: without it, a group's leader shares nothing out
-                self._consumer.partitions_for_topic(self.topic)
+                self._partitions()
         if not there:
             raise SourceError(f"{no_topic(self.kafka, self.topic)}, or set stream.topic")
+
+    def _partitions(self) -> set[int]:
+        """As `partitions_for_topic`, which waits without end if the broker goes meanwhile."""
+        consumer, cluster = self._consumer, self._consumer._cluster  # noqa: SLF001
+        if not cluster.partitions_for_topic(self.topic):
+            cluster.need_all_topic_metadata = True
+            try:
+                consumer._net.run(  # noqa: SLF001
+                    consumer._manager.wait_for,  # noqa: SLF001
+                    cluster.request_update(),
+                    ANSWER_MS,
+                )
+            finally:
+                cluster.need_all_topic_metadata = False
+        return cluster.partitions_for_topic(self.topic) or set()
 
     def poll(self, timeout_s: float) -> list[Records]:
         """What has been fetched, at most `max_poll_records`.
@@ -149,14 +169,14 @@ class KafkaSource:
         if listener.failure is not None:
             raise listener.failure
         try:
-            polled = self._fetch(timeout_s)
+            polled = self._wait(timeout_s)
         except SourceError as exc:
             if listener.failure is not None:
                 raise listener.failure from None
             if not isinstance(exc, BrokerAway):
                 raise
             self.outage.note(exc)
-            time.sleep(timeout_s)
+            time.sleep(min(timeout_s, SLICE_S))
             return []
         if polled:
             self.outage.over()
@@ -176,6 +196,15 @@ class KafkaSource:
             for partition, records in polled.items()
             if records
         ]
+
+    def _wait(self, timeout_s: float) -> dict[TopicPartition, list[Any]]:
+        """In slices: new partitions, and being told to stop, are not left waiting."""
+        until = time.monotonic() + timeout_s
+        while True:
+            left = until - time.monotonic()
+            polled = self._fetch(max(0.0, min(left, SLICE_S)))
+            if polled or left <= SLICE_S or self._waiting() or self.outage.stop.is_set():
+                return polled
 
     def _fetch(self, timeout_s: float) -> dict[TopicPartition, list[Any]]:
         with translated(self.kafka):
@@ -217,8 +246,8 @@ class KafkaSource:
         if policy == "fail" or listener is None:
             raise SourceError(
                 f"partition {partition.partition} of {self.topic} begins at offset {first}, and "
-                f"{offset} comes next: {first - offset} records are out of retention; to go on "
-                "without them set kafka.out_of_range = earliest or latest"
+                f"{offset} comes next: up to {first - offset} records are out of retention (fewer "
+                "where transactions or compaction left holes); to go on without them set kafka.out_of_range = earliest or latest"
             )
         at = first if policy == "earliest" else end
         gap = Gap(first_offset=offset, end_offset=at, went_on=policy)
@@ -341,8 +370,9 @@ class KafkaSource:
         """Leave the group at once, without another commit; the owner is not told."""
         if self._listener is not None:
             self._listener.closed = True
+        within_ms = FAREWELL_MS if self.outage.stop.is_set() else ANSWER_MS
         with translated(self.kafka):
-            self._consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+            self._consumer.close(autocommit=False, timeout_ms=within_ms)
 
 
 class _Listener(ConsumerRebalanceListener):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,11 @@ ALIVE = {
 }
 
 
+#: Longest wait for another writer to a SQLite file in which nothing else is heard, and the longest
+#: at all of a process that was told to stop, in seconds.
+SLICE_S, STOPPING_S = 0.5, 1.5
+
+
 def now_us() -> int:
     """Microseconds since 1970 UTC."""
     return time.time_ns() // 1000
@@ -65,8 +71,12 @@ def moment(time_us: int) -> datetime:
     return EPOCH + timedelta(microseconds=time_us)
 
 
-def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
+def connect(
+    database: Database, *, foreign_keys: bool = True, stop: threading.Event | None = None
+) -> Engine:
     """An engine; nothing is opened yet.
+
+    stop: once it is set, another writer is waited for no longer than STOPPING_S.
 
     On SQLite: write-ahead log, a busy timeout, foreign keys as asked (migrations need them off),
     and BEGIN IMMEDIATE for writes, so that a writer waits at the start instead of failing later.
@@ -91,7 +101,8 @@ def connect(database: Database, *, foreign_keys: bool = True) -> Engine:
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
         raise RegistryError(f"database.url: {_first_line(exc)}") from None
     if engine.dialect.name == "sqlite":
-        _prepare_sqlite(engine, foreign_keys)
+        wait_s = database.busy_timeout_s
+        _prepare_sqlite(engine, foreign_keys, wait_s, stop or threading.Event())
     return engine
 
 
@@ -203,7 +214,9 @@ def _parsed(text: str) -> URL:
     )
 
 
-def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
+def _prepare_sqlite(
+    engine: Engine, foreign_keys: bool, wait_s: float, stop: threading.Event
+) -> None:
     @event.listens_for(engine, "connect")
     def on_connect(dbapi: Any, _: Any) -> None:
         dbapi.isolation_level = None  # we say BEGIN ourselves
@@ -214,8 +227,30 @@ def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
 
     @event.listens_for(engine, "begin")
     def on_begin(conn: Connection) -> None:
-        reads = conn.get_execution_options().get("tidemark_reads")
-        conn.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        if conn.get_execution_options().get("tidemark_reads"):
+            conn.exec_driver_sql("BEGIN")
+        else:
+            _begin_writing(conn, wait_s, stop)
+
+
+def _begin_writing(conn: Connection, wait_s: float, stop: threading.Event) -> None:
+    """Wait for other writers, in slices: inside SQLite's own wait Python hears nothing."""
+    dbapi: Any = conn.connection.driver_connection
+    started = time.monotonic()
+    dbapi.execute(f"PRAGMA busy_timeout = {int(min(wait_s, SLICE_S) * 1000)}")
+    try:
+        while True:
+            try:
+                conn.exec_driver_sql("BEGIN IMMEDIATE")
+            except OperationalError as exc:
+                longest = min(wait_s, STOPPING_S) if stop.is_set() else wait_s
+                waited = time.monotonic() - started
+                if _sqlite_code(exc.orig) != sqlite3.SQLITE_BUSY or waited >= longest:
+                    raise
+            else:
+                return
+    finally:
+        dbapi.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
 
 
 def _is_full(exc: BaseException | None) -> bool:

@@ -99,7 +99,7 @@ class SqlRegistry:
         self.database = database
         self.outage = outage or Outage("database")
         self.clock = clock
-        self.engine = connect(database)
+        self.engine = connect(database, stop=self.outage.stop)
         self._leave: Callable[[], None] | None = None
 
     def run_as(self, owner: str) -> None:

@@ -134,7 +134,7 @@ def _processes(
             processes["replay"] = _replay(config, recording, out)
             yield processes
         finally:
-            end(list(processes.values()))
+            end(list(processes.values()), patience_s=10.0)
 
 
 def _replay(config: Path, recording: Path, out: IO[bytes]) -> subprocess.Popen[bytes]:

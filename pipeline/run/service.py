@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
+
 from pipeline.config import Settings, notify_socket
+from pipeline.errors import Away
+
+log = structlog.get_logger()
 
 #: Time between two signs of life, in seconds: well below any watchdog worth setting.
 BEAT_S = 1.0
@@ -94,10 +99,17 @@ class Watched(threading.Event):
 def serving(
     settings: Settings, stop: threading.Event, role: str
 ) -> Iterator[tuple[Service, Watched]]:
-    """The service of this process, and its stop event; at the end it is stopping."""
+    """The service of this process, and its stop event; at the end it is stopping.
+
+    What is away when the process is told to stop is not waited for, and that is no failure.
+    """
     file = settings.run.ready_file
     service = Service(notify_socket(), Path(f"{file}.{role}") if file else None)
     try:
         yield service, Watched(stop, service)
+    except Away as exc:
+        if not stop.is_set():
+            raise
+        log.warning("stopped_in_an_outage", role=role, reason=str(exc))
     finally:
         service.stopping()

@@ -68,6 +68,8 @@ class Owned:
 
     epoch: int
     next_offset: int | None
+    #: The next offset of the last checkpoint; None: nothing is kept yet.
+    kept: int | None
     #: The last checkpoint, until the number of channels is known.
     saved: Checkpoint | None
     state: Partition | None = None
@@ -147,6 +149,7 @@ class Streamer:
             self.owned[number] = Owned(
                 epoch=checkpoint.epoch,
                 next_offset=checkpoint.next_offset,
+                kept=checkpoint.next_offset,
                 saved=checkpoint,
                 watch=Watch(self.settings.gate.rollback_after),
                 outbox=opened(done.get(number), self.stream.created) if transactions else None,
@@ -172,8 +175,13 @@ class Streamer:
         try:
             self.checkpoint(partitions)
         except (Away, StaleEpoch, TransactionLost) as exc:
-            log.warning("last_checkpoint_left_out", partitions=list(partitions), reason=str(exc))
+            self._leave_out(partitions, exc)
         self._release(partitions)
+
+    def _leave_out(self, partitions: Iterable[int], exc: Exception) -> None:
+        """Say from where on what was taken will be read again: nothing of it was kept."""
+        again = {n: self.owned[n].kept for n in partitions if n in self.owned}
+        log.warning("last_checkpoint_left_out", read_again_from=again, reason=str(exc))
 
     def lost(self, partitions: Sequence[int]) -> None:
         """Forget the partitions and write nothing: somebody else has them."""
@@ -222,17 +230,26 @@ class Streamer:
         starts = self.source.starts()  # asks the broker, and so learns the topic's id
         self.registry.follow(self.stream, self.source.topic_id(), starts)
         self.source.subscribe(self)
-        while not stop():
-            try:
-                self.poll_once()
-                if self.owned:
-                    ready()
-            except (StaleEpoch, TransactionLost) as exc:
-                # the group thinks otherwise, or has not told us yet; or what is out has to be asked
-                log.warning("rejoining", reason=str(exc))
-                self._release(list(self.owned))
-                self.source.rejoin()
-        self.revoked(list(self.owned))
+        try:
+            while not stop():
+                self._go_on(ready)
+        except Away as exc:
+            if not stop():
+                raise
+            self._leave_out(self.owned, exc)  # in mid-poll: half of a step is not to be kept
+        else:
+            self.revoked(list(self.owned))
+
+    def _go_on(self, ready: Callable[[], None]) -> None:
+        try:
+            self.poll_once()
+            if self.owned:
+                ready()
+        except (StaleEpoch, TransactionLost) as exc:
+            # the group thinks otherwise, or has not told us yet; or what is out has to be asked
+            log.warning("rejoining", reason=str(exc))
+            self._release(list(self.owned))
+            self.source.rejoin()
 
     def poll_once(self) -> int:
         """Take one poll through the stages; the number of readings.
@@ -383,7 +400,7 @@ class Streamer:
         owned.watch.named((each.series, each.segment, each.task) for each in named)
         owned.boundaries, owned.events, owned.settled, owned.gaps = [], [], [], []
         owned.prints, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
-        owned.dirty = False
+        owned.kept, owned.dirty = owned.next_offset, False
         return named
 
     def _publish_names(self, number: int, named: Sequence[Named]) -> None:

