@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 #: A busy machine may take so long for what has no limit of its own, in seconds.
-PATIENCE_S = 90.0
+PATIENCE_S = 200.0
 
 
 class Forked:
@@ -166,6 +166,7 @@ def command(argv: list[str]) -> NoReturn:
 
 
 def _zygote() -> None:
+    import torch.fx.experimental.symbolic_shapes  # noqa: F401 - what a first backward pass imports
 
     import pipeline.cli.processes
     import pipeline.detect.detectors

@@ -247,7 +247,8 @@ class KafkaSource:
             raise SourceError(
                 f"partition {partition.partition} of {self.topic} begins at offset {first}, and "
                 f"{offset} comes next: up to {first - offset} records are out of retention (fewer "
-                "where transactions or compaction left holes); to go on without them set kafka.out_of_range = earliest or latest"
+                "where transactions or compaction left holes); to go on without them set "
+                "kafka.out_of_range = earliest or latest"
             )
         at = first if policy == "earliest" else end
         gap = Gap(first_offset=offset, end_offset=at, went_on=policy)

@@ -309,6 +309,22 @@ def test_a_manual_request_before_any_reading_fails_with_a_reason(registry, setti
     assert requests(registry) == [("failed", "there is no reading to begin with")]
 
 
+def test_a_due_time_before_any_reading_is_no_failure(registry, settings) -> None:
+    """The clock cannot know; a person who asks beside it is told."""
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, None, "schedule")
+    assert worker.work_once()
+    early = "nothing to learn yet: no segment is long enough"
+    assert requests(registry) == [("done", early)]
+    ask(registry, 1, None, "schedule")
+    ask(registry, 2, None, "manual")
+    assert worker.work_once()
+    assert worker.work_once()
+    failed = ("failed", "there is no reading to begin with")
+    assert sorted(requests(registry)[1:]) == sorted([failed, failed])
+    assert versions(registry) == []
+
+
 def test_a_champion_that_changed_meanwhile_costs_no_attempt(
     registry, settings, monkeypatch
 ) -> None:
