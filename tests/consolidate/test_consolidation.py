@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -527,14 +528,32 @@ def test_damaged_inputs_are_not_used(full: Inputs, part: str) -> None:
         consolidate(replace(full, **changed), SCORE, QUICK)
 
 
-def test_progress_may_end_it(full: Inputs) -> None:
-    """A process told to stop gives a consolidation up between two epochs."""
+def test_every_stage_tells_that_it_goes_on_and_may_be_ended_there(full: Inputs) -> None:
+    """The Fisher diagonal's one pass, each step, and each task three times: its error scale, the
+    candidate on it, the parent on it. systemd's watchdog and SIGTERM hang on these calls."""
+    shares: list[float] = []
+    consolidate(full, SCORE, QUICK, progress=shares.append)
+    after = 3 * len(full.held_out)
+    steps = shares[1:-after]
+    assert shares[0] == 0.0
+    assert shares[-after:] == [1.0] * after
+    assert steps[0] > 0.0
+    assert steps == sorted(set(steps))
+    told: list[float] = []
 
-    def stop(_: float) -> None:
-        raise PipelineError("interrupted")
+    def stop_at(number: int) -> Callable[[float], None]:
+        def told_it(share: float) -> None:
+            told.append(share)
+            if len(told) == number:
+                raise PipelineError("interrupted")
 
-    with pytest.raises(PipelineError, match="interrupted"):
-        consolidate(full, SCORE, QUICK, progress=stop)
+        return told_it
+
+    for number in (1, 2, 1 + len(steps) // 2, len(shares) - after + 1, len(shares)):
+        told.clear()
+        with pytest.raises(PipelineError, match="interrupted"):
+            consolidate(full, SCORE, QUICK, progress=stop_at(number))
+        assert told == shares[:number]
 
 
 # What it is for -------------------------------------------------------------------------------
