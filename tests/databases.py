@@ -32,7 +32,7 @@ def postgres_server() -> Iterator[str]:
     Started by root it runs as a user of its own, who must reach its files to the end: pytest's
     folder it could not, as every other run of pytest closes that to all but root again.
     """
-    directory = Path(tempfile.mkdtemp(prefix="tidemark-postgresql-"))
+    directory = server_directory()
     server = pgserver().get_server(directory, cleanup_mode="stop", start=False)
     patiently(server.start)
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
@@ -45,6 +45,11 @@ def postgres_server() -> Iterator[str]:
         del _servers[url]
         server.cleanup()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def server_directory() -> Path:
+    """A new directory that a server's own user can reach; whoever asks removes it."""
+    return Path(tempfile.mkdtemp(prefix="tidemark-postgresql-"))
 
 
 def pgserver() -> Any:

