@@ -175,7 +175,7 @@ class KafkaSource:
                 raise listener.failure from None
             if not isinstance(exc, BrokerAway):
                 raise
-            self.outage.note(exc)
+            self._note(exc)
             time.sleep(min(timeout_s, SLICE_S))
             return []
         if polled:
@@ -205,6 +205,11 @@ class KafkaSource:
             polled = self._fetch(max(0.0, min(left, SLICE_S)))
             if polled or left <= SLICE_S or self._waiting() or self.outage.stop.is_set():
                 return polled
+
+    def _note(self, exc: BrokerAway) -> None:
+        """Nothing was taken: an owner that is told to stop may still keep what it has."""
+        if not self.outage.stop.is_set():
+            self.outage.note(exc)
 
     def _fetch(self, timeout_s: float) -> dict[TopicPartition, list[Any]]:
         with translated(self.kafka):
@@ -362,7 +367,7 @@ class KafkaSource:
                 ends = self._consumer.end_offsets(some, timeout_ms=ENDS_MS)
                 at = {p: self._consumer.position(p, timeout_ms=ENDS_MS) for p in assigned}
         except BrokerAway as exc:
-            self.outage.note(exc)
+            self._note(exc)
             return {}
         self.outage.over()
         return {p.partition: max(0, ends[p] - at[p]) for p in assigned if at[p] is not None}

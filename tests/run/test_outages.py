@@ -176,6 +176,35 @@ def test_past_the_limit_a_broker_that_is_away_ends_the_process(
     registry.close()
 
 
+def test_told_to_stop_a_stream_keeps_what_it_has_though_the_broker_is_away(
+    sqlite_at_head: Database, log: list[Message], forgotten_sockets: None
+) -> None:
+    """Neither an empty poll nor the lag takes the last checkpoint away: all was published."""
+    stop, registry = threading.Event(), SqlRegistry(sqlite_at_head)
+    with EmbeddedBroker({"readings": 1}) as broker:
+        kafka = Kafka(bootstrap_servers=broker.address, api_version="2.3", group_id="g")
+        settings = configured(sqlite_at_head)
+        source = KafkaSource(kafka, "readings", Outage("broker", 300.0, stop))
+        made = Streamer(settings, source, MemorySink(), registry, owner="s")
+        made._checkpoint_due = float("inf")
+        source.subscribe(made)
+        sink = KafkaSink(kafka)
+        for key, value in log[:20]:
+            sink.send("readings", key=key, value=value, partition=0)
+        sink.close()
+        deadline = time.monotonic() + 60
+        while not any(o.next_offset == 20 for o in made.owned.values()):
+            assert time.monotonic() < deadline
+            made.poll_once()
+    stop.set()
+    made._lag_due = 0.0
+    assert made.poll_once() == 0
+    made.revoked([0])
+    assert registry.progress()[0] == 20
+    source.close()
+    registry.close()
+
+
 def test_a_broker_that_goes_while_a_process_starts_is_away_and_no_topic_is_missing(
     log: list[Message], monkeypatch: pytest.MonkeyPatch, forgotten_sockets: None
 ) -> None:
