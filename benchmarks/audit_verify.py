@@ -65,7 +65,7 @@ def databases() -> Iterator[list[tuple[str, Database]]]:
         try:
             from tests.databases import new_database, postgres_server
 
-            server = stack.enter_context(postgres_server(Path(directory) / "pg"))
+            server = stack.enter_context(postgres_server())
             found.append(("PostgreSQL", new_database(server)))
         except ImportError:
             pass
