@@ -411,6 +411,10 @@ class Run(Section, frozen=True, kw_only=True):
         NotNegative,
         Meta(description="A broker or database that is away is waited for, in seconds"),
     ] = 300.0
+    timeline_series: Annotated[
+        int,
+        Meta(ge=0, description="Series of a partition summarised for charts, the first; 0: off"),
+    ] = 100
     ready_file: Annotated[
         str,
         Meta(description="FILE.stream, .train, .schedule: there while it is ready; empty: none"),

@@ -41,6 +41,7 @@ from pipeline.register import (
     rollback,
     streams,
     tasks,
+    timeline,
     versions,
 )
 from pipeline.register import artifacts as blobs
@@ -54,6 +55,7 @@ from pipeline.register.orders import Act, Done, Order, Prune
 from pipeline.register.recorded import Recipe
 from pipeline.register.streams import Stream
 from pipeline.register.tasks import Asked, Task
+from pipeline.register.timeline import Summary
 
 __all__ = ["SqlRegistry", "Stream", "journal_mode"]
 
@@ -186,6 +188,7 @@ class SqlRegistry:
         scored: Sequence[tuple[int, int, int]] = (),
         prints: Sequence[Print] = (),
         gaps: Sequence[Gap] = (),
+        summary: Summary | None = None,
         ask: bool = False,
     ) -> list[Named]:
         """Write what a partition has become; raises StaleEpoch, and then nothing is written.
@@ -212,7 +215,14 @@ class SqlRegistry:
             for request in requests:
                 queue.submit(conn, request, at=at)
             checkpoints.note_scored(conn, stream_id, partition, scored)
+            if summary is not None:
+                timeline.write(conn, stream_id, partition, summary)
             return list(naming.name(conn, stream_id, partition, prints, ask=ask, at=at))
+
+    def begun(self, stream_id: int, partition: int) -> dict[str, int]:
+        """Series -> readings in its timeline, in the order of appearance."""
+        with reading(self.engine) as conn:
+            return timeline.begun(conn, stream_id, partition)
 
     # Artifacts --------------------------------------------------------------------------------
 

@@ -375,6 +375,47 @@ scored = Table(
     CheckConstraint("end_offset > first_offset", name="forward"),
 )
 
+#: The series whose readings are summarised, in the order of their appearance in their partition.
+timelines = Table(
+    "timelines",
+    metadata,
+    Column("stream_id", ForeignKey("streams.id"), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("slot", Integer, primary_key=True),  # 0, 1, ... within the partition
+    Column("series", Text, nullable=False),
+    Column("rows", BigInteger, nullable=False),  # readings summarised so far
+    UniqueConstraint("stream_id", "partition", "series"),
+)
+
+#: Their readings in buckets: 64 * 4^level consecutive ones each; on level 0 the last may be open.
+timeline_buckets = Table(
+    "timeline_buckets",
+    metadata,
+    Column("stream_id", ForeignKey("streams.id"), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("level", Integer, primary_key=True),
+    Column("bucket", BigInteger, primary_key=True, autoincrement=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("first_time", BigInteger, nullable=False),
+    Column("last_time", BigInteger, nullable=False),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("last_offset", BigInteger, nullable=False),
+    # float32 (4, d + 1), little-endian: lowest, highest, mean, count of each sensor and the score
+    Column("content", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,  # in the order of the key, in which they are read
+)
+is_finest = timeline_buckets.c.level == 0
+Index(
+    "ix_timeline_buckets_first_time",
+    timeline_buckets.c.stream_id,
+    timeline_buckets.c.partition,
+    timeline_buckets.c.slot,
+    timeline_buckets.c.first_time,
+    postgresql_where=is_finest,
+    sqlite_where=is_finest,
+)
+
 ledger = Table(
     "ledger",
     metadata,

@@ -51,6 +51,7 @@ from pipeline.run.messages import (
 )
 from pipeline.run.outbox import Outbox, cut, let_out, mark, opened
 from pipeline.run.partition import Partition, Step
+from pipeline.run.timeline import Timeline
 from pipeline.run.watch import Left, Watch
 from pipeline.telemetry import Metrics
 
@@ -76,6 +77,7 @@ class Owned:
     dirty: bool = False
     #: Of the champion; it begins anew with the process, and is in no checkpoint.
     watch: Watch = field(kw_only=True)
+    timeline: Timeline = field(kw_only=True)
     #: Of results that go out in transactions; None: they go out at once.
     outbox: Outbox | None = None
     boundaries: list[Boundary] = field(default_factory=list)
@@ -152,6 +154,7 @@ class Streamer:
                 kept=checkpoint.next_offset,
                 saved=checkpoint,
                 watch=Watch(self.settings.gate.rollback_after),
+                timeline=self._timeline(number),
                 outbox=opened(done.get(number), self.stream.created) if transactions else None,
             )
             self.owned[number].watch.named(self.registry.newest_named(self.stream.id, number))
@@ -295,6 +298,8 @@ class Streamer:
         steps = [self._advance(batch) for batch in batches]  # 3 (windows), 4, 5
         scores = self.live.score(steps)  # 3
         self._publish(batches, steps, scores)  # 6
+        for i, batch in enumerate(batches):
+            self.owned[batch.partition].timeline.add(batch, scores[i] if scores else None)
         if scores:
             self._watch(batches, steps, scores)
         return steps
@@ -393,10 +398,12 @@ class Streamer:
             scored=owned.scored,
             prints=owned.prints,
             gaps=owned.gaps,
+            summary=owned.timeline.summary(),
             ask=self.settings.learn.new_tasks == "ask",
         )
         if owned.state is not None:
             owned.state.written()
+        owned.timeline.written()
         owned.watch.named((each.series, each.segment, each.task) for each in named)
         owned.boundaries, owned.events, owned.settled, owned.gaps = [], [], [], []
         owned.prints, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
@@ -541,6 +548,10 @@ class Streamer:
             owned.state = self._partition(number, owned.saved)
             owned.saved = None
         return owned.state
+
+    def _timeline(self, number: int) -> Timeline:
+        most = self.settings.run.timeline_series
+        return Timeline(self.registry.begun(self.stream.id, number) if most else {}, most)
 
     def _partition(self, number: int, saved: Checkpoint | None) -> Partition:
         partition = Partition(
