@@ -278,7 +278,7 @@ def spoilt(file: Path, how: str) -> None:
         ),
         (
             "DROP TRIGGER ledger_no_delete; DELETE FROM ledger WHERE id = 2",
-            r"chain is broken at entry 3$",
+            r"chain is broken at entry 2$",
         ),
         ("PRAGMA foreign_keys = OFF; DELETE FROM streams", r"rows without their parent$"),
     ],

@@ -56,7 +56,7 @@ def second(at_head: Database) -> Iterator[SqlRegistry]:
 @pytest.fixture
 def stream(registry: SqlRegistry) -> Stream:
     """The stream that is followed."""
-    return registry.open_stream("readings", ["pressure"])
+    return registry.open_stream("readings", ["pressure", "speed"])
 
 
 def fingerprint(level: float, rows: int = 1000) -> Fingerprint:
@@ -248,7 +248,7 @@ def test_the_order_of_arrival_decides_and_gives_the_same_again(at_head: Database
     with opened(at_head, Clock()) as registry:
         told = []
         for name in ("one", "two"):
-            partitions = Partitions(registry, registry.open_stream(name, ["pressure"]))
+            partitions = Partitions(registry, registry.open_stream(name, ["pressure", "speed"]))
             told.append(
                 [
                     named
