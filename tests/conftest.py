@@ -9,12 +9,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from pipeline.config import Database
 from pipeline.ingest.embedded import EmbeddedBroker
 from pipeline.register.migrate import upgrade
 from tests.brokers import RealKafka, kafka_home
 from tests.databases import new_database, postgres_server
+
+# Log lines ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_tracebacks() -> Iterator[None]:
+    """structlog draws each traceback with its locals, in colours, unless it is told not to: 0.2 s
+    of CPU for each exception that the product foresees and logs."""
+    *processors, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, plain])
+    yield
+    structlog.reset_defaults()
+
 
 # Brokers --------------------------------------------------------------------------------------
 
