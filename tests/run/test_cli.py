@@ -20,6 +20,7 @@ from pipeline.register.migrate import head
 from pipeline.register.sql import SqlRegistry
 from tests.brokers import free_ports
 from tests.register.making import next_version
+from tests.run import command
 
 COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
@@ -37,17 +38,25 @@ COMMANDS = (
 @pytest.fixture
 def tidemark(tmp_path: Path):
     """The command, in an empty directory, with a broker address where nobody listens."""
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
 
     def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return command.tidemark(
+            tmp_path, *arguments, **{"TIDEMARK_KAFKA_BOOTSTRAP_SERVERS": nowhere} | environ
+        )
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path):
+    """The command as a process, where that is the point."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "pipeline", *arguments],
             cwd=tmp_path,
-            env=os.environ
-            | {
-                "PYTHONPATH": str(Path(__file__).parents[2]),
-                "TIDEMARK_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_ports(1)[0]}",
-            }
-            | environ,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
             capture_output=True,
             text=True,
             timeout=60,
@@ -57,10 +66,10 @@ def tidemark(tmp_path: Path):
     return run
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(tidemark, command: str) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(tidemark, name: str) -> None:
     """`--help` works without settings, broker or database."""
-    done = tidemark(*command.split(), "--help")
+    done = tidemark(*name.split(), "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
 
@@ -73,10 +82,28 @@ def test_help_does_not_import_what_it_does_not_need() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_version_is_told(tidemark) -> None:
+def test_the_version_is_told(process) -> None:
     """Without a command."""
-    done = tidemark("--version")
+    done = process("--version")
     assert (done.returncode, done.stdout) == (0, "tidemark 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["replay", "nofile.csv", "--topic", "x"], 1, "tidemark: nofile.csv"),
+        (["--config", "nofile.toml", "run"], 2, "tidemark: nofile.toml"),
+        (["--debug", "replay", "nofile.csv", "--topic", "x"], 1, "Traceback"),
+        (["bogus"], 2, "Usage: "),
+    ],
+)
+def test_a_process_that_fails_says_so_to_whoever_started_it(
+    process, arguments: list[str], code: int, says: str
+) -> None:
+    """Its exit code, a line on standard error, and nothing on standard output."""
+    done = process(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(says)
 
 
 @pytest.mark.parametrize(
