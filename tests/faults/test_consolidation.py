@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache, cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,11 @@ class Place:
         self.kind = registry.engine.dialect.name
         registry.close()
 
+    @cached_property
+    def clean(self) -> tuple[list[str], dict[str, Any]]:
+        """The steps of a run in which nothing happens, and what it leaves."""
+        return clean(self)
+
     def open(self, database: Database, steps: Steps | None = None) -> SqlRegistry:
         registry = hasty(SqlRegistry(database, clock=Clock(self.clock.now)))
         if steps is not None:
@@ -94,14 +101,50 @@ class Place:
         return registry
 
 
+@pytest.fixture(scope="module", autouse=True)
+def remembered() -> Iterator[None]:
+    """What is computed is a function of its arguments: the same ones are answered at once."""
+    known: dict[str, Any] = {}
+
+    def remembering(act: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **_: Any) -> Any:
+            key = act.__name__ + repr(args)
+            if key not in known:
+                known[key] = act(*args)
+            return known[key]
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("consolidate", "evaluate"):
+            patch.setattr(trainers, name, remembering(getattr(trainers, name)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def places(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[str], Place]:
+    """The place of a kind, and once for all sweeps what it is without a fault."""
+
+    @cache
+    def make(kind: str) -> Place:
+        template = request.getfixturevalue(f"{kind}_template")
+        if kind == "sqlite":
+            folder, names = tmp_path_factory.mktemp("places"), count()
+            template = Database(url=f"sqlite:///{template}")
+            start = copy(template, folder / "start.db")
+            return Place(start, lambda: copy(start, folder / f"{next(names)}.db"))
+        server = request.getfixturevalue("postgres")
+        start = new_database(server, template)
+        return Place(start, lambda: new_database(server, start))
+
+    return make
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    start: Database = request.getfixturevalue(f"{request.param}_at_head")
-    names = iter(range(10**6))
-    if request.param == "sqlite":
-        return Place(start, lambda: copy(start, tmp_path / f"{next(names)}.db"))
-    server = request.getfixturevalue("postgres")
-    return Place(start, lambda: new_database(server, start))
+def place(request: pytest.FixtureRequest, places: Callable[[str], Place]) -> Place:
+    return places(request.param)
 
 
 def stepping(steps: Steps, patch: pytest.MonkeyPatch) -> None:
@@ -164,7 +207,7 @@ def outcome(registry: SqlRegistry) -> dict[str, Any]:
 
 
 def clean(place: Place) -> tuple[list[str], dict[str, Any]]:
-    """The steps of a run in which nothing happens, and what it leaves."""
+    """A run in which nothing happens."""
     database, steps = place.fresh(), Steps()
     assert attempt(place.open(database, steps), "a", steps) == ""
     registry = place.open(database)
@@ -174,14 +217,19 @@ def clean(place: Place) -> tuple[list[str], dict[str, Any]]:
     return steps.seen, found
 
 
+#: Cases that a sweep's steps are dealt to, so that several workers share it.
+PARTS = 6
+
+
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 def test_a_fault_at_any_step_of_a_consolidation_leaves_it_to_be_done_once(
-    place: Place, lasting: bool, every: int
+    place: Place, lasting: bool, part: int, every: int
 ) -> None:
     """Whatever the first trainer came to: the second does what is left of it, and no more."""
-    names, expected = clean(place)
+    names, expected = place.clean
     dense = place.kind == "sqlite" and not lasting
-    for number in range(0, len(names), 1 if dense else every):
+    for number in range(0, len(names), 1 if dense else every)[part::PARTS]:
         database = place.fresh()
         fault = Steps(at=number, faults=FAULTS[place.kind], turn=lasting, lasting=lasting)
         told = attempt(place.open(database, fault), "a", fault)
@@ -194,13 +242,15 @@ def test_a_fault_at_any_step_of_a_consolidation_leaves_it_to_be_done_once(
         registry.close()
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 def test_a_database_that_passes_by_is_asked_again_at_any_step_of_a_consolidation(
-    place: Place, every: int
+    place: Place, part: int, every: int
 ) -> None:
     """The same trainer goes on; at most its claim has to run out first, when it was not told of
     one that it had."""
-    names, expected = clean(place)
-    for number in [n for n, name in enumerate(names) if name.startswith("sql")][::every]:
+    names, expected = place.clean
+    asked = [n for n, name in enumerate(names) if name.startswith("sql")][::every]
+    for number in asked[part::PARTS]:
         database, fault = place.fresh(), Steps(at=number, faults=PASSING[place.kind])
         registry = place.open(database, fault)
         registry.outage = patient()
