@@ -24,6 +24,8 @@ from tests.register.making import Rows
 #: Of which a trainer works requests off before the next.
 TRAINED_AFTER = 0
 POLLS = range(ROWS // POLL)
+#: Cases that a sweep's steps are dealt to, so that several workers share it.
+PARTS = 4
 FAULTS = {"sql": s.SQLITE, "kafka": s.KAFKA, "work": s.WORK}
 PASSING = {"sql": s.SQLITE_PASSING, "kafka": (), "work": ()}
 
@@ -76,10 +78,16 @@ def test_the_polls_do_all_that_there_is_to_do(undisturbed: list[Undisturbed]) ->
     assert min(len(each.steps) for each in undisturbed) > 50
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("poll", POLLS)
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 def test_a_fault_at_any_step_of_a_poll_costs_nothing(
-    undisturbed: list[Undisturbed], tmp_path: Path, poll: int, lasting: bool, every: int
+    undisturbed: list[Undisturbed],
+    tmp_path: Path,
+    poll: int,
+    lasting: bool,
+    part: int,
+    every: int,
 ) -> None:
     """The process ends as it may; the next one goes on from what there is."""
     clean = undisturbed[poll]
@@ -89,7 +97,8 @@ def test_a_fault_at_any_step_of_a_poll_costs_nothing(
         fault = Steps(at=number, faults=FAULTS, turn=poll + lasting, lasting=lasting)
         return Process(database, clock_of(poll), (poll + 1) * POLL, fault), fault
 
-    for number, step in list(enumerate(clean.steps))[:: every if lasting else 1]:
+    swept = list(enumerate(clean.steps))[:: every if lasting else 1]
+    for number, step in swept[part::PARTS]:
         first, fault = life(number)
         told = first.die()
         where = f"{step}: {fault.raised}, told as {told}"
