@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
-import subprocess
 import sys
 from dataclasses import replace as with_
 from pathlib import Path
@@ -29,6 +27,7 @@ from pipeline.run.backtest import Options, backtest
 from pipeline.run.backtest_report import SCHEMA, Report, schema, to_json
 from pipeline.run.truth import Truth, detection, recurrence_accuracy
 from pipeline.serve.times import parse_time
+from tests.run.command import tidemark
 
 #: Rows at which the recording below changes, and the regime that begins there.
 CHANGES = {0: "a", 1500: "b", 3000: "a"}
@@ -572,19 +571,6 @@ def test_more_sensors_or_series_than_the_settings_allow_are_refused(tmp_path: Pa
 
 
 # The command ----------------------------------------------------------------------------------
-
-
-def tidemark(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`tidemark backtest` in a directory."""
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_the_command_prints_json_alone_and_writes_a_page(recording: Path, tmp_path: Path) -> None:

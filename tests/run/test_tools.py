@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from uuid import uuid4
 
 import pytest
@@ -23,6 +21,7 @@ from pipeline.run.dead_letters import DeadLetters
 from pipeline.telemetry import Metrics
 from tests.brokers import RealKafka, create_stream_topics
 from tests.register.filled import ROWS, fill
+from tests.run import command
 
 WHO = ("--actor", "ada", "--reason", "the gateway was mended")
 
@@ -31,16 +30,8 @@ WHO = ("--actor", "ada", "--reason", "the gateway was mended")
 def tidemark(tmp_path: Path):
     """The command in an empty directory; its answer has to be the expected exit code."""
 
-    def run(*arguments: str, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def run(*arguments: str, code: int = 0, **environ: str) -> CompletedProcess[str]:
+        done = command.tidemark(tmp_path, *arguments, **environ)
         assert done.returncode == code, done.stderr
         if code == 1:
             assert done.stderr.count("\n") == 1
