@@ -250,7 +250,8 @@ def _begin_writing(conn: Connection, wait_s: float, stop: threading.Event) -> No
             else:
                 return
     finally:
-        dbapi.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
+        if not conn.invalidated:  # as Ctrl-C leaves it: closed
+            dbapi.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
 
 
 def _is_full(exc: BaseException | None) -> bool:

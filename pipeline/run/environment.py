@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import version
 
 #: Libraries whose arithmetic or chance is in a version.
 LIBRARIES = ("torch", "numpy", "safetensors")
 
 
+@cache
 def environment() -> dict[str, str]:
     """Of this process; threads are not in it, since a consolidation always has one."""
     import torch
