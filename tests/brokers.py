@@ -137,6 +137,13 @@ class RealKafka:
             self.kill()
         self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of the broker's process; RuntimeError if there is none."""
+        if self._process is None:
+            raise RuntimeError("the broker does not run")
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL, as a power cut would."""
         if self._process is not None:

@@ -128,8 +128,14 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """One transaction that reads, all of it as of its beginning; it does not wait for a writer."""
+def reading(engine: Engine | Connection) -> Iterator[Connection]:
+    """One transaction that reads, all of it as of its beginning; it does not wait for a writer.
+
+    A connection is inside of one already.
+    """
+    if isinstance(engine, Connection):
+        yield engine
+        return
     options: dict[str, Any] = {"tidemark_reads": True}
     if engine.dialect.name == "postgresql":
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}

@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, func, insert, select, text
 
 from pipeline.register.tables import ledger
 
@@ -36,6 +36,8 @@ KINDS = {
     "task_named": "what a segment was named",
     "task_marked": "what a person said of a regime",
     "request": "a consolidation was asked for",
+    "request_claimed": "a trainer works on it, and on those that it took along",
+    "request_expired": "its trainer was silent for longer than a lease",
     "request_released": "it was given back",
     "request_failed": "an attempt failed, or the request for good",
     "request_done": "it is done without a version",
@@ -107,6 +109,11 @@ def append(
     if rows:
         conn.execute(insert(ledger), rows)
     return str(previous)
+
+
+def last(conn: Connection) -> int:
+    """Number of the last entry; 0 without one."""
+    return int(conn.execute(select(func.max(ledger.c.id))).scalar() or 0)
 
 
 def _worded(value: Any) -> Any:

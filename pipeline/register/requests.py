@@ -111,7 +111,7 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
     )
     while (row := conn.execute(oldest).first()) is not None:
         if row.attempts < max_attempts:
-            return _take(conn, row, owner, at + lease)
+            return _take(conn, row, owner, at + lease, at)
         _end(conn, row.id, "failed", f"given up after {row.attempts} attempts: {row.outcome}", at)
         facts = {"request": row.id, "attempts": row.attempts, "reason": row.outcome}
         ledger.append(conn, "request_failed", facts, at=at, stream_id=row.stream_id)
@@ -195,10 +195,13 @@ def is_done(conn: Connection, claim_: Claim) -> bool:
     return conn.execute(select(c.id).where(this)).first() is not None
 
 
-def finish_without_version(conn: Connection, claim_: Claim, outcome: str, *, at: int) -> None:
-    """Nothing had to be trained."""
+def finish_without_version(
+    conn: Connection, claim_: Claim, outcome: str, as_of: int | None, *, at: int
+) -> None:
+    """Nothing had to be trained, as things stood after entry `as_of` of the ledger."""
     if finish(conn, claim_, outcome, at=at):
-        facts = {"folded": [number for number, _ in claim_.folded], "outcome": outcome}
+        folded = [number for number, _ in claim_.folded]
+        facts = {"folded": folded, "outcome": outcome, "as_of": as_of}
         _note(conn, claim_, "request_done", facts, at)
 
 
@@ -236,7 +239,7 @@ def unfinished(conn: Connection) -> int:
     return conn.execute(select(func.count()).select_from(requests).where(is_open)).scalar_one()
 
 
-def _take(conn: Connection, row: Row[Any], owner: str, until: int) -> Claim:
+def _take(conn: Connection, row: Row[Any], owner: str, until: int, at: int) -> Claim:
     alone = row.attempts > 0 or row.without_task is not None
     others = [] if alone else _fold(conn, row)
     claim_ = Claim(
@@ -257,6 +260,9 @@ def _take(conn: Connection, row: Row[Any], owner: str, until: int) -> Claim:
             attempts=claim_.attempts,
         )
     )
+    folded = [number for number, _ in claim_.folded]
+    facts = {"owner": owner, "fence": claim_.fence, "attempts": claim_.attempts, "folded": folded}
+    _note(conn, claim_, "request_claimed", facts, at)
     return claim_
 
 
@@ -290,18 +296,23 @@ def _fold(conn: Connection, row: Row[Any]) -> Sequence[Row[Any]]:
 def _expire(conn: Connection, lease: int, at: int) -> None:
     """Claims whose lease is over are pending again, and so is what they took along."""
     late = conn.execute(
-        select(requests.c.id)
+        select(requests.c.id, requests.c.stream_id, requests.c.owner)
         .where(requests.c.status == "claimed", is_over(requests.c.lease_until, lease, at))
+        .order_by(requests.c.id)
         .with_for_update(skip_locked=True)
-    ).scalars()
-    ids = list(late)
-    if ids:
-        conn.execute(
-            update(requests)
-            .where(requests.c.id.in_(ids))
-            .values(status="pending", owner=None, lease_until=None, outcome="the lease ran out")
-        )
-        _unfold(conn, ids)
+    ).all()
+    if not late:
+        return
+    ids = [row.id for row in late]
+    conn.execute(
+        update(requests)
+        .where(requests.c.id.in_(ids))
+        .values(status="pending", owner=None, lease_until=None, outcome="the lease ran out")
+    )
+    _unfold(conn, ids)
+    for row in late:
+        facts = {"request": row.id, "owner": row.owner}
+        ledger.append(conn, "request_expired", facts, at=at, stream_id=row.stream_id)
 
 
 def _unfold(conn: Connection, ids: Sequence[int]) -> None:

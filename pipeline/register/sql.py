@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from pipeline.register import (
     checkpoints,
     envelopes,
     leases,
+    ledger,
     marks,
     migrate,
     naming,
@@ -58,6 +60,8 @@ from pipeline.register.tasks import Asked, Task
 from pipeline.register.timeline import Summary
 
 __all__ = ["SqlRegistry", "Stream", "journal_mode"]
+
+T = TypeVar("T")
 
 
 def _asked_again(registry: type[SqlRegistry]) -> type[SqlRegistry]:
@@ -129,6 +133,18 @@ class SqlRegistry:
         """Record the settings that a process begins with, if they are others than the last."""
         with writing(self.engine) as conn:
             recorded.note_settings(conn, role, topic, settings, actor=actor, at=self.clock())
+
+    def at_once(self, ask: Callable[[SqlRegistry], T]) -> tuple[int, T]:
+        """The number of the ledger's last entry, and what `ask` finds as of that very moment.
+
+        Every decision is written together with its entry, so the same is found again after the same
+        entries. `ask` only reads, and is called again if the database goes meanwhile.
+        """
+        with reading(self.engine) as conn:
+            then = copy(self)
+            then.engine = conn  # type: ignore[assignment]  # `reading` takes either
+            then.outage = Outage("database")
+            return ledger.last(conn), ask(then)
 
     # Streams ----------------------------------------------------------------------------------
 
@@ -261,10 +277,10 @@ class SqlRegistry:
         with writing(self.engine) as conn:
             queue.renew(conn, claim, self.clock() + _us(lease_s))
 
-    def finish(self, claim: Claim, outcome: str) -> None:
-        """Done without a version."""
+    def finish(self, claim: Claim, outcome: str, *, as_of: int | None = None) -> None:
+        """Done without a version, as things stood after entry `as_of` of the ledger."""
         with writing(self.engine) as conn:
-            queue.finish_without_version(conn, claim, outcome, at=self.clock())
+            queue.finish_without_version(conn, claim, outcome, as_of, at=self.clock())
 
     def release(self, claim: Claim, reason: str) -> None:
         """Give a claim back that says nothing about its request: it was no attempt."""

@@ -129,9 +129,14 @@ class Trainer:
         if admitted is None:
             log.info("request_not_learned", request=claim.id)
             return
-        claim, work = admitted, works.resolve(self.registry, admitted, self.settings.learn)
+        self._decide_on(
+            admitted, works.resolve(self.registry, admitted, self.settings.learn), progress
+        )
+
+    def _decide_on(self, claim: Claim, work: Work, progress: Callable[[float], None]) -> None:
+        """Steps 3 to 6: from here on all follows from the claim, what it works on, the settings."""
         if (served := self._served(claim, work)) is not None:  # 3
-            self.registry.finish(claim, served)
+            self.registry.finish(claim, served, as_of=work.as_of)
             log.info("request_done", request=claim.id, outcome=served)
             return
         if _too_early(claim, work):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -44,6 +44,9 @@ class Work:
     #: Number of the task that the version may not have learned, if a person asked for that.
     without: int | None
     seed: int
+    #: Number of the ledger's last entry when all of this was looked up: what was known then follows
+    #: from the entries up to it.
+    as_of: int | None = None
 
 
 def name(registry: SqlRegistry, claim: Claim, *, ask: bool) -> None:
@@ -81,8 +84,13 @@ def resolve(registry: SqlRegistry, claim: Claim, learn: Learn) -> Work:
     """Find the artifacts to work on, none of them of a task that is not to be learned.
 
     A version without a task goes on from the newest that never learned it, or begins anew, and
-    learns what is kept of every other.
+    learns what is kept of every other. All is looked up as of one moment.
     """
+    as_of, work = registry.at_once(lambda then: _resolve(then, claim, learn))
+    return replace(work, as_of=as_of)
+
+
+def _resolve(registry: SqlRegistry, claim: Claim, learn: Learn) -> Work:
     stream, without = claim.request.stream_id, claim.request.without_task
     tasks = registry.tasks(stream)
     refused = {task.id for task in tasks if task.kind != "normal" or task.number == without}

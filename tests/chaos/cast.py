@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,7 @@ from pipeline.register.migrate import upgrade
 from tests.brokers import RealKafka, create_stream_topics
 from tests.chaos.log import CHANNELS, PARTITIONS
 from tests.chaos.member import Member
-from tests.chaos.plan import GUEST, MEMBERS
+from tests.chaos.plan import GUEST, MEMBERS, SESSION_S
 from tests.chaos.proxy import Proxy, Target
 from tests.databases import new_database, patiently, pgserver, turn_off
 
@@ -46,7 +47,7 @@ def settings(brokers: str, database: Database, group: str, seed: int) -> Setting
         kafka=Kafka(
             bootstrap_servers=brokers,
             group_id=group,
-            session_timeout_ms=3000,
+            session_timeout_ms=int(1000 * SESSION_S),
             max_poll_interval_ms=60_000,
             max_poll_records=500,
             assignment="cooperative-sticky" if seed % 2 else "range",
@@ -68,7 +69,7 @@ def settings(brokers: str, database: Database, group: str, seed: int) -> Setting
         run=Run(
             checkpoint_interval_s=1.0,
             poll_timeout_s=0.2,
-            lease_s=3.0,
+            lease_s=SESSION_S,
             max_attempts=1_000_000,
             log_format="json",
         ),
@@ -96,6 +97,12 @@ class Postgres:
         deadline = time.monotonic() + START_S
         while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
+
+    def pids(self) -> list[int]:
+        """The server's processes, the one that starts the others first."""
+        pid = self.server.get_pid()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [pid, *map(int, children.split())]
 
     def start(self) -> None:
         """Come back."""
@@ -161,10 +168,23 @@ class Cast:
             self._coming.join()
             self._coming = None
 
-    def come_back(self, start: threading.Thread) -> None:
+    def come_back(self, start: Callable[[], None]) -> None:
         """A server starts, while the next blows fall."""
-        self._coming = start
-        start.start()
+        self._coming = threading.Thread(target=start, name="coming")
+        self._coming.start()
+
+    def hold(self, pids: Sequence[int], seconds: float) -> None:
+        """A server stands still, while the next blows fall."""
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+
+        def go_on() -> None:
+            time.sleep(seconds)
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+        self.come_back(go_on)
 
     def _broker_target(self) -> Target:
         return "127.0.0.1", self.broker.behind
@@ -174,7 +194,8 @@ class Cast:
         proxied = url.set(host="127.0.0.1", port=self.to_database.port, query={})
         database = Database(url=proxied.render_as_string(hide_password=False))
         config = self.directory / "chaos.toml"
-        config.write_text(as_toml(self.settings("chaos", database, proxied=True)))
+        self.settings_of_members = self.settings("chaos", database, proxied=True)
+        config.write_text(as_toml(self.settings_of_members))
         return {name: Member(name, config) for name in (*MEMBERS, GUEST)}
 
     def _end(self) -> None:

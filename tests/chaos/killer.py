@@ -20,6 +20,8 @@ HEAD, EACH = 260, 24
 START_S = 300.0
 #: A blow waits for checkpoints to have moved since the one before, but no longer, in seconds.
 MOVED_S = 5.0
+#: A person asks for something after so many blows.
+ASKED_EVERY = 10
 #: How often stopped and ended processes are looked after, in seconds.
 TICK_S = 0.05
 
@@ -90,6 +92,8 @@ class Killer:
     ----------
     reached
         Sum of the offsets that the checkpoints stand at; None while nobody can tell.
+    ask
+        What a person does now and then; the answer.
     say
         Told what is done.
     """
@@ -99,13 +103,17 @@ class Killer:
         cast: Cast,
         feeder: Feeder,
         reached: Callable[[], int | None],
+        ask: Callable[[], str],
         say: Callable[[str], None],
     ) -> None:
         self.cast = cast
         self.feeder = feeder
         self.reached = reached
+        self.ask = ask
         self.say = say
         self.done: Counter[str] = Counter()
+        #: What people were told who asked for something.
+        self.asked: Counter[str] = Counter()
         #: Processes that ended though nobody had told them to.
         self.ended: list[str] = []
         #: Blows before which no checkpoint had moved since the blow before.
@@ -124,6 +132,8 @@ class Killer:
             self.idle += not moved
             self.say(f"{number}/{len(plan)} {blow}")
             self._deal(blow)
+            if number % ASKED_EVERY == 0:
+                self.asked[self.ask()] += 1
             self.done[f"{blow.kind} {blow.who.partition('-')[0]}".strip()] += 1
 
     def wait_until(self, condition: Callable[[], bool], limit_s: float) -> bool:
@@ -154,14 +164,18 @@ class Killer:
 
     def _deal(self, blow: Blow) -> None:
         cast = self.cast
+        if blow.kind in ("broker", "database") or blow.who in ("broker", "database"):
+            cast.settle()
         if blow.kind == "broker":
-            cast.settle()
             cast.broker.kill()
-            cast.come_back(threading.Thread(target=cast.broker.start))
+            cast.come_back(cast.broker.start)
         elif blow.kind == "database":
-            cast.settle()
             cast.postgres.shut_down_at_once()
-            cast.come_back(threading.Thread(target=cast.postgres.start))
+            cast.come_back(cast.postgres.start)
+        elif blow.who == "broker":
+            cast.hold([cast.broker.pid], blow.stop_s)
+        elif blow.who == "database":
+            cast.hold(cast.postgres.pids(), blow.stop_s)
         elif blow.kind == "cut broker":
             cast.to_broker.cut()
         elif blow.kind == "cut database":
@@ -173,7 +187,7 @@ class Killer:
         if blow.kind == "kill":
             member.kill()
             member.start()
-        elif blow.kind == "stop":
+        elif blow.kind in ("stop", "freeze"):
             member.pause(blow.stop_s)
         elif blow.kind == "add":
             member.start()

@@ -19,19 +19,29 @@ GUEST = "stream-guest"
 DECK = {
     "broker": 5,
     "database": 5,
-    "kill stream": 5,
+    "kill stream": 4,
     "kill train": 3,
     "kill schedule": 1,
-    "stop stream": 3,
-    "stop train": 2,
-    "stop schedule": 1,
-    "cut broker": 2,
-    "cut database": 2,
-    "member": 1,
+    "stop stream": 1,
+    "freeze stream": 2,
+    "stop train": 1,
+    "freeze train": 1,
+    "freeze schedule": 1,
+    "stop broker": 1,
+    "stop database": 1,
+    "cut broker": 1,
+    "cut database": 1,
+    "member": 2,
 }
-#: Pause before a blow, and how long a process is stopped, at least and at most, in seconds; the
-#: longer stops outlast the group's session and the leases.
-PAUSE_S, STOP_S = (0.2, 1.6), (0.3, 6.0)
+#: The group's session and every lease, in seconds.
+SESSION_S = 3.0
+#: Pause before a blow, at least and at most; how long who is stopped stands still; and who is
+#: frozen, which outlasts the session and the leases. In seconds.
+PAUSE_S, STOP_S, FREEZE_S = (0.2, 1.6), (0.3, 2.5), (SESSION_S + 1.0, SESSION_S + 4.0)
+
+
+#: What is done to one process or server, and for how long.
+LASTS = {"kill": (0.0, 0.0), "stop": STOP_S, "freeze": FREEZE_S}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +69,9 @@ def plan(seed: int, blows: int) -> list[Blow]:
         if card == "member":
             kind, guest = ("remove" if guest else "add"), not guest
             made.append(Blow(kind, pause, GUEST))
-        elif kind in ("kill", "stop"):
-            who = rng.choice([name for name in MEMBERS if name.startswith(f"{role}-")])
-            stop = round(rng.uniform(*STOP_S), 2) if kind == "stop" else 0.0
-            made.append(Blow(kind, pause, who, stop))
+        elif kind in LASTS:
+            who = rng.choice([n for n in MEMBERS if n.startswith(f"{role}-")] or [role])
+            made.append(Blow(kind, pause, who, round(rng.uniform(*LASTS[kind]), 2)))
         else:
             made.append(Blow(card, pause))
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,21 +12,38 @@ from sqlalchemy import Engine, select
 
 from pipeline.register import tables as t
 from tests.chaos.cast import TOPIC
-from tests.chaos.log import NO_READING
+from tests.chaos.log import NO_READING, START
 
 BAD = {value for own, value in NO_READING if own}
 
 
 class Log:
-    """The topic as it was read: where each partition ends, and which offsets are no reading."""
+    """The topic as it was read: where each partition ends, which offsets are no reading, and how
+    much of what is odd it holds."""
 
     def __init__(self, address: str) -> None:
         self.ends: dict[int, int] = {}
         self.bad: set[tuple[int, int]] = set()
+        self.holds: Counter[str] = Counter()
+        last: dict[bytes, int] = {}
+        seen: set[tuple[bytes, bytes]] = set()
         for record in records(address, TOPIC):
             self.ends[record.partition] = record.offset + 1
             if record.key is None or (record.value or b"") in BAD:
                 self.bad.add((record.partition, record.offset))
+                continue
+            reading = json.loads(record.value)
+            if record.key not in last and reading["time"] > START:
+                self.holds["series that began late"] += 1
+            behind = last.get(record.key, reading["time"]) - reading["time"]
+            twice = (record.key, record.value) in seen
+            self.holds["readings twice"] += twice
+            self.holds["readings an hour late"] += behind > 1800 and not twice
+            self.holds["readings out of order"] += 0 < behind <= 1800 and not twice
+            self.holds["readings without a cell"] += None in reading["values"]
+            seen.add((record.key, record.value))
+            last[record.key] = max(reading["time"], last.get(record.key, 0))
+        self.holds["records that are no reading"] = len(self.bad)
 
     @property
     def length(self) -> int:

@@ -58,4 +58,6 @@ def _sentence(result: dict[str, Any]) -> str:
 
 def _tables(result: dict[str, Any]) -> Iterator[tuple[tuple[str, str], list[tuple[str, str]]]]:
     yield ("what was done", "times"), [(k, f"{n:,}") for k, n in result["done"].items()]
+    yield ("what people asked for", "times"), [(k, f"{n:,}") for k, n in result["asked"].items()]
+    yield ("what the log held", "number"), [(k, f"{n:,}") for k, n in result["log"].items()]
     yield ("what was compared", "number"), [(k, f"{n:,}") for k, n in result["compared"].items()]

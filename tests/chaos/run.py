@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,19 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.config import Database
+from pipeline.errors import DatabaseAway, PipelineError
 from pipeline.ingest.kafka_source import KafkaSource
 from pipeline.ingest.memory import MemorySink
 from pipeline.register import tables as t
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.stream import Streamer
-from tests.chaos import again, compare, published
-from tests.chaos.cast import Cast
+from tests.chaos import again, compare, published, replay
+from tests.chaos.cast import TOPIC, Cast
 from tests.chaos.compare import Findings, count
 from tests.chaos.killer import Feeder, Killer
 from tests.chaos.plan import plan
+from tests.databases import new_database
 
 #: After the last blow the log has to be read and all requests done within, in seconds.
 END_S = 240.0
@@ -36,7 +40,7 @@ def run(directory: Path, kills: int, seed: int, say: Say) -> dict[str, Any]:
     with Cast(directory, seed) as cast:
         registry = SqlRegistry(cast.database)
         feeder = Feeder(cast.broker.address, seed)
-        killer = Killer(cast, feeder, lambda: _reached(registry), say)
+        killer = Killer(cast, feeder, lambda: _reached(registry), lambda: _roll_back(registry), say)
         blows = plan(seed, kills)
         feeder.start()
         cast.start()
@@ -45,7 +49,7 @@ def run(directory: Path, kills: int, seed: int, say: Say) -> dict[str, Any]:
         log = _end(cast, killer, registry, findings, say)
         ended = time.monotonic() - started
         say(f"all ended after {ended:.0f} s; the undisturbed run over {log.length} records")
-        calm = again.Listening(_sqlite(directory, "undisturbed"))
+        calm = replay.Listening(_sqlite(directory, "undisturbed"))
         _undisturbed(cast, calm, log)
         _compare(cast, registry, calm, log, findings, say)
         registry.close()
@@ -55,6 +59,8 @@ def run(directory: Path, kills: int, seed: int, say: Say) -> dict[str, Any]:
         "seed": seed,
         "order": [str(blow) for blow in blows],
         "done": dict(sorted(killer.done.items())),
+        "asked": dict(sorted(killer.asked.items())),
+        "log": dict(log.holds),
         "blows_without_progress": killer.idle,
         "starts": {name: member.starts for name, member in cast.members.items()},
         "records": log.length,
@@ -76,6 +82,20 @@ def _reached(registry: SqlRegistry) -> int | None:
             return conn.execute(select(func.sum(t.checkpoints.c.next_offset))).scalar()
     except DBAPIError:
         return None
+
+
+def _roll_back(registry: SqlRegistry) -> str:
+    """A person wants the champion before; what came of it."""
+    try:
+        stream = registry.stream(TOPIC)
+        if stream is None:
+            return "roll back: no stream yet"
+        registry.roll_back(stream.id, actor="ada", reason="chaos")
+    except DatabaseAway:
+        return "roll back: the database was away"
+    except PipelineError:
+        return "roll back: there was nothing to go back to"
+    return "roll back: done"
 
 
 def _end(
@@ -142,7 +162,7 @@ def _undisturbed(cast: Cast, registry: SqlRegistry, log: published.Log) -> None:
 def _compare(
     cast: Cast,
     registry: SqlRegistry,
-    calm: again.Listening,
+    calm: replay.Listening,
     log: published.Log,
     findings: Findings,
     say: Say,
@@ -159,9 +179,20 @@ def _compare(
     look("dead letters", len(log.bad), published.dead_letters(address, log))
     look("scores", log.length - len(log.bad), published.scores(address, engine, log))
     look("told", count(engine, t.boundaries), published.boundaries(address, engine))
-    empty = SqlRegistry(_sqlite(cast.directory, "again"))
-    say("naming again what was named")
-    look("names", count(engine, t.segments), again.named_again(registry, empty, calm.prints))
+    say(f"deciding again what was decided, and making {count(engine, t.versions)} versions again")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
+        made = beside.submit(again.made_again_in, registry.database)
+        _replay(cast, registry, calm, findings)
+        look("versions made again", count(engine, t.versions), iter(made.result()))
+
+
+def _replay(cast: Cast, registry: SqlRegistry, calm: replay.Listening, findings: Findings) -> None:
+    """What was decided across partitions, once more in an empty database."""
+    empty = SqlRegistry(new_database(cast.postgres.url))
+    upgrade(empty.database)
+    again_ = replay.Replay(registry, empty, calm.prints, cast.settings_of_members)
+    differences = list(again_.run())
+    findings.look("entries decided again", 0, iter(differences))
+    for kind, number in sorted(again_.decided.items()):
+        findings.compared[f"entries decided again: {kind}"] += number
     empty.close()
-    say(f"consolidating {count(engine, t.versions)} versions again")
-    look("versions", count(engine, t.versions), again.made_again(registry))

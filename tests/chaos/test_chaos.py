@@ -15,7 +15,7 @@ from pipeline.register.sql import SqlRegistry
 from tests.brokers import kafka_home
 from tests.chaos.compare import chain, pieced, requests_once, unlike
 from tests.chaos.log import PARTITIONS, SERIES, messages
-from tests.chaos.plan import DECK, GUEST, plan
+from tests.chaos.plan import DECK, GUEST, SESSION_S, plan
 from tests.chaos.report import as_markdown, write
 from tests.chaos.run import run
 from tests.register.making import by_hand
@@ -32,9 +32,11 @@ def test_the_seed_says_what_is_done_in_which_order() -> None:
     assert plan(8, 40) != whole[:40]
     done = Counter(blow.kind for blow in whole)
     assert done["broker"] == done["database"] == 5 * decks
-    assert done["kill"] == 9 * decks
+    assert done["kill"] == 8 * decks
+    assert done["freeze"] == 4 * decks
+    assert all(blow.stop_s > SESSION_S for blow in whole if blow.kind == "freeze")
     guest = [blow.kind for blow in whole if blow.who == GUEST]
-    assert guest == ["add", "remove"] * (decks // 2)
+    assert guest == ["add", "remove"] * decks
 
 
 def test_the_log_is_the_seed_s_and_holds_what_logs_hold() -> None:

@@ -53,6 +53,8 @@ FAULTS = {
     "sqlite": {"sql": s.SQLITE, "work": s.WORK},
     "postgresql": {"sql": s.POSTGRESQL, "work": s.WORK},
 }
+#: Kinds of entries that tell of attempts, of which there may be more than one.
+ATTEMPTS = ("request_claimed", "request_expired", "request_failed", "request_released")
 PASSING = {"sqlite": {"sql": s.SQLITE_PASSING}, "postgresql": {"sql": s.POSTGRESQL_PASSING}}
 
 
@@ -198,7 +200,7 @@ def outcome(registry: SqlRegistry) -> dict[str, Any]:
         "artifacts": select(t.artifacts.c.sha256, t.artifacts.c.kind),
         "live": select(func.count()).select_from(t.promotions).where(t.is_live),
         "said": select(t.ledger.c.kind, func.count())
-        .where(t.ledger.c.kind.not_in(("request_failed", "request_released")))
+        .where(t.ledger.c.kind.not_in(ATTEMPTS))
         .group_by(t.ledger.c.kind),
     }
     with reading(registry.engine) as conn:

@@ -397,10 +397,8 @@ class RegistryContract:
         assert registry.acquire(stream.id, 0, "w").next_offset == 20
         claim = claimed(registry)
         assert [claim.request, *(r for _, r in claim.folded)] == [first, asked(stream, 2)]
-        assert (
-            column(registry.engine, "SELECT kind FROM ledger ORDER BY id")
-            == ["stream"] + ["request"] * 2
-        )
+        kinds = column(registry.engine, "SELECT kind FROM ledger ORDER BY id")
+        assert kinds == ["stream", "request", "request", "request_claimed"]
 
     def test_a_damaged_checkpoint_is_refused(self, registry: SqlRegistry, stream: Stream) -> None:
         """Nobody goes on from a state that is not the one saved, and the refusal takes no epoch."""
@@ -716,7 +714,7 @@ class RegistryContract:
             registry.release(claim, "interrupted")
         assert self.statuses(registry) == ["pending"]
         kinds = column(registry.engine, "SELECT kind FROM ledger ORDER BY id")
-        assert kinds[2:] == ["request_released"] * 5
+        assert kinds[2:] == ["request_claimed", "request_released"] * 5
 
     def test_an_expired_lease_is_taken_over(
         self, registry: SqlRegistry, second: SqlRegistry, stream: Stream, clock: Clock
@@ -731,6 +729,31 @@ class RegistryContract:
         new = claimed(second, "t2")
         assert (new.id, new.folded) == (old.id, ())  # it may have been what killed t1: alone
         assert (new.fence, new.attempts) == (old.fence + 1, old.attempts + 1)
+        told = "SELECT {} FROM ledger WHERE kind <> 'stream' AND kind <> 'request' ORDER BY id"
+        kinds, entries = (column(registry.engine, told.format(c)) for c in ("kind", "entry"))
+        rows = list(zip(kinds, map(json.loads, entries), strict=True))
+        first = {"request": old.id, "owner": "t1", "fence": 1, "attempts": 1, "folded": [2]}
+        taken = {"request": old.id, "owner": "t2", "fence": 2, "attempts": 2, "folded": []}
+        assert rows == [
+            ("request_claimed", first),
+            ("request_expired", {"request": old.id, "owner": "t1"}),
+            ("request_claimed", taken),
+        ]
+
+    def test_what_is_looked_up_at_once_is_of_one_moment(
+        self, registry: SqlRegistry, second: SqlRegistry, stream: Stream
+    ) -> None:
+        """Another writes between two looks: the second sees what the first saw, and the entry that
+        is named is the last one of that moment."""
+        registry.submit(asked(stream, 1))
+
+        def look(then: SqlRegistry) -> list[int]:
+            seen = [then.last_request(stream.id)]
+            second.submit(asked(stream, 2))
+            return [*seen, then.last_request(stream.id)]
+
+        assert registry.at_once(look) == (2, [1, 1])
+        assert registry.last_request(stream.id) == 2
 
     def test_a_renewed_lease_is_not_taken_over(
         self, registry: SqlRegistry, second: SqlRegistry, stream: Stream, clock: Clock
@@ -831,7 +854,9 @@ class RegistryContract:
             registry.clock()
         ]
         kinds = column(registry.engine, "SELECT kind FROM ledger ORDER BY id")
-        assert kinds == ["stream", "request", "request"] + ["request_failed"] * 4
+        attempt = ["request_claimed", "request_failed"]
+        given_up = ["request_failed", "request_claimed"]
+        assert kinds == ["stream", "request", "request", *attempt * 3, *given_up]
 
     def test_a_request_that_kills_its_trainer_is_given_up_too(
         self, registry: SqlRegistry, stream: Stream, clock: Clock

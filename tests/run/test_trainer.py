@@ -548,7 +548,7 @@ def either(at_head: Database) -> Iterator[SqlRegistry]:
     made.close()
 
 
-def test_a_version_that_finds_no_room_waits_for_it(either, settings, capsys) -> None:
+def test_a_version_that_finds_no_room_waits_for_it(either, settings, capsys, monkeypatch) -> None:
     """Nothing of it is kept meanwhile: not a row, and the champion stays. Then it is registered as
     if nothing had been, on its first attempt, and one line has said what to do."""
     worker = Trainer(settings, either, owner="a")
@@ -556,7 +556,16 @@ def test_a_version_that_finds_no_room_waits_for_it(either, settings, capsys) -> 
     worker.work_once()
     ask(either, 1, segment(9.0, 1))
     capsys.readouterr()
-    patience = Patience(either, fill(either, "promotions"))
+    real, more = trainer.consolidate, []
+
+    def and_then_it_is_full(*args: Any, **kwargs: Any) -> Any:
+        """The claim has found room, which its entry needs too."""
+        made = real(*args, **kwargs)
+        more.append(fill(either, "promotions"))
+        return made
+
+    monkeypatch.setattr(trainer, "consolidate", and_then_it_is_full)
+    patience = Patience(either, lambda: more.pop()())
     assert worker.work_once()
 
     first, second, third, *_ = patience.seen

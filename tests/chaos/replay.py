@@ -1,0 +1,275 @@
+"""A ledger in; what the same code decides otherwise, told the same in the same order, out.
+
+The ledger is the recorded order of arrival. It is said again to an empty database, entry by entry,
+at the times that it names: what partitions found; what people, clocks and trainers asked for; which
+attempts ended for a reason outside of us. What follows from that is decided anew by the product's
+own code (names, folding, inputs, whether to train, weights, gate, promotions, roll-backs), and has
+to make the same entries, and in the end the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Engine, Row, Table, insert, select, text, update
+
+from pipeline.config import Database, Settings
+from pipeline.consolidate.readings import Readings
+from pipeline.detect.prints import Print
+from pipeline.detect.tasks import in_units
+from pipeline.records import Claim, Request
+from pipeline.register import ledger
+from pipeline.register import tables as t
+from pipeline.register.engine import writing
+from pipeline.register.naming import name
+from pipeline.register.sql import SqlRegistry
+from pipeline.run import work as works
+from pipeline.run.trainer import Trainer
+from pipeline.run.work import Work
+from tests.chaos.compare import unlike
+
+#: (partition, series, segment, rows, whether it is the last) -> the fingerprint.
+PrintsOf = dict[tuple[int, str, int, int, bool], Print]
+Facts = dict[str, Any]
+
+#: Longer than any run, in seconds: whose lease was over, the ledger says.
+LEASE_S = 1e6
+#: What is compared at the end, by what, and what is left out: numbers that are the database's own,
+#: and until when a lease was.
+TABLES: tuple[tuple[Table, tuple[str, ...], tuple[str, ...]], ...] = (
+    (t.tasks, ("number",), ()),
+    (t.task_prints, ("task_id", "partition", "series"), ()),
+    (t.segments, ("partition", "series", "segment"), ("id",)),
+    (t.requests, ("id",), ("lease_until",)),
+    (t.versions, ("number",), ()),
+    (t.promotions, ("live_from", "version_id"), ("id",)),
+    (t.evaluations, ("version_id", "task_id"), ()),
+)
+#: Kinds of entries that say what was decided, not what came.
+DECIDED = (
+    "task_named", "request_claimed", "request_expired", "request_done", "version", "promotion",
+    "rollback",
+)  # fmt: skip
+REQUEST = (
+    "stream_id", "reason", "actor", "note", "partition", "series", "segment", "inputs", "due",
+    "without_task",
+)  # fmt: skip
+
+
+class Listening(SqlRegistry):
+    """A registry that remembers the fingerprints that it was given."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.prints: PrintsOf = {}
+
+    def save(self, stream_id: int, partition: int, epoch: int, **what: Any) -> Any:
+        for each in what.get("prints", ()):
+            self.prints[partition, each.series, each.segment, each.rows, each.final] = each
+        return super().save(stream_id, partition, epoch, **what)
+
+
+class Replay:
+    """Says a database's ledger again to an empty one of the same kind.
+
+    Parameters
+    ----------
+    prints
+        The fingerprints that partitions named their segments by: a function of each one's log.
+    settings
+        Of the trainers.
+    """
+
+    def __init__(
+        self, recorded: SqlRegistry, empty: SqlRegistry, prints: PrintsOf, settings: Settings
+    ) -> None:
+        self.recorded, self.empty, self.prints = recorded, empty, prints
+        self.settings = settings
+        self.trainer = Trainer(settings, empty, owner="replay")
+        self.entries = _rows(recorded.engine, t.ledger)
+        #: Entry -> the requests whose inputs were looked up after it.
+        self.looks = _looks(self.entries)
+        self.claims: dict[int, Claim] = {}
+        self.works: dict[int, tuple[Claim, Work]] = {}
+        self.current: Claim | None = None
+        #: Entries that were decided anew, by kind.
+        self.decided: dict[str, int] = defaultdict(int)
+
+    def run(self) -> Iterator[str]:
+        """What was decided otherwise; ends at the first entry after which nothing follows."""
+        self._copy_readings()
+        done = 0
+        while done < len(self.entries):
+            row = self.entries[done]
+            self.empty.clock = lambda at=row.at: at
+            made = self._say(row, done)
+            if isinstance(made, str):
+                yield f"entry {row.id} ({row.kind}): {made}"
+                return
+            for before, after in zip(self.entries[done : done + len(made)], made, strict=True):
+                if (said := _said(before)) != _said(after):
+                    yield f"entry {before.id} was {said}, and is {_said(after)}"
+                if before.kind in DECIDED:
+                    self.decided[before.kind] += 1
+            done += len(made)
+        for table, key, left_out in TABLES:
+            ours, theirs = (_keyed(r.engine, table, key, left_out) for r in self._both())
+            yield from (f"{table.name} {line}" for line in unlike(ours, theirs))
+
+    def _both(self) -> tuple[SqlRegistry, SqlRegistry]:
+        return self.recorded, self.empty
+
+    def _say(self, row: Row[Any], done: int) -> list[Row[Any]] | str:
+        """The entries that saying one again made; or why it could not be said."""
+        facts = json.loads(row.entry)
+        try:
+            for request in self.looks.pop(done, ()):
+                self._look(request)
+            getattr(self, f"_{row.kind}", self._came)(row, facts)
+        except Exception as exc:
+            return f"{type(exc).__name__}: {exc}"
+        made = _rows(self.empty.engine, t.ledger, after=done)
+        kinds = [each.kind for each in self.entries[done : done + len(made)]]
+        if not made or kinds != [each.kind for each in made]:
+            return f"what followed was {kinds}, and now {[each.kind for each in made]}"
+        return made
+
+    # What arrives --------------------------------------------------------------------------------
+
+    def _came(self, row: Row[Any], facts: Facts) -> None:
+        """What a partition found or a broker told: it is compared elsewhere."""
+        with writing(self.empty.engine) as conn:
+            ledger.append(
+                conn, row.kind, facts, at=row.at, actor=row.actor, stream_id=row.stream_id
+            )
+
+    def _stream(self, row: Row[Any], facts: Facts) -> None:
+        kept = next(s for s in self.recorded.streams() if s.id == row.stream_id)
+        self.empty.open_stream(facts["name"], json.loads(facts["channels"]))
+        if facts["channels"] != kept.channels:  # the first reading told them
+            self.empty.open_stream(facts["name"], kept.channels)
+
+    def _request(self, _: Row[Any], facts: Facts) -> None:
+        self._next_id("requests", facts["request"])
+        self.empty.submit(Request(**{name: facts[name] for name in REQUEST}))
+
+    def _request_released(self, _: Row[Any], facts: Facts) -> None:
+        self.empty.release(self.claims[facts["request"]], facts["reason"])
+
+    def _request_failed(self, _: Row[Any], facts: Facts) -> None:
+        self.empty.fail(self.claims[facts["request"]], facts["reason"], retry=facts["retry"])
+
+    # What is decided -----------------------------------------------------------------------------
+
+    def _request_expired(self, row: Row[Any], facts: Facts) -> None:
+        """The lease is over, and who found that out claims what is the oldest then."""
+        after = (each for each in self.entries[row.id :] if each.kind != "request_expired")
+        claimed = next(after, None)
+        with writing(self.empty.engine) as conn:
+            this = t.requests.c.id == facts["request"]
+            conn.execute(update(t.requests).where(this).values(lease_until=row.at - 1))
+        if claimed is not None and claimed.kind == "request_claimed" and claimed.at == row.at:
+            self._request_claimed(claimed, json.loads(claimed.entry))
+
+    def _request_claimed(self, _: Row[Any], facts: Facts) -> None:
+        claim = self.empty.claim(facts["owner"], LEASE_S, self.settings.run.max_attempts)
+        if claim is not None:
+            self.claims[claim.id] = self.current = claim
+
+    def _task_named(self, row: Row[Any], facts: Facts) -> None:
+        self._next_id("tasks", facts["task_id"])
+        if not facts["rows"]:
+            self._name_by_readings(row.id)
+            return
+        place = facts["partition"], facts["series"], facts["segment"]
+        made = self.prints[*place, facts["rows"], facts["final"]]
+        with writing(self.empty.engine) as conn:
+            list(name(conn, row.stream_id, facts["partition"], [made], at=row.at))
+
+    def _name_by_readings(self, number: int) -> None:
+        """The trainer names what nothing else has named: the claim's requests in their order."""
+        claim = self.current
+        assert claim is not None
+        for request, asked in works._in_order(claim):
+            if "segment" in asked.inputs and self.empty.task_of(request) is None:
+                readings = Readings.from_bytes(self.empty.get(asked.inputs["segment"]))
+                self.empty.assign(claim, request, in_units(readings.values))
+                if _rows(self.empty.engine, t.ledger, after=number - 1):
+                    return
+
+    def _look(self, request: int) -> None:
+        """The inputs of a request's consolidation, as things stand now."""
+        claim = self.claims[request]
+        works.name(self.empty, claim, ask=False)
+        admitted = self.empty.admit(claim)
+        assert admitted is not None
+        self.works[request] = admitted, works.resolve(self.empty, admitted, self.settings.learn)
+
+    def _version(self, _: Row[Any], facts: Facts) -> None:
+        request = facts["request" if "request" in facts else "request_id"]
+        kept = t.versions.c.request_id == request
+        with self.recorded.engine.connect() as conn:
+            ids = conn.execute(select(t.versions.c.id).where(kept)).scalars().all()
+        if ids:
+            self._next_id("versions", ids[0])
+        self.trainer._decide_on(*self.works[request], lambda _: None)
+
+    _request_done = _version
+
+    def _rollback(self, row: Row[Any], facts: Facts) -> None:
+        """Who wants it and why came from outside; where it leads is decided."""
+        champion = self.empty.champion(row.stream_id)
+        self.empty.roll_back(row.stream_id, leave=champion, actor=row.actor, reason=facts["reason"])
+
+    # Numbers and bytes ---------------------------------------------------------------------------
+
+    def _next_id(self, table: str, number: int) -> None:
+        """A row that is made next has the number that it had: aborted transactions leave holes."""
+        if self.empty.engine.dialect.name == "postgresql":
+            with writing(self.empty.engine) as conn:
+                sequence = f"pg_get_serial_sequence('{table}', 'id')"
+                conn.execute(text(f"SELECT setval({sequence}, {number}, false)"))
+
+    def _copy_readings(self) -> None:
+        """What partitions brought; weights are made anew."""
+        brought = t.artifacts.c.kind.not_in(("weights", "ewc"))
+        with self.recorded.engine.connect() as conn, writing(self.empty.engine) as to:
+            for row in conn.execute(select(t.artifacts).where(brought)).mappings():
+                to.execute(insert(t.artifacts).values(**row))
+
+
+def _looks(entries: list[Row[Any]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    for row in entries:
+        facts = json.loads(row.entry)
+        if row.kind == "request_done" and facts["as_of"] is not None:
+            found[facts["as_of"]].append(facts["request"])
+        elif row.kind == "version":
+            found[json.loads(facts["inputs"])["as_of"]].append(facts["request_id"])
+    return found
+
+
+def _rows(engine: Engine, table: Table, after: int = 0) -> list[Row[Any]]:
+    with engine.connect() as conn:
+        rows = select(table).where(table.c.id > after).order_by(table.c.id)
+        return list(conn.execute(rows).all())
+
+
+def _said(row: Row[Any]) -> tuple[Any, ...]:
+    """An entry but for its hashes, and for how many seconds a training took."""
+    facts = json.loads(row.entry)
+    facts.get("metrics", {}).pop("seconds", None)
+    return row.id, row.stream_id, row.at, row.kind, row.actor, ledger.canonical(facts)
+
+
+def _keyed(
+    engine: Engine, table: Table, key: tuple[str, ...], left_out: tuple[str, ...]
+) -> dict[tuple[Any, ...], Any]:
+    with engine.connect() as conn:
+        return {
+            tuple(row[name] for name in key): {k: v for k, v in row.items() if k not in left_out}
+            for row in conn.execute(select(table)).mappings()
+        }
