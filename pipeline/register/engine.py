@@ -28,8 +28,8 @@ from pipeline.errors import DatabaseAway, RegistryError
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: PostgreSQL's states after which the same transaction may succeed: serialization failure,
 #: deadlock, lock not available, a server that shuts down or comes up, one that only reads, as a
-#: former primary does after a failover.
-PASSING_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "25006"}
+#: former primary does after a failover, and a transaction in which its process stood still.
+PASSING_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "25006", "25P03"}
 #: Classes of states: connection exceptions, insufficient resources.
 PASSING_CLASSES = {"08", "53"}
 #: SQLite's codes, without their extensions: busy, locked, disk full, a race for the log's locks.

@@ -22,6 +22,10 @@ from pipeline.register.engine import exists, sqlite_file, translated
 _LOCK = 7_233_003
 #: Behind the name of a SQLite file: the file that is locked.
 SUFFIX = "-running"
+_SHARE = """
+SELECT set_config('application_name', %s, false),
+set_config('idle_in_transaction_session_timeout', %s, false), pg_try_advisory_lock_shared(%s)
+"""
 _HOLDERS = """
 SELECT DISTINCT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
@@ -29,8 +33,12 @@ WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = :lock AND l.grante
 """
 
 
-def share(engine: Engine, owner: str) -> Callable[[], None]:
+def share(engine: Engine, owner: str, idle_s: float) -> Callable[[], None]:
     """Be one of those who run on the database; call the answer, and dispose the engine, to end.
+
+    idle_s: PostgreSQL ends a transaction, and so its locks, in which nothing was asked for so long:
+    its process stands still (SIGSTOP, a machine that sleeps), and others wait for it. SQLite's lock
+    is the operating system's, and ends with the process only.
 
     Raises
     ------
@@ -39,7 +47,7 @@ def share(engine: Engine, owner: str) -> Callable[[], None]:
         connection comes back in such a moment.
     """
     if engine.dialect.name == "postgresql":
-        _lock_each_connection(engine, owner)
+        _lock_each_connection(engine, owner, idle_s)
         with translated(engine), engine.connect():
             return lambda: None
     if not exists(engine):  # whoever looks at its schema next says so, and no file is made
@@ -67,11 +75,12 @@ def alone(conn: Connection) -> Iterator[None]:
         release()
 
 
-def _lock_each_connection(engine: Engine, owner: str) -> None:
+def _lock_each_connection(engine: Engine, owner: str, idle_s: float) -> None:
+    idle = f"{round(1000 * idle_s)}ms"
+
     @event.listens_for(engine, "connect")
     def on_connect(dbapi: Any, _: Any) -> None:
-        query = "SELECT set_config('application_name', %s, false), pg_try_advisory_lock_shared(%s)"
-        _, taken = dbapi.execute(query, (owner, _LOCK)).fetchone()
+        *_, taken = dbapi.execute(_SHARE, (owner, idle, _LOCK)).fetchone()
         dbapi.commit()
         if not taken:
             raise RegistryError("the database is being migrated, restored or copied: start later")

@@ -108,15 +108,17 @@ class SqlRegistry:
         self.engine = connect(database, stop=self.outage.stop)
         self._leave: Callable[[], None] | None = None
 
-    def run_as(self, owner: str) -> None:
+    def run_as(self, owner: str, idle_s: float = 60.0) -> None:
         """Run on the database until `close`: nobody migrates, restores or copies it meanwhile.
+
+        idle_s: as `presence.share` has it.
 
         Raises
         ------
         RegistryError
             Somebody does just that.
         """
-        self._leave = presence.share(self.engine, owner)
+        self._leave = presence.share(self.engine, owner, idle_s)
 
     def close(self) -> None:
         """Give the connections back."""

@@ -18,6 +18,10 @@ from pipeline.run.service import serving
 
 log = structlog.get_logger()
 
+#: A transaction in which nothing is asked for so long is ended, however short leases are: a busy
+#: machine may leave a process waiting for its turn. In seconds.
+LEAST_IDLE_S = 5.0
+
 
 def owner_name(role: str) -> str:
     """Who writes: role, host, process."""
@@ -141,7 +145,7 @@ def _registry(settings: Settings, stop: threading.Event, role: str) -> Iterator[
     outage = Outage("database", settings.run.outage_limit_s, stop)
     registry = SqlRegistry(settings.database, outage=outage)
     try:
-        registry.run_as(owner_name(role))
+        registry.run_as(owner_name(role), max(settings.run.lease_s, LEAST_IDLE_S))
         registry.check_schema()
         registry.note_settings(role, settings.stream.topic, deciding(settings), owner_name(role))
         yield registry

@@ -118,6 +118,7 @@ class Killer:
         self.ended: list[str] = []
         #: Blows before which no checkpoint had moved since the blow before.
         self.idle = 0
+        self._asking: threading.Thread | None = None
 
     def run(self, plan: Sequence[Blow]) -> None:
         """Deal the blows in their order."""
@@ -133,8 +134,26 @@ class Killer:
             self.say(f"{number}/{len(plan)} {blow}")
             self._deal(blow)
             if number % ASKED_EVERY == 0:
-                self.asked[self.ask()] += 1
+                self._have_asked()
             self.done[f"{blow.kind} {blow.who.partition('-')[0]}".strip()] += 1
+
+    def finish(self) -> None:
+        """Wait for what was asked for, and for the log to be sent."""
+        if self._asking is not None:
+            self._asking.join()
+        self.feeder.finish()
+
+    def _have_asked(self) -> None:
+        """In a thread: who is asked may wait for a process that only we wake."""
+        if self._asking is not None and self._asking.is_alive():
+            self.asked["nothing: the one before still waits"] += 1
+            return
+
+        def ask() -> None:
+            self.asked[self.ask()] += 1
+
+        self._asking = threading.Thread(target=ask, name="asking", daemon=True)
+        self._asking.start()
 
     def wait_until(self, condition: Callable[[], bool], limit_s: float) -> bool:
         """Look after the processes until `condition`; whether it came within the limit."""

@@ -105,7 +105,7 @@ def _end(
     cast.settle()
     for member in cast.members.values():
         member.resume()
-    killer.feeder.finish()
+    killer.finish()
     log = published.Log(cast.broker.address)
     say(f"waiting for the end of {log.length} records")
     killer.wait_until(lambda: _reached(registry) == log.length, END_S)

@@ -266,6 +266,7 @@ class Stated(Exception):
         ("40001", "could not serialize access", True),
         ("40P01", "deadlock detected", True),
         ("25006", "cannot execute INSERT in a read-only transaction", True),
+        ("25P03", "terminating connection due to idle-in-transaction timeout", True),
         ("57P01", "terminating connection due to administrator command", True),
         ("57P03", "the database system is starting up", True),
         ("08006", "connection failure", True),

@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import text
 
 from pipeline.config import Database
-from pipeline.errors import RegistryError
+from pipeline.errors import DatabaseAway, RegistryError
 from pipeline.register import migrate
-from pipeline.register.engine import connect
+from pipeline.register import requests as queue
+from pipeline.register.engine import connect, writing
 from pipeline.register.presence import alone
 from pipeline.register.sql import SqlRegistry
-from tests.register.making import everything
+from tests.register.making import by_hand, everything
 from tests.register.processes import run_until_killed
 
 HEAD = migrate.head()
@@ -50,6 +51,28 @@ def test_where_nothing_is_to_migrate_nobody_is_in_the_way(at_head: Database) -> 
     with pytest.raises(RegistryError, match="stop tidemark first"):  # it is in somebody's way else
         migrate.downgrade(at_head, "0001")
     registry.close()
+
+
+def test_who_stands_still_in_a_transaction_is_passed_by(postgresql_at_head: Database) -> None:
+    """It holds the ledger's lock, which everybody needs: its transaction ends, its own next try
+    goes through, and what it had written is not kept twice."""
+    frozen, other = SqlRegistry(postgresql_at_head), SqlRegistry(postgresql_at_head)
+    frozen.run_as("stream@here:1", idle_s=0.2)
+    other.run_as("stream@here:2")
+    stream = other.open_stream("readings", ("a",))
+
+    def stand_still() -> None:
+        with writing(frozen.engine) as conn:
+            queue.submit(conn, by_hand(stream), at=1)
+            assert other.submit(by_hand(stream)) is not None  # would wait for ever
+            conn.execute(text("SELECT 1"))
+
+    with pytest.raises(DatabaseAway):
+        stand_still()
+    assert frozen.submit(by_hand(stream)) is not None
+    assert other.progress() == (0, 2)
+    frozen.close()
+    other.close()
 
 
 def test_a_killed_process_does_not_count(at_head: Database) -> None:
