@@ -22,7 +22,7 @@ from kafka.errors import KafkaError
 from pipeline.config import Stream
 
 #: Longest wait for a broker's first answer, in seconds.
-START_S = 60.0
+START_S = 180.0
 CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
 JAVA = ("java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 PROPERTIES = """\

@@ -29,10 +29,10 @@ TICK_S = 0.05
 class Feeder(threading.Thread):
     """Sends the log, round by round, as far as it is told."""
 
-    def __init__(self, address: str, seed: int) -> None:
+    def __init__(self, address: str, seed: int, series: int) -> None:
         super().__init__(name="feeder", daemon=True)
         self.address = address
-        self.log = messages(seed)
+        self.log = messages(seed, series)
         self.wanted = threading.Semaphore(0)
         self.failure: BaseException | None = None
         self.rounds = 0

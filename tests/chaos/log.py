@@ -46,9 +46,10 @@ class Message:
     bad: bool = False
 
 
-def messages(seed: int) -> Iterator[list[Message]]:
-    """One list a round, without end."""
-    series = [_Series(seed, number) for number in range(SERIES)]
+def messages(seed: int, number: int = SERIES) -> Iterator[list[Message]]:
+    """One list a round, without end; of the first `number` series and the late ones."""
+    late = range(SERIES - LATE_SERIES, SERIES)
+    series = [_Series(seed, each) for each in (*range(number - LATE_SERIES), *late)]
     rng = np.random.default_rng([seed, SERIES])
     row = 0
     while True:

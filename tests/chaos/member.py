@@ -14,8 +14,8 @@ from typing import IO
 from pipeline.config import plain_environment
 
 ROOT = Path(__file__).resolve().parents[2]
-#: A process that is told to end is given so long, in seconds.
-PATIENCE_S = 30.0
+#: A process that is told to end, perhaps while it starts, is given so long, in seconds.
+PATIENCE_S = 180.0
 
 
 @dataclass(slots=True)

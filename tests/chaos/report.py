@@ -11,6 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+#: Behind the tables in Markdown: what depends on time, and what becomes of it.
+TIMING = Path(__file__).with_name("timing.md")
+
 
 def write(path: Path, result: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
@@ -44,7 +47,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         lines += ["", f"| {' | '.join(title)} |", "|---|---:|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", *(f"* {line}" for line in result["differences"])]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines).rstrip() + "\n\n" + TIMING.read_text()
 
 
 def _sentence(result: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from tests.chaos.run import run
 from tests.register.making import by_hand
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
-KILLS, SEED = 10, 12
+KILLS, SEED, SOME = 10, 12, 32
 
 
 def test_the_seed_says_what_is_done_in_which_order() -> None:
@@ -108,7 +108,7 @@ def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     if kafka_home() is None:
         missing = "no Kafka jars and Java"
         pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
-    result = run(tmp_path, KILLS, SEED, lambda _: None)
+    result = run(tmp_path, KILLS, SEED, lambda _: None, series=SOME)
     write(BUILD / "chaos.json", result)
     assert result["differences"] == []
     assert sum(result["done"].values()) == KILLS
