@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -125,7 +125,8 @@ class Cast:
         self.directory = directory
         self.seed = seed
         self._stack = ExitStack()
-        self._coming: threading.Thread | None = None
+        self._hands = ThreadPoolExecutor(1, "server")
+        self._coming: Future[None] | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -163,15 +164,14 @@ class Cast:
             self.members[name].start()
 
     def settle(self) -> None:
-        """Wait for a server that comes back."""
-        if self._coming is not None:
-            self._coming.join()
-            self._coming = None
+        """Wait for a server that comes back; raises what it raised that starts it."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.result()
 
     def come_back(self, start: Callable[[], None]) -> None:
         """A server starts, while the next blows fall."""
-        self._coming = threading.Thread(target=start, name="coming")
-        self._coming.start()
+        self._coming = self._hands.submit(start)
 
     def hold(self, pids: Sequence[int], seconds: float) -> None:
         """A server stands still, while the next blows fall."""
@@ -199,7 +199,7 @@ class Cast:
         return {name: Member(name, config) for name in (*MEMBERS, GUEST)}
 
     def _end(self) -> None:
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt, Exception):  # said where it was raised first
             self.settle()
         for member in self.members.values():
             member.resume()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.chaos.run import run
 from tests.register.making import by_hand
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
-KILLS, SEED, SOME = 10, 12, 32
+KILLS, SEED, SOME = 10, 29, 32
 
 
 def test_the_seed_says_what_is_done_in_which_order() -> None:
@@ -50,6 +51,13 @@ def test_the_log_is_the_seed_s_and_holds_what_logs_hold() -> None:
     assert {partition for _, partition in place} == set(range(PARTITIONS))
     assert max(Counter((m.key, m.value) for m in good).values()) == 2
     assert 0 < len(sent) - len(good) < len(sent) / 100
+    times: dict[bytes | None, list[int]] = {}
+    for message in good:
+        times.setdefault(message.key, []).append(json.loads(message.value)["time"])
+    steps = [after - before for each in times.values() for before, after in pairwise(each)]
+    assert steps.count(-1) > 0
+    assert sum(step < -3000 for step in steps) > 0
+    assert sum(None in json.loads(message.value)["values"] for message in good) > 0
     first = {message.key for message in rounds[0]}
     assert 0 < SERIES - len(first) < SERIES / 2
 
@@ -111,7 +119,10 @@ def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     result = run(tmp_path, KILLS, SEED, lambda _: None, series=SOME)
     write(BUILD / "chaos.json", result)
     assert result["differences"] == []
+    assert min(result["log"].values()) > 0
+    assert len(result["log"]) == 6
     assert sum(result["done"].values()) == KILLS
     assert result["compared"]["boundaries"] > 0
-    assert result["compared"]["versions"] > 1
+    assert result["compared"]["versions made again"] > 1
+    assert result["compared"]["entries decided again: version"] > 1
     assert f"{KILLS} blows" in as_markdown(result)
