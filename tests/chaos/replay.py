@@ -16,9 +16,8 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, Table, insert, select, text, update
 
-from pipeline.config import Database, Settings
+from pipeline.config import Settings
 from pipeline.consolidate.readings import Readings
-from pipeline.detect.prints import Print
 from pipeline.detect.tasks import in_units
 from pipeline.records import Claim, Request
 from pipeline.register import ledger
@@ -30,9 +29,8 @@ from pipeline.run import work as works
 from pipeline.run.trainer import Trainer
 from pipeline.run.work import Work
 from tests.chaos.compare import unlike
+from tests.chaos.undisturbed import PrintsOf
 
-#: (partition, series, segment, rows, whether it is the last) -> the fingerprint.
-PrintsOf = dict[tuple[int, str, int, int, bool], Print]
 Facts = dict[str, Any]
 
 #: Longer than any run, in seconds: whose lease was over, the ledger says.
@@ -57,19 +55,6 @@ REQUEST = (
     "stream_id", "reason", "actor", "note", "partition", "series", "segment", "inputs", "due",
     "without_task",
 )  # fmt: skip
-
-
-class Listening(SqlRegistry):
-    """A registry that remembers the fingerprints that it was given."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.prints: PrintsOf = {}
-
-    def save(self, stream_id: int, partition: int, epoch: int, **what: Any) -> Any:
-        for each in what.get("prints", ()):
-            self.prints[partition, each.series, each.segment, each.rows, each.final] = each
-        return super().save(stream_id, partition, epoch, **what)
 
 
 class Replay:

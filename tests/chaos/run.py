@@ -14,13 +14,10 @@ from sqlalchemy.exc import DBAPIError
 
 from pipeline.config import Database
 from pipeline.errors import DatabaseAway, PipelineError
-from pipeline.ingest.kafka_source import KafkaSource
-from pipeline.ingest.memory import MemorySink
 from pipeline.register import tables as t
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
-from pipeline.run.stream import Streamer
-from tests.chaos import again, compare, published, replay
+from tests.chaos import again, compare, published, replay, undisturbed
 from tests.chaos.cast import TOPIC, Cast
 from tests.chaos.compare import Findings, count
 from tests.chaos.killer import Feeder, Killer
@@ -64,8 +61,8 @@ def run(directory: Path, kills: int, seed: int, say: Say, series: int = SERIES) 
         log = _end(cast, killer, registry, findings, say)
         clock.lap("end")
         say(f"all has ended; the undisturbed run over {log.length} records")
-        calm = replay.Listening(_sqlite(directory, "undisturbed"))
-        _undisturbed(cast, calm, log)
+        calm = undisturbed.Listening(_sqlite(directory, "undisturbed"))
+        undisturbed.follow(cast.settings("undisturbed", calm.database), calm, log.length, END_S)
         clock.lap("undisturbed")
         _compare(cast, registry, calm, log, findings, say)
         registry.close()
@@ -156,26 +153,10 @@ def _sqlite(directory: Path, name: str) -> Database:
     return database
 
 
-def _undisturbed(cast: Cast, registry: SqlRegistry, log: published.Log) -> None:
-    """One process, another group, another database, other polls: nothing happens to it."""
-    settings = cast.settings("undisturbed", registry.database)
-    source = KafkaSource(settings.kafka, settings.stream.topic)
-    streamer = Streamer(settings, source, MemorySink(), registry, owner="undisturbed")
-    source.subscribe(streamer)
-    moved = time.monotonic()
-    while sum(each.next_offset or 0 for each in streamer.owned.values()) < log.length:
-        if streamer.poll_once():
-            moved = time.monotonic()
-        if time.monotonic() - moved > END_S:
-            raise RuntimeError(f"the undisturbed run stands still: {streamer.owned}")
-    streamer.checkpoint()
-    source.close()
-
-
 def _compare(
     cast: Cast,
     registry: SqlRegistry,
-    calm: replay.Listening,
+    calm: undisturbed.Listening,
     log: published.Log,
     findings: Findings,
     say: Say,
@@ -199,13 +180,15 @@ def _compare(
         look("versions made again", count(engine, t.versions), iter(made.result()))
 
 
-def _replay(cast: Cast, registry: SqlRegistry, calm: replay.Listening, findings: Findings) -> None:
+def _replay(
+    cast: Cast, registry: SqlRegistry, calm: undisturbed.Listening, findings: Findings
+) -> None:
     """What was decided across partitions, once more in an empty database."""
     empty = SqlRegistry(new_database(cast.postgres.url))
     upgrade(empty.database)
     again_ = replay.Replay(registry, empty, calm.prints, cast.settings_of_members)
     differences = list(again_.run())
-    findings.look("entries decided again", 0, iter(differences))
+    findings.look("entries decided again", sum(again_.decided.values()), iter(differences))
     for kind, number in sorted(again_.decided.items()):
         findings.compared[f"entries decided again: {kind}"] += number
     empty.close()
