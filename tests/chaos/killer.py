@@ -20,6 +20,8 @@ HEAD, EACH = 260, 24
 START_S = 300.0
 #: A blow waits for checkpoints to have moved since the one before, but no longer, in seconds.
 MOVED_S = 5.0
+#: Who is told to leave while a server is away may leave with code 1, and this for the last line.
+AWAY = ("tidemark: Kafka at ", "tidemark: database ")
 #: A person asks for something after so many blows.
 ASKED_EVERY = 10
 #: How often stopped and ended processes are looked after, in seconds.
@@ -212,5 +214,6 @@ class Killer:
             member.start()
         else:
             member.terminate()
-            if (code := member.leave()) != 0:
-                self.ended.append(f"{member.name} left with code {code} after SIGTERM")
+            code, said = member.leave(), member.last_line()
+            if code != 0 and not (code == 1 and said.startswith(AWAY)):
+                self.ended.append(f"{member.name} left with code {code} after SIGTERM: {said}")

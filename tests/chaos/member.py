@@ -76,9 +76,13 @@ class Member:
         if self.process is None or (code := self.process.poll()) is None:
             return None
         self._forget()
+        return f"{self.name} ended by itself with code {code}: {self.last_line()[:300]}"
+
+    def last_line(self) -> str:
+        """What it has said last; empty: nothing."""
         with self.log.open(errors="replace") as lines:
             last = deque((line.strip() for line in lines if line.strip()), 1)
-        return f"{self.name} ended by itself with code {code}: {last[0][:300] if last else ''}"
+        return last[0] if last else ""
 
     def _signal(self, number: signal.Signals) -> None:
         if self.process is not None and self.process.poll() is None:
