@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import dropwhile, islice, takewhile
 from typing import Any
 
 from sqlalchemy import Engine, Row, Table, insert, select, text, update
@@ -48,9 +49,10 @@ TABLES: tuple[tuple[Table, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 #: Kinds of entries that say what was decided, not what came.
 DECIDED = (
-    "task_named", "request_claimed", "request_expired", "request_done", "version", "promotion",
-    "rollback",
+    "task", "task_named", "request_claimed", "request_expired", "request_done", "version",
+    "promotion", "rollback",
 )  # fmt: skip
+NAMING = ("task", "task_named")
 REQUEST = (
     "stream_id", "reason", "actor", "note", "partition", "series", "segment", "inputs", "due",
     "without_task",
@@ -131,11 +133,12 @@ class Replay:
                 conn, row.kind, facts, at=row.at, actor=row.actor, stream_id=row.stream_id
             )
 
-    def _stream(self, row: Row[Any], facts: Facts) -> None:
-        kept = next(s for s in self.recorded.streams() if s.id == row.stream_id)
+    def _stream(self, _: Row[Any], facts: Facts) -> None:
         self.empty.open_stream(facts["name"], json.loads(facts["channels"]))
-        if facts["channels"] != kept.channels:  # the first reading told them
-            self.empty.open_stream(facts["name"], kept.channels)
+
+    def _channels(self, row: Row[Any], facts: Facts) -> None:
+        name = next(s.name for s in self.empty.streams() if s.id == row.stream_id)
+        self.empty.open_stream(name, json.loads(facts["channels"]))
 
     def _request(self, _: Row[Any], facts: Facts) -> None:
         self._next_id("requests", facts["request"])
@@ -151,7 +154,7 @@ class Replay:
 
     def _request_expired(self, row: Row[Any], facts: Facts) -> None:
         """The lease is over, and who found that out claims what is the oldest then."""
-        after = (each for each in self.entries[row.id :] if each.kind != "request_expired")
+        after = dropwhile(lambda e: e.kind == "request_expired", self._from(row))
         claimed = next(after, None)
         with writing(self.empty.engine) as conn:
             this = t.requests.c.id == facts["request"]
@@ -164,15 +167,24 @@ class Replay:
         if claim is not None:
             self.claims[claim.id] = self.current = claim
 
-    def _task_named(self, row: Row[Any], facts: Facts) -> None:
-        self._next_id("tasks", facts["task_id"])
-        if not facts["rows"]:
+    def _task_named(self, row: Row[Any], _: Facts) -> None:
+        """All that one transaction named: its new tasks come before the names."""
+        ours = takewhile(lambda e: (e.kind in NAMING, e.at) == (True, row.at), self._from(row))
+        named = [json.loads(entry.entry) for entry in ours if entry.kind == "task_named"]
+        known = {task.id for task in self.empty.tasks(row.stream_id)}
+        if new := {facts["task_id"] for facts in named} - known:
+            self._next_id("tasks", min(new))
+        if not named[0]["rows"]:
             self._name_by_readings(row.id)
             return
-        place = facts["partition"], facts["series"], facts["segment"]
-        made = self.prints[*place, facts["rows"], facts["final"]]
+        prints = [
+            self.prints[f["partition"], f["series"], f["segment"], f["rows"], f["final"]]
+            for f in named
+        ]
         with writing(self.empty.engine) as conn:
-            list(name(conn, row.stream_id, facts["partition"], [made], at=row.at))
+            list(name(conn, row.stream_id, named[0]["partition"], prints, at=row.at))
+
+    _task = _task_named
 
     def _name_by_readings(self, number: int) -> None:
         """The trainer names what nothing else has named: the claim's requests in their order."""
@@ -194,20 +206,24 @@ class Replay:
         self.works[request] = admitted, works.resolve(self.empty, admitted, self.settings.learn)
 
     def _version(self, _: Row[Any], facts: Facts) -> None:
-        request = facts["request" if "request" in facts else "request_id"]
-        kept = t.versions.c.request_id == request
-        with self.recorded.engine.connect() as conn:
-            ids = conn.execute(select(t.versions.c.id).where(kept)).scalars().all()
-        if ids:
-            self._next_id("versions", ids[0])
-        self.trainer._decide_on(*self.works[request], lambda _: None)
+        self._next_id("versions", facts["version"])
+        self._end(facts["request_id"])
 
-    _request_done = _version
+    def _request_done(self, _: Row[Any], facts: Facts) -> None:
+        self._end(facts["request"])
+
+    def _end(self, request: int) -> None:
+        """Train, or not, gate and register."""
+        self.trainer._decide_on(*self.works[request], lambda _: None)
 
     def _rollback(self, row: Row[Any], facts: Facts) -> None:
         """Who wants it and why came from outside; where it leads is decided."""
         champion = self.empty.champion(row.stream_id)
         self.empty.roll_back(row.stream_id, leave=champion, actor=row.actor, reason=facts["reason"])
+
+    def _from(self, row: Row[Any]) -> Iterator[Row[Any]]:
+        """This entry and those after it."""
+        return islice(self.entries, row.id - 1, None)
 
     # Numbers and bytes ---------------------------------------------------------------------------
 
