@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,22 +62,25 @@ def happen(registry: SqlRegistry, clock: Clock) -> None:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def history(request: pytest.FixtureRequest, tmp_path: Path) -> History:
+def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]:
     """A registry in which that happened, and as many empty ones of its kind as are wanted."""
     template: Database = request.getfixturevalue(f"{request.param}_at_head")
-    names = iter(range(100))
+    opened: list[SqlRegistry] = []
 
     def fresh() -> SqlRegistry:
         if request.param == "sqlite":
-            database = copy(template, tmp_path / f"{next(names)}.db")
+            database = copy(template, tmp_path / f"{len(opened)}.db")
         else:
             database = new_database(request.getfixturevalue("postgres"), template)
-        return hasty(SqlRegistry(database))
+        opened.append(hasty(SqlRegistry(database)))
+        return opened[-1]
 
     registry = fresh()
     registry.clock = clock = Clock()
     happen(registry, clock)
-    return registry, fresh
+    yield registry, fresh
+    for each in opened:
+        each.close()
 
 
 def test_what_is_said_again_in_its_order_is_decided_again(history: History) -> None:
