@@ -16,7 +16,8 @@ from tests.chaos.plan import Blow
 
 #: Rounds of the log that are fed before the first blow, and before each.
 HEAD, EACH = 260, 24
-#: The first checkpoint has to be there within, in seconds.
+#: The first checkpoint has to be there within, and who is to leave has to be one of the group; in
+#: seconds.
 START_S = 300.0
 #: A blow waits for checkpoints to have moved since the one before, but no longer, in seconds.
 MOVED_S = 5.0
@@ -213,6 +214,7 @@ class Killer:
         elif blow.kind == "add":
             member.start()
         else:
+            self.wait_until(lambda: member.has_said("stream_started"), START_S)
             member.terminate()
             code, said = member.leave(), member.last_line()
             if code != 0 and not (code == 1 and said.startswith(AWAY)):

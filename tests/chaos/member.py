@@ -26,6 +26,8 @@ class Member:
     config: Path
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
+    #: Bytes that its log held before it was started last.
+    before: int = 0
     #: Monotonic time at which it is to go on, while it is stopped.
     wakes: float | None = field(default=None)
 
@@ -35,6 +37,7 @@ class Member:
 
     def start(self) -> None:
         role = self.name.partition("-")[0]
+        self.before = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-m", "pipeline", "--config", str(self.config), role]
         with self.log.open("ab") as log:
             self.process = _spawn([*command, "--supervised"], log)
@@ -77,6 +80,12 @@ class Member:
             return None
         self._forget()
         return f"{self.name} ended by itself with code {code}: {self.last_line()[:300]}"
+
+    def has_said(self, event: str) -> bool:
+        """Whether its log has told of that since it was started last."""
+        with self.log.open("rb") as lines:
+            lines.seek(self.before)
+            return any(f'"event": "{event}"'.encode() in line for line in lines)
 
     def last_line(self) -> str:
         """What it has said last; empty: nothing."""
