@@ -7,10 +7,12 @@ table is made of them, and what is unknown, of the wrong type or out of range st
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta, Struct
@@ -33,11 +35,27 @@ LONGEST_BUSY_S = LARGEST // 1000
 
 #: The first brokers that fence a transaction by the membership of whoever sends it (KIP-447).
 TRANSACTIONS_SINCE = (2, 5)
+_WRITE_SCHEDULE = (
+    'write [[schedule]] with name = "retrain", cron = "30 2 * * *" and timezone = "UTC"'
+)
+#: What was a variable once, and what to do now.
+_GONE = {
+    f"{PREFIX}SCHEDULE_{name}": f"is no setting any more: {_WRITE_SCHEDULE} into the file"
+    for name in ("RETRAIN_CRON", "TIMEZONE")
+}
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+def _check_zone(name: str) -> None:
+    """Raise ValueError unless there is such a time zone."""
+    try:
+        ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        raise ValueError(f"timezone: there is no {name!r}") from None
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -389,6 +407,42 @@ class Gate(Section, frozen=True, kw_only=True):
     ] = 500
 
 
+class Retrain(Section, frozen=True, kw_only=True):
+    """When a training is asked for, and when one may begin."""
+
+    on_boundary: Annotated[
+        bool, Meta(description="Boundaries are learned at once, or wait for another reason")
+    ] = True
+    on_metric_fall: Annotated[
+        NotNegative,
+        Meta(description="Live scores above those that the gate saw, as a share; 0: never"),
+    ] = 0.0
+    after_readings: Annotated[
+        int,
+        Meta(ge=0, le=LARGEST, description="Readings after which one is asked for; 0: never"),
+    ] = 0
+    at_most_every_s: Annotated[
+        NotNegative, Meta(description="From one version to the next training, in seconds")
+    ] = 0.0
+    quiet_hours: Annotated[
+        str,
+        Meta(
+            pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?\Z",
+            description="No training begins then: HH:MM-HH:MM; empty: none",
+        ),
+    ] = ""
+    timezone: Annotated[str, Meta(description="Time zone of quiet hours and of a day")] = "UTC"
+    budget_per_day: Annotated[
+        int, Meta(ge=0, le=LARGEST, description="Versions made on one day, at most; 0: any number")
+    ] = 0
+
+    def __post_init__(self) -> None:
+        begin, _, end = self.quiet_hours.partition("-")
+        if self.quiet_hours and begin == end:
+            raise ValueError("quiet_hours: they begin and end at other times")
+        _check_zone(self.timezone)
+
+
 class Run(Section, frozen=True, kw_only=True):
     """The processes."""
 
@@ -429,12 +483,49 @@ class Run(Section, frozen=True, kw_only=True):
 
 
 class Schedule(Section, frozen=True, kw_only=True):
-    """Retraining by the clock."""
+    """What happens by the clock, a table each."""
 
-    retrain_cron: Annotated[
-        str, Meta(description="Crontab line at which a retraining is requested; empty: never")
-    ] = ""
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{1,64}\Z",
+            description="Its own: letters, digits and _.-, at most 64",
+        ),
+    ]
+    kind: Annotated[
+        Literal["retrain", "evaluate", "verify", "prune", "anchor"],
+        Meta(description="retrain, evaluate (measure the champion), verify, prune or anchor"),
+    ] = "retrain"
+    cron: Annotated[str, Meta(description="Crontab line at which it is due; or every_s")] = ""
+    every_s: Annotated[
+        float,
+        Meta(ge=0, le=LARGEST, description="Or the time between two, from 1970 on, in seconds"),
+    ] = 0.0
     timezone: Annotated[str, Meta(description="Time zone of the crontab line")] = "UTC"
+    stream: Annotated[str, Meta(description="Whose champion; empty: that of stream.topic")] = ""
+    jitter_s: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="It begins later by up to so much, in seconds"),
+    ] = 0.0
+    to: Annotated[str, Meta(description="Of an anchor: the FILE or kafka:TOPIC it goes to")] = ""
+    key: Annotated[
+        str, Meta(description="Of an anchor: file of the private key that signs it; empty: none")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.cron) == bool(self.every_s):
+            raise ValueError(f"{self.name}: one of cron and every_s says when")
+        if 0 < self.every_s < 1:
+            raise ValueError(f"{self.name}: every_s is 1 at least, in seconds")
+        if self.every_s and self.jitter_s >= self.every_s:
+            raise ValueError(f"{self.name}: jitter_s is less than every_s")
+        if self.stream and self.kind not in ("retrain", "evaluate"):
+            raise ValueError(f"{self.name}: {self.kind} is of the whole database, not of a stream")
+        if (self.kind == "anchor") != bool(self.to):
+            raise ValueError(f"{self.name}: an anchor goes to a file or topic, and nothing else")
+        if self.key and self.kind != "anchor":
+            raise ValueError(f"{self.name}: a key signs anchors, and nothing else")
+        _check_zone(self.timezone)
 
 
 class Serve(Section, frozen=True, kw_only=True):
@@ -487,10 +578,16 @@ class Settings(Section, frozen=True, kw_only=True):
     detect: Detect = Detect()
     learn: Learn = Learn()
     gate: Gate = Gate()
+    retrain: Retrain = Retrain()
     run: Run = Run()
-    schedule: Schedule = Schedule()
     serve: Serve = Serve()
     audit: Audit = Audit()
+    schedule: tuple[Schedule, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.schedule]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"schedule: two of them have the name {twice[0]}")
 
 
 class Key(Struct, frozen=True, kw_only=True):
@@ -498,6 +595,7 @@ class Key(Struct, frozen=True, kw_only=True):
 
     section: str
     name: str
+    #: None: it has to be given.
     default: Any
     help: str
     type: Any
@@ -509,22 +607,41 @@ class Key(Struct, frozen=True, kw_only=True):
 
 
 def sections() -> Iterator[tuple[str, type[Section]]]:
-    """Each table's name and class, in order."""
-    yield from get_type_hints(Settings).items()
+    """Name and class of each table that there is once, in order."""
+    for name, hint in get_type_hints(Settings).items():
+        if get_origin(hint) is None:
+            yield name, hint
+
+
+def arrays() -> Iterator[tuple[str, type[Section]]]:
+    """Name and class of each table that there may be any number of: `[[name]]`."""
+    for name, hint in get_type_hints(Settings).items():
+        if get_origin(hint) is tuple:
+            yield name, get_args(hint)[0]
 
 
 def keys() -> Iterator[Key]:
-    """Every setting there is, in order."""
+    """Every setting of a table that there is once, in order."""
     for section, cls in sections():
-        hints = get_type_hints(cls, include_extras=True)
-        for field in msgspec.structs.fields(cls):
-            yield Key(
-                section=section,
-                name=field.name,
-                default=field.default,
-                help=_help(hints[field.name]),
-                type=hints[field.name],
-            )
+        yield from _keys(section, cls)
+
+
+def array_keys() -> Iterator[Key]:
+    """Every setting of the other tables, in order; a section's name ends with []."""
+    for name, cls in arrays():
+        yield from _keys(f"{name}[]", cls)
+
+
+def _keys(section: str, cls: type[Section]) -> Iterator[Key]:
+    hints = get_type_hints(cls, include_extras=True)
+    for field in msgspec.structs.fields(cls):
+        yield Key(
+            section=section,
+            name=field.name,
+            default=None if field.default is msgspec.NODEFAULT else field.default,
+            help=_help(hints[field.name]),
+            type=hints[field.name],
+        )
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -536,27 +653,36 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         One line that names the key: unknown, of the wrong type, or out of range.
     """
     environ = os.environ if environ is None else environ
-    name = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    name = file_of(path, environ)
     tree = _read(name) if name else {}
-    known = {key.variable: key for key in keys()}
+    known: dict[str, Key | str] = {key.variable: key for key in keys()}
+    known |= {f"{PREFIX}{name}".upper(): name for name, _ in arrays()}
     for variable, text in environ.items():
         named = variable.removesuffix(IN_FILE)
         if variable in known or named in known:
-            key = known.get(variable) or known[named]
             if variable not in known:
                 if named in environ:
                     raise SettingsError(f"{named} and {variable}: give one of them")
                 text = _content(variable, Path(text))
-            table = tree.setdefault(key.section, {})
-            if not isinstance(table, dict):
-                raise SettingsError(f"{key.section}: expected a table, got {type(table).__name__}")
-            table[key.name] = _parse(variable, key, text)
+            _override(tree, known.get(variable) or known[named], variable, text)
+        elif variable in _GONE:
+            raise SettingsError(f"{variable}: {_GONE[variable]}")
         elif variable.startswith(PREFIX) and variable != CONFIG_VARIABLE:
             raise SettingsError(f"{variable}: no such setting; `tidemark config` lists them all")
+    if isinstance(tree.get("schedule"), dict):
+        where = f"{name}: " if name else ""
+        raise SettingsError(f"{where}[schedule] is no table any more: {_WRITE_SCHEDULE}")
     try:
         return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as exc:
         raise SettingsError(_explain(str(exc), name)) from None
+
+
+def file_of(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Path | None:
+    """The TOML file: `path`, else TIDEMARK_CONFIG, else none."""
+    environ = os.environ if environ is None else environ
+    named = environ.get(CONFIG_VARIABLE)
+    return path or (Path(named) if named else None)
 
 
 def source(path: Path | None = None) -> str:
@@ -583,13 +709,23 @@ def as_toml(settings: Settings | None = None) -> str:
         for key in (k for k in every if k.section == section):
             value = getattr(getattr(settings, section), key.name)
             lines += [f"# {key.help}", f"{key.name} = {toml_value(value)}"]
+    for name, cls in arrays():
+        lines += ["", f"# {(cls.__doc__ or '').splitlines()[0]}"]
+        given = getattr(settings, name)
+        if not given:
+            lines += [f"# [[{name}]]", *(f"# {k.name}: {k.help}" for k in _keys(name, cls))]
+        for each in given:
+            lines += [f"[[{name}]]"]
+            lines += [f"{f} = {toml_value(v)}" for f, v in msgspec.structs.asdict(each).items()]
     return "\n".join(lines[1:]) + "\n"
 
 
 def as_markdown() -> str:
     """Every key with its default and help, as the README's table."""
     lines = ["| key | default | what it is |", "|---|---|---|"]
-    lines += [f"| `{k.section}.{k.name}` | `{toml_value(k.default)}` | {k.help} |" for k in keys()]
+    for key in (*keys(), *array_keys()):
+        default = "needed" if key.default is None else f"`{toml_value(key.default)}`"
+        lines.append(f"| `{key.section}.{key.name}` | {default} | {key.help} |")
     return "\n".join(lines) + "\n"
 
 
@@ -613,7 +749,7 @@ def digest(settings: Settings) -> str:
 
 def deciding(settings: Settings) -> dict[str, Any]:
     """The sections that decide what is found, learned and promoted; there is no secret in them."""
-    names = ("stream", "score", "detect", "learn", "gate", "schedule")
+    names = ("stream", "score", "detect", "learn", "gate", "retrain", "schedule")
     return {name: msgspec.to_builtins(getattr(settings, name)) for name in names}
 
 
@@ -655,6 +791,23 @@ def _parse(variable: str, key: Key, text: str) -> Any:
         raise SettingsError(f"{variable}: {_in_words(str(exc), key.help)}") from None
 
 
+def _override(tree: dict[str, Any], key: Key | str, variable: str, text: str) -> None:
+    """Put a variable's value into what the file says; of an array of tables, in place of all."""
+    if isinstance(key, str):
+        try:
+            read = tomllib.loads(f"{key} = {text}")
+        except tomllib.TOMLDecodeError as exc:
+            raise SettingsError(f"{variable}: no array of TOML's inline tables: {exc}") from None
+        if read.keys() != {key}:
+            raise SettingsError(f"{variable}: no array of TOML's inline tables: more follows")
+        tree |= read
+        return
+    table = tree.setdefault(key.section, {})
+    if not isinstance(table, dict):
+        raise SettingsError(f"{key.section}: expected a table, got {type(table).__name__}")
+    table[key.name] = _parse(variable, key, text)
+
+
 def _explain(message: str, path: Path | None) -> str:
     """msgspec's "Expected `int`, got `str` - at `$.detect.watch`" with the key in front."""
     what, _, where = message.partition(" - at ")
@@ -662,7 +815,8 @@ def _explain(message: str, path: Path | None) -> str:
     if "unknown field" in what:
         field = what.rsplit("`", 2)[-2]
         where, what = ".".join(filter(None, (where, field))), "no such setting"
-    help_ = next((key.help for key in keys() if f"{key.section}.{key.name}" == where), "")
+    said = {f"{key.section}.{key.name}": key.help for key in (*keys(), *array_keys())}
+    help_ = said.get(re.sub(r"\[(\d+|\.\.\.)\]", "[]", where), "")
     what = _in_words(what, help_)
     source = f"{path}: " if path else ""
     return f"{source}{where}: {what}" if where else f"{source}{what}"

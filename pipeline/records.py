@@ -264,7 +264,8 @@ class Request:
     """A consolidation to do, with content-addressed inputs."""
 
     stream_id: int
-    #: bootstrap | boundary | refine | schedule | manual
+    #: bootstrap | boundary | refine | schedule | manual | metric | readings | evaluate; the last
+    #: trains nothing.
     reason: str
     #: What made it due; for a person or a schedule, who and why.
     actor: str = "tidemark"
@@ -276,7 +277,7 @@ class Request:
     inputs: Mapping[str, str] = field(default_factory=dict)
     #: Of the readings in `segment`; None: nobody said.
     extent: Extent | None = None
-    #: For `schedule`: the time it was due, microseconds; unique per stream.
+    #: For `schedule` and `evaluate`: when it was due, microseconds; unique by stream and reason.
     due: int | None = None
     #: Number of the task that the version may not have learned.
     without_task: int | None = None

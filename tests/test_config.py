@@ -20,8 +20,10 @@ from pipeline.config import (
     CONFIG_VARIABLE,
     LARGEST,
     Key,
+    Schedule,
     Settings,
     Stream,
+    array_keys,
     as_markdown,
     as_toml,
     digest,
@@ -32,8 +34,13 @@ from pipeline.config import (
 from pipeline.errors import SettingsError
 
 KEYS = list(keys())
+#: Of what may be there any number of times: those that need no other.
+SCHEDULES = st.fixed_dictionaries(
+    {"name": st.text("abz019_.-", min_size=1, max_size=9), "cron": st.text(min_size=1)},
+    optional={"timezone": st.just("Europe/Berlin"), "jitter_s": st.floats(0, 3600)},
+)
 #: Letters, and what TOML must escape or might mistake for its own.
-ALPHABET = "abkeytopicfield:0123456789. \"'\\#=[],\n\t\0\x1b\x7f\x85\u2028é☃𝄞"
+ALPHABET = "abkeytopicfield:0123456789.- \"'\\#=[],\n\t\0\x1b\x7f\x85\u2028é☃𝄞"
 
 
 def values(info: Any) -> st.SearchStrategy[Any]:
@@ -70,7 +77,7 @@ def other_value(key: Key) -> Any:
         case int(default):
             return default + 1
         case float(default):
-            return default / 2
+            return default / 2 or 1.0
         case tuple(default):
             return (*default, "another")
     choices = inspect.type_info(key.type)
@@ -85,6 +92,8 @@ def other_value(key: Key) -> Any:
         "url": "sqlite:///b.db",
         "ewc_lambda": 3.5,
         "model": "autoencoder",
+        "quiet_hours": "22:00-06:00",
+        "timezone": "Europe/Berlin",
     }
     return fitting.get(key.name, "other")
 
@@ -248,12 +257,17 @@ def test_a_list_in_the_environment_is_separated_by_commas(
 @settings(deadline=None)
 def test_what_is_printed_reads_back_as_it_was(data: st.DataObject) -> None:
     """`tidemark config` is a file to start from, so any settings survive TOML and back."""
-    tree: dict[str, dict[str, Any]] = {}
+    tree: dict[str, Any] = {}
     for key in data.draw(st.lists(st.sampled_from(KEYS), unique_by=lambda k: k.variable)):
-        value = data.draw(values(inspect.type_info(key.type)))
+        zones = st.sampled_from(["UTC", "Europe/Berlin"])
+        allowed = zones if key.name == "timezone" else values(inspect.type_info(key.type))
+        value = data.draw(allowed)
         tree.setdefault(key.section, {})[key.name] = value
     stream = tree.get("stream", {})
     assume(len(stream.get("channels", ())) <= stream.get("max_channels", LARGEST))
+    begin, _, end = tree.get("retrain", {}).get("quiet_hours", "").partition("-")
+    assume(begin != end or not begin)
+    tree["schedule"] = data.draw(st.lists(SCHEDULES, max_size=3, unique_by=lambda s: s["name"]))
     wanted = msgspec.convert(tree, Settings)
     assert _reread(as_toml(wanted)) == wanted
 
@@ -282,7 +296,9 @@ def test_the_printed_file_explains_every_key() -> None:
 
 def test_the_table_has_a_row_for_every_key() -> None:
     """A header of two lines, then one row a key."""
-    assert len(as_markdown().splitlines()) == 2 + len(KEYS)
+    rows = as_markdown().splitlines()[2:]
+    assert len(rows) == len(KEYS) + len(list(array_keys()))
+    assert "| `schedule[].name` | needed |" in as_markdown()
 
 
 def test_secrets_are_not_in_the_digest() -> None:
@@ -359,3 +375,89 @@ def test_a_label_is_a_field_of_its_own(environ: dict[str, str], says: str) -> No
     assert str(caught.value).startswith(says)
     names = {"TIDEMARK_STREAM_LABEL": "values_of", "TIDEMARK_STREAM_SERIES": "field:x"}
     assert load(None, names).stream.label == "values_of"
+
+
+# Tables of which there may be any number ---------------------------------------------------------
+
+NIGHTLY = Schedule(name="nightly", cron="30 2 * * *", timezone="Europe/Berlin")
+TABLES = """
+[[schedule]]
+name = "nightly"
+cron = "30 2 * * *"
+timezone = "Europe/Berlin"
+
+[[schedule]]
+name = "check"
+every_s = 3600
+kind = "verify"
+"""
+
+
+def test_a_table_may_be_there_several_times(tmp_path: Path) -> None:
+    """In the order of the file."""
+    check = Schedule(name="check", every_s=3600.0, kind="verify")
+    assert load(write(tmp_path, TABLES), {}).schedule == (NIGHTLY, check)
+
+
+def test_the_environment_puts_other_tables_in_place_of_all(tmp_path: Path) -> None:
+    """As TOML writes them in one line; from a file too."""
+    inline = '[{name = "nightly", cron = "30 2 * * *", timezone = "Europe/Berlin"}]'
+    path = write(tmp_path, TABLES)
+    assert load(path, {"TIDEMARK_SCHEDULE": inline}).schedule == (NIGHTLY,)
+    assert load(path, {"TIDEMARK_SCHEDULE": "[]"}).schedule == ()
+    (tmp_path / "inline").write_text(f"{inline}\n")
+    variable = {"TIDEMARK_SCHEDULE_FILE": str(tmp_path / "inline")}
+    assert load(path, variable).schedule == (NIGHTLY,)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[schedule]\nretrain_cron = "x"', 'write [[schedule]] with name = "retrain"'),
+        ('[[schedule]]\ncron = "x"', "schedule[0]: Object missing required field `name`"),
+        ('[[schedule]]\nname = "a"', "schedule[0]: a: one of cron and every_s says when"),
+        ('[[schedule]]\nname = "a"\ncron = "x"\nevery_s = 9', "one of cron and every_s"),
+        ('[[schedule]]\nname = "a"\nevery_s = 0.5', "every_s is 1 at least"),
+        ('[[schedule]]\nname = "a"\nevery_s = 9\njitter_s = 9', "jitter_s is less than every_s"),
+        ('[[schedule]]\nname = "a b"\nevery_s = 9', "schedule[0].name: not allowed here: Its own"),
+        ('[[schedule]]\nname = "a"\nevery_s = 9\nfoo = 1', "schedule[0].foo: no such setting"),
+        ('[[schedule]]\nname = "a"\nevery_s = 9\nkind = "x"', "schedule[0].kind: Invalid enum"),
+        ('[[schedule]]\nname = "a"\ncron = "x"\ntimezone = "X"', "timezone: there is no 'X'"),
+        ('[[schedule]]\nname = "a"\nevery_s = 9\nkind = "anchor"', "goes to a file or topic"),
+        ('[[schedule]]\nname = "a"\nevery_s = 9\nkey = "k"', "a key signs anchors"),
+        (
+            '[[schedule]]\nname = "a"\nevery_s = 9\nkind = "verify"\nstream = "s"',
+            "verify is of the whole database",
+        ),
+        (
+            '[[schedule]]\nname = "a"\nevery_s = 9\n[[schedule]]\nname = "a"\nevery_s = 9',
+            "two of them have the name a",
+        ),
+        ("schedule = 3", "schedule: Expected `array`"),
+        ('[retrain]\nquiet_hours = "22:00-24:00"', "retrain.quiet_hours: not allowed here"),
+        ('[retrain]\nquiet_hours = "22:00-22:00"', "they begin and end at other times"),
+        ('[retrain]\ntimezone = "Mars/Base"', "there is no 'Mars/Base'"),
+    ],
+)
+def test_a_mistake_in_a_table_says_in_which(tmp_path: Path, text: str, says: str) -> None:
+    """By its place in the file, or by its name."""
+    message = message_of(write(tmp_path, text))
+    assert says in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"TIDEMARK_SCHEDULE": "[{"}, "no array of TOML's inline tables"),
+        ({"TIDEMARK_SCHEDULE": "[]\n[kafka]"}, "no array of TOML's inline tables: more follows"),
+        ({"TIDEMARK_SCHEDULE": "x"}, "no array of TOML's inline tables"),
+        ({"TIDEMARK_SCHEDULE": "3"}, "schedule: Expected `array`"),
+        ({"TIDEMARK_SCHEDULE_RETRAIN_CRON": "x"}, "is no setting any more: write [[schedule]]"),
+        ({"TIDEMARK_SCHEDULE_TIMEZONE": "x"}, "is no setting any more: write [[schedule]]"),
+        ({"TIDEMARK_SCHEDULE_NAME": "x"}, "no such setting"),
+    ],
+)
+def test_a_mistake_in_a_variable_of_tables_names_it(environ: dict[str, str], says: str) -> None:
+    """Nothing of it is taken in silence."""
+    assert says in message_of(None, environ)

@@ -27,7 +27,7 @@ PLACES = {
     "confluent_kafka": ("pipeline/ingest/embedded.py",),
     "sqlalchemy": ("pipeline/register/", "pipeline/serve/"),
     "alembic": ("pipeline/register/",),
-    "apscheduler": ("pipeline/run/scheduler.py",),
+    "apscheduler": ("pipeline/register/due.py",),
     "typer": ("pipeline/cli/",),
     "prometheus_client": ("pipeline/telemetry.py",),
     "fastapi": ("pipeline/serve/http/",),

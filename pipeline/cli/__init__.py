@@ -4,7 +4,8 @@
 `housekeeping` prepares and checks, `acting` decides by hand, `envelope` says what may be decided
 without a person, `moving` keeps and moves the database, `audit` and `decided` ask the history,
 `proof` has it prove itself, `streams` follows the topic and lists streams, `tasks` says what
-regimes are, `dead_letters` goes through what could not be read, `tokens` says who may ask by HTTP.
+regimes are, `dead_letters` goes through what could not be read, `tokens` says who may ask by HTTP,
+`schedules` what happens by the clock.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipeline.cli import (
     moving,
     processes,
     proof,
+    schedules,
     scores,
     streams,
     tasks,
@@ -54,6 +56,7 @@ app.add_typer(envelope.app, name="envelope")
 audit.app.add_typer(decided.app)
 audit.app.add_typer(proof.app)
 app.add_typer(audit.app, name="audit")
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(tasks.app, name="task")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(tokens.app, name="token")

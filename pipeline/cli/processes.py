@@ -66,17 +66,6 @@ def train(supervised: Supervised = False) -> None:
 
 
 @app.command()
-def schedule(supervised: Supervised = False) -> None:
-    """Request retraining by the clock (schedule.retrain_cron)."""
-    from pipeline.run.signals import stop_on_signals
-
-    stop = stop_on_signals(supervised=supervised)
-    from pipeline.run import processes
-
-    processes.schedule(read_settings(), stop)
-
-
-@app.command()
 def serve(supervised: Supervised = False) -> None:
     """Answer over HTTP: audit, versions, events, actions, predictions, metrics."""
     from importlib.util import find_spec

@@ -171,9 +171,12 @@ def write(
     *,
     next_offset: int,
     state: State,
+    readings: int,
     at: int,
 ) -> None:
     """Make the state that is stored the partition's, if the epoch still is `epoch`.
+
+    readings: taken in since the last one.
 
     Raises
     ------
@@ -187,6 +190,7 @@ def write(
             next_offset=next_offset,
             state=state.head,
             sha256=hashlib.sha256(state.head).hexdigest(),
+            readings=checkpoints.c.readings + readings,
             updated=at,
         )
     )

@@ -71,6 +71,11 @@ def moment(time_us: int) -> datetime:
     return EPOCH + timedelta(microseconds=time_us)
 
 
+def in_us(when: datetime) -> int:
+    """A time with a zone as microseconds since 1970 UTC."""
+    return (when - EPOCH) // timedelta(microseconds=1)
+
+
 def connect(
     database: Database, *, foreign_keys: bool = True, stop: threading.Event | None = None
 ) -> Engine:

@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from pipeline.errors import PipelineError
 
 #: Why a training is asked for, as requests have it.
-Trigger = Literal["bootstrap", "boundary", "refine", "schedule", "manual"]
+Trigger = Literal["bootstrap", "boundary", "refine", "schedule", "manual", "metric", "readings"]
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 

@@ -48,6 +48,13 @@ KINDS = {
     "dead_letters_dropped": "dead letters are wanted no more",
     "restored": "the database was made what a backup held",
     "anchored": "the ledger's head was written elsewhere",
+    "requests_held": "a rule holds requests back, or another one does than before",
+    "measured": "a champion's skills, by the clock",
+    "schedule_changed": "a scheduler goes by another definition, or by none, from now on",
+    "schedule_paused": "a person stopped a schedule",
+    "schedule_resumed": "a person had it go on",
+    "schedule_ordered": "a person would not wait for the clock",
+    "schedule_run": "what came of a run of a schedule",
 }
 
 

@@ -3,8 +3,9 @@
 A claim is a lease with a fencing number. Requests of one stream run one at a time (an index allows
 one claim a stream) and in their order; those that piled up behind the oldest are taken along with
 it. One that failed before is tried again after a pause, and alone. One of a task that waits for a
-person's word is claimed once there is one. Leases end as leases.py says; a pause that a clock which
-was set back would make longer than the longest is over.
+person's word is claimed once there is one. What the rules (rules.py) hold back stays pending, says
+why, and is taken along by the next that they do not. Leases end as leases.py says; a pause that a
+clock which was set back would make longer than the longest is over.
 
 Whatever ends in the ledger takes its lock before any request's row, as naming.py does: neither can
 wait for the other for ever.
@@ -19,11 +20,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, insert, select, update
 
+from pipeline.config import Retrain
 from pipeline.errors import LeaseLost
 from pipeline.records import Claim, Request
-from pipeline.register import ledger
+from pipeline.register import holding, ledger
 from pipeline.register.engine import inserting
 from pipeline.register.leases import is_over
+from pipeline.register.rules import FREE
 from pipeline.register.tables import request_inputs, requests, streams, tasks
 
 #: Pending requests that one claim takes along, at most.
@@ -63,6 +66,7 @@ def submit(
         "without_task": request.without_task,
     }
     values = row | {"status": "pending", "fence": 0, "attempts": 0, "created": at}
+    values["readings"] = holding.readings(conn, request.stream_id)
     number = conn.execute(
         inserting(conn, requests).values(values).on_conflict_do_nothing().returning(requests.c.id)
     ).scalar()
@@ -83,12 +87,14 @@ def _note_inputs(conn: Connection, number: int, request: Request) -> None:
         conn.execute(insert(request_inputs).values(row))
 
 
-def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: int) -> Claim | None:
+def claim(
+    conn: Connection, owner: str, lease: int, max_attempts: int, rules: Retrain, *, at: int
+) -> Claim | None:
     """Take the oldest request of a stream that nobody works on; None if there is none.
 
-    lease: microseconds. A claim whose lease is over is pending again first; a request that was
-    tried `max_attempts` times fails, with its last reason kept. While a request's pause lasts, its
-    stream is left alone, and so is one that a person has paused.
+    lease: microseconds. rules: when a training may begin. A claim whose lease is over is pending
+    again first; a request that was tried `max_attempts` times fails, with its last reason kept.
+    While a request's pause lasts, its stream is left alone, and so is one that a person has paused.
     """
     ledger.lock(conn)
     _expire(conn, lease, at)
@@ -97,6 +103,8 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
     )
     busy = select(requests.c.stream_id).where((requests.c.status == "claimed") | pauses)
     paused = select(streams.c.id).where(streams.c.paused.is_not(None))
+    held = holding.back(conn, rules, at=at)
+    may_begin = requests.c.stream_id.not_in(held) | requests.c.reason.in_(FREE)
     oldest = (
         select(requests)
         .where(
@@ -104,6 +112,7 @@ def claim(conn: Connection, owner: str, lease: int, max_attempts: int, *, at: in
             requests.c.stream_id.not_in(busy),
             requests.c.stream_id.not_in(paused),
             ~_waits,
+            may_begin,
         )
         .order_by(requests.c.id)
         .limit(1)
@@ -240,7 +249,7 @@ def unfinished(conn: Connection) -> int:
 
 
 def _take(conn: Connection, row: Row[Any], owner: str, until: int, at: int) -> Claim:
-    alone = row.attempts > 0 or row.without_task is not None
+    alone = row.attempts > 0 or row.without_task is not None or row.reason == "evaluate"
     others = [] if alone else _fold(conn, row)
     claim_ = Claim(
         id=row.id,
@@ -258,6 +267,7 @@ def _take(conn: Connection, row: Row[Any], owner: str, until: int, at: int) -> C
             lease_until=until,
             fence=claim_.fence,
             attempts=claim_.attempts,
+            held=None,
         )
     )
     folded = [number for number, _ in claim_.folded]
@@ -267,18 +277,19 @@ def _take(conn: Connection, row: Row[Any], owner: str, until: int, at: int) -> C
 
 
 def _fold(conn: Connection, row: Row[Any]) -> Sequence[Row[Any]]:
-    """The requests of the stream that piled up behind this one, and never failed, go with it.
+    """The requests of the stream that piled up beside this one, and never failed, go with it.
 
-    One for a version without a task runs alone.
+    One for a version without a task runs alone, and so does one that trains nothing.
     """
     others = conn.execute(
         select(requests)
         .where(
             requests.c.status == "pending",
             requests.c.stream_id == row.stream_id,
-            requests.c.id > row.id,
+            requests.c.id != row.id,
             requests.c.attempts == 0,
             requests.c.without_task.is_(None),
+            requests.c.reason != "evaluate",
             ~_waits,
         )
         .order_by(requests.c.id)
@@ -288,7 +299,7 @@ def _fold(conn: Connection, row: Row[Any]) -> Sequence[Row[Any]]:
     conn.execute(
         update(requests)
         .where(requests.c.id.in_([other.id for other in others]))
-        .values(status="folded", folded_into=row.id)
+        .values(status="folded", folded_into=row.id, held=None)
     )
     return others
 

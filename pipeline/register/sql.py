@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Row
 from sqlalchemy.exc import IntegrityError
 
-from pipeline.config import Database
+from pipeline.config import Database, Retrain, Schedule
 from pipeline.detect.prints import Print
 from pipeline.outage import Outage
 from pipeline.records import (
@@ -32,15 +32,18 @@ from pipeline.register import (
     acts,
     checkpoints,
     envelopes,
+    holding,
     leases,
     ledger,
     marks,
+    measurements,
     migrate,
     naming,
     presence,
     prune,
     recorded,
     rollback,
+    schedules,
     streams,
     tasks,
     timeline,
@@ -55,6 +58,7 @@ from pipeline.register.envelopes import Envelope, Judgement
 from pipeline.register.marks import Marked
 from pipeline.register.orders import Act, Done, Order, Prune
 from pipeline.register.recorded import Recipe
+from pipeline.register.schedules import Entry, ScheduledRun
 from pipeline.register.streams import Stream
 from pipeline.register.tasks import Asked, Task
 from pipeline.register.timeline import Summary
@@ -207,9 +211,12 @@ class SqlRegistry:
         prints: Sequence[Print] = (),
         gaps: Sequence[Gap] = (),
         summary: Summary | None = None,
+        readings: int = 0,
         ask: bool = False,
     ) -> list[Named]:
         """Write what a partition has become; raises StaleEpoch, and then nothing is written.
+
+        readings: taken in since the last checkpoint.
 
         Segments are named by their fingerprints; what they were named is the answer. ask: a new
         task waits until a person says what it is.
@@ -222,7 +229,14 @@ class SqlRegistry:
             if checkpoints.stands_at(conn, stream_id, partition, epoch, next_offset):
                 return naming.last_named(conn, stream_id, partition) if prints else []
             checkpoints.write(
-                conn, stream_id, partition, epoch, next_offset=next_offset, state=state, at=at
+                conn,
+                stream_id,
+                partition,
+                epoch,
+                next_offset=next_offset,
+                state=state,
+                readings=readings,
+                at=at,
             )
             for kind, content in (artifacts or {}).values():
                 blobs.put(conn, kind, content, at=at)
@@ -261,13 +275,37 @@ class SqlRegistry:
         with writing(self.engine) as conn:
             return queue.submit(conn, request, at=self.clock())
 
-    def claim(self, owner: str, lease_s: float, max_attempts: int = 3) -> Claim | None:
-        """Take the oldest request that may be worked on; None if there is none."""
+    def claim(
+        self,
+        owner: str,
+        lease_s: float,
+        max_attempts: int = 3,
+        rules: Retrain = holding.NO_RULES,
+    ) -> Claim | None:
+        """Take the oldest request that may be worked on, by the rules too; None without one."""
         try:
             with writing(self.engine) as conn:
-                return queue.claim(conn, owner, _us(lease_s), max_attempts, at=self.clock())
+                at = self.clock()
+                return queue.claim(conn, owner, _us(lease_s), max_attempts, rules, at=at)
         except IntegrityError:  # another process claimed one of this stream in the same moment
             return None
+
+    def submit_after_readings(self, stream_id: int, rules: Retrain) -> int | None:
+        """Insert the request that enough readings make due; None if none is."""
+        with writing(self.engine) as conn:
+            request = holding.after_readings(conn, stream_id, rules)
+            return None if request is None else queue.submit(conn, request, at=self.clock())
+
+    def submit_metric_fall(self, champion: Version, why: str) -> int | None:
+        """Insert a request because the champion's scores rose, once while it is champion."""
+        with writing(self.engine) as conn:
+            request = holding.metric_fall(conn, champion.stream_id, champion.id, why)
+            return None if request is None else queue.submit(conn, request, at=self.clock())
+
+    def held(self, stream_id: int) -> Sequence[tuple[int, str, str]]:
+        """(number, reason, why it waits) of the requests that a rule holds back."""
+        with reading(self.engine) as conn:
+            return holding.held(conn, stream_id)
 
     def admit(self, claim: Claim) -> Claim | None:
         """What of a claim may be learned, by the kinds of its tasks; None: the claim is over."""
@@ -543,6 +581,78 @@ class SqlRegistry:
         """Versions that wait for a person's word, and why."""
         with reading(self.engine) as conn:
             return envelopes.waiting(conn, stream_id)
+
+    def measured(
+        self, claim: Claim, version: Version, skills: Mapping[int, float], sizes: Mapping[int, int]
+    ) -> None:
+        """Keep what a champion's skills are by now, and end the request for it.
+
+        sizes: windows behind each task's.
+
+        Raises
+        ------
+        LeaseLost
+            The request is somebody else's now.
+        """
+        with writing(self.engine) as conn:
+            measurements.keep(conn, claim, version, skills, sizes, at=self.clock())
+
+    # Schedules --------------------------------------------------------------------------------
+
+    def adopt_schedules(self, definitions: Sequence[Schedule], owner: str) -> list[str]:
+        """Go by these definitions from now on; names of those that are new, changed or gone."""
+        with writing(self.engine) as conn:
+            return schedules.adopt(conn, definitions, owner, at=self.clock())
+
+    def schedules(self) -> list[Entry]:
+        """What is scheduled, and whether a person has paused it."""
+        with reading(self.engine) as conn:
+            return schedules.known(conn)
+
+    def pause_schedule(self, definition: Schedule, *, actor: str, reason: str) -> bool:
+        """Have nothing done by a schedule until it is resumed; whether it was not paused before."""
+        with writing(self.engine) as conn:
+            return schedules.pause(conn, definition, actor=actor, reason=reason, at=self.clock())
+
+    def resume_schedule(self, name: str, *, actor: str, reason: str) -> bool:
+        """Have a schedule count from now on; whether it was paused."""
+        with writing(self.engine) as conn:
+            return schedules.resume(conn, name, actor=actor, reason=reason, at=self.clock())
+
+    def run_schedule_now(self, definition: Schedule, *, actor: str, reason: str) -> ScheduledRun:
+        """Ask for a run without waiting for the clock; the one that waits already, if one does."""
+        with writing(self.engine) as conn:
+            return schedules.order(conn, definition, actor=actor, reason=reason, at=self.clock())
+
+    def note_due(self, definition: Schedule, due: int, owner: str) -> bool:
+        """A schedule is due, in place of what it left undone; False: it is known, or not ours."""
+        with writing(self.engine) as conn:
+            return schedules.note_due(conn, definition, due, owner, at=self.clock())
+
+    def unfinished_runs(self) -> list[ScheduledRun]:
+        """Runs that are not over, in order."""
+        with reading(self.engine) as conn:
+            return schedules.unfinished(conn)
+
+    def begin_run(self, run: ScheduledRun, owner: str) -> bool:
+        """Begin it, or begin it again in place of another owner; False: it is not ours to do."""
+        with writing(self.engine) as conn:
+            return schedules.begin(conn, run, owner, at=self.clock())
+
+    def end_run(self, run: ScheduledRun, owner: str, *, ok: bool, outcome: str) -> bool:
+        """Keep how it went; False: another has it by now."""
+        with writing(self.engine) as conn:
+            return schedules.end(conn, run, owner, ok=ok, outcome=outcome, at=self.clock())
+
+    def request_run(self, run: ScheduledRun, request: Request, owner: str) -> int | None:
+        """A run that is a request and nothing else: all of it; the request's number."""
+        with writing(self.engine) as conn:
+            return schedules.request(conn, run, request, owner, at=self.clock())
+
+    def schedule_runs(self, name: str, count: int) -> list[ScheduledRun]:
+        """The last runs of a schedule, the newest first."""
+        with reading(self.engine) as conn:
+            return schedules.last(conn, name, count)
 
     # Leases -----------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -59,6 +60,7 @@ checkpoints = Table(
     Column("state", LargeBinary),  # JSON: how the pieces are to be read
     Column("sha256", String(64)),
     Column("updated", BigInteger, nullable=False),
+    Column("readings", BigInteger, nullable=False, server_default=text("0")),  # taken in so far
 )
 
 #: A partition's state: one row a series, the chunks of what only grows, the reservoir.
@@ -217,11 +219,17 @@ requests = Table(
     Column("finished", BigInteger),
     Column("outcome", Text),
     Column("without_task", Integer),  # number of the task that the version may not know
+    Column("held", Text),  # the rule that held it back when it was looked at last
+    Column(
+        "readings", BigInteger, nullable=False, server_default=text("0")
+    ),  # of the stream by then
     CheckConstraint(
         "status IN ('pending', 'claimed', 'done', 'failed', 'folded')", name="known_status"
     ),
     CheckConstraint(
-        "reason IN ('bootstrap', 'boundary', 'refine', 'schedule', 'manual')", name="known_reason"
+        "reason IN ('bootstrap', 'boundary', 'refine', 'schedule', 'manual', 'evaluate', "
+        "'metric', 'readings')",
+        name="known_reason",
     ),
 )
 Index(
@@ -238,6 +246,7 @@ Index(
 Index(
     "uq_requests_once_a_due_time",
     requests.c.stream_id,
+    requests.c.reason,
     requests.c.due,
     unique=True,
     postgresql_where=requests.c.due.is_not(None),
@@ -360,6 +369,19 @@ evaluations = Table(
     Column("score_mean", Float),  # of its scores of those readings, and their spread
     Column("score_spread", Float),
 )
+
+#: What a champion's skill on each task was later: by the clock, on what was held out by then.
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("request_id", ForeignKey("requests.id"), primary_key=True),
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("version_id", ForeignKey("versions.id"), nullable=False),
+    Column("skill", Float, nullable=False),
+    Column("windows", Integer, nullable=False),
+    Column("measured", BigInteger, nullable=False),
+)
+Index("ix_measurements_version_id_measured", measurements.c.version_id, measurements.c.measured)
 
 #: Which version scored which offsets: half-open, [first_offset, end_offset), without overlap.
 scored = Table(
@@ -519,4 +541,42 @@ judgements = Table(
     Column("instead_of", ForeignKey("versions.id")),  # champion that it is to replace; NULL: none
     Column("outside", Text, nullable=False),  # JSON list of envelope.Passed; [] is inside
     Column("judged", BigInteger, nullable=False),
+)
+
+#: What happens by the clock, as a scheduler found it in its settings last.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("definition", Text, nullable=False),  # JSON, config.Schedule
+    Column("since", BigInteger, nullable=False),  # due times before it are nobody's
+    Column("gone", BigInteger),  # when it was no longer in the settings; NULL: it is
+    Column("paused", BigInteger),  # since when; NULL: it is not
+    Column("paused_by", Text),
+    Column("paused_because", Text),
+)
+
+#: What was done by the clock, or for a person who would not wait for it.
+schedule_runs = Table(
+    "schedule_runs",
+    metadata,
+    Column("schedule", String(64), primary_key=True),
+    Column("due", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(8), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    # asked -> begun (started, owner) -> over (finished, ok, outcome); begun again by another owner
+    Column("started", BigInteger),
+    Column("owner", String(255)),
+    Column("finished", BigInteger),
+    Column("ok", Boolean),
+    Column("outcome", Text),
+    Column("request_id", ForeignKey("requests.id")),
+)
+is_unfinished = schedule_runs.c.finished.is_(None)
+Index(
+    "ix_schedule_runs_unfinished",
+    schedule_runs.c.due,
+    postgresql_where=is_unfinished,
+    sqlite_where=is_unfinished,
 )

@@ -22,7 +22,7 @@ import numpy as np
 from msgspec.structs import replace
 
 import pipeline
-from pipeline.config import LARGEST, Database, Settings
+from pipeline.config import LARGEST, Database, Retrain, Settings
 from pipeline.detect.detectors import check
 from pipeline.detect.explain import explain, sensor_event
 from pipeline.detect.tasks import told
@@ -455,6 +455,7 @@ def _settings(settings: Settings, recording: Recording, options: Options) -> Set
             publish_scores=False,
         ),
         learn=replace(settings.learn, seed=seed, max_seconds=float(LARGEST)),
+        retrain=Retrain(),  # by the clock on the wall
         run=replace(settings.run, checkpoint_interval_s=float(LARGEST)),
     )
 

@@ -26,9 +26,10 @@ def _read(settings: Settings) -> None:
     """Settings that only their own stage can judge."""
     from pipeline.detect.detectors import check
     from pipeline.model.kinds import check as check_model
-    from pipeline.run.scheduler import cron
+    from pipeline.register.due import Timing
 
-    cron(settings)
+    for each in settings.schedule:
+        Timing(each)
     check(settings.detect.detectors, settings.detect.error_channel)
     check_model(settings.score, len(settings.stream.channels), settings.stream.label)
 

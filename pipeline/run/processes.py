@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import structlog
 
@@ -87,17 +88,20 @@ def train(settings: Settings, stop: threading.Event) -> None:
     log.info("train_stopped")
 
 
-def schedule(settings: Settings, stop: threading.Event) -> None:
-    """Request what is due until `stop` is set."""
+def schedule(settings: Settings, stop: threading.Event, config: Path | None = None) -> None:
+    """Do what is due until `stop` is set; config: the file in which schedules may change."""
+    from pipeline.run.reloading import Reloading
     from pipeline.run.scheduler import Scheduler
 
+    changed = Reloading(config, settings).schedules
     with (
         serving(settings, stop, "schedule") as (service, stop),
         _registry(settings, stop, "schedule") as registry,
     ):
+        scheduler = Scheduler(settings, registry, owner=owner_name("schedule"), changed=changed)
         log.info("schedule_started")
         service.ready()
-        Scheduler(settings, registry, owner=owner_name("schedule")).run(stop)
+        scheduler.run(stop)
     log.info("schedule_stopped")
 
 

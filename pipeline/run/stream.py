@@ -57,6 +57,8 @@ from pipeline.telemetry import Metrics
 
 log = structlog.get_logger()
 
+#: Readings of a rise after which a training is asked for, where nothing is rolled back.
+FALL_AFTER = 500
 #: How often the lag is taken, in seconds.
 LAG_INTERVAL_S = 5.0
 #: How long results wait for a transaction that has more of them, in seconds.
@@ -78,6 +80,8 @@ class Owned:
     #: Of the champion; it begins anew with the process, and is in no checkpoint.
     watch: Watch = field(kw_only=True)
     timeline: Timeline = field(kw_only=True)
+    #: The same, for scores that call for a training.
+    fall: Watch = field(kw_only=True)
     #: Of results that go out in transactions; None: they go out at once.
     outbox: Outbox | None = None
     boundaries: list[Boundary] = field(default_factory=list)
@@ -87,6 +91,8 @@ class Owned:
     prints: list[Print] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    #: Taken in since the last checkpoint.
+    readings: int = 0
     #: (version id, first offset, end offset), half-open, in order.
     scored: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -133,6 +139,8 @@ class Streamer:
         self.owned: dict[int, Owned] = {}
         self.live = LiveChampion(registry, self.stream.id, clock, settings.score.factory)
         self.dead_letters = DeadLetters(self.topic, sink, self.metrics)
+        #: The champion because of whose scores a training was asked for.
+        self._asked_for: int | None = None
         self._lag_due = self._transaction_due = 0.0
         self._checkpoint_due = clock() + settings.run.checkpoint_interval_s
 
@@ -155,9 +163,12 @@ class Streamer:
                 saved=checkpoint,
                 watch=Watch(self.settings.gate.rollback_after),
                 timeline=self._timeline(number),
+                fall=self._fall(),
                 outbox=opened(done.get(number), self.stream.created) if transactions else None,
             )
-            self.owned[number].watch.named(self.registry.newest_named(self.stream.id, number))
+            segments = self.registry.newest_named(self.stream.id, number)
+            self.owned[number].watch.named(segments)
+            self.owned[number].fall.named(segments)
             if checkpoint.next_offset is not None:
                 go_on[number] = checkpoint.next_offset
             log.info(
@@ -307,17 +318,36 @@ class Streamer:
     def _watch(
         self, batches: Sequence[Batch], steps: Sequence[Step], scores: Sequence[FloatArray]
     ) -> None:
-        """Take the champion's promotion back if it has left what the gate saw of it."""
+        """Take the champion's promotion back if it has left what the gate saw of it; ask for a
+        training if it scores worse by so much that one is wanted."""
         version = self.live.version
         if version is None:
             return
-        found = []
+        found, fallen = [], []
         for batch, step, part in zip(batches, steps, scores, strict=True):
-            watch = self.owned[batch.partition].watch
+            seen = batch.series, batch.starts, part, step.boundaries, step.settled
+            watch, fall = self.owned[batch.partition].watch, self.owned[batch.partition].fall
             watch.follow(version.id, self.live.expected, on_trial=self.live.on_trial)
-            found += watch.update(batch.series, batch.starts, part, step.boundaries, step.settled)
+            fall.follow(version.id, self.live.expected, on_trial=True)
+            found += watch.update(*seen)
+            fallen += fall.update(*seen)
+        if fallen and self._asked_for != version.id:
+            self._ask(version, max(fallen, key=lambda left: left.readings))
         if found:
             self._roll_back(version, max(found, key=lambda left: left.readings))
+
+    def _fall(self) -> Watch:
+        """A watch for the rise of `retrain.on_metric_fall`; of nothing, if that is 0."""
+        share = self.settings.retrain.on_metric_fall
+        after = self.settings.gate.rollback_after or FALL_AFTER
+        return Watch(after if share else 0, spreads=0.0, least_rise=share)
+
+    def _ask(self, champion: Version, left: Left) -> None:
+        """Ask for a training once; after a restart the registry knows."""
+        self._asked_for = champion.id
+        number = self.registry.submit_metric_fall(champion, str(left))
+        if number is not None:
+            log.warning("requested", request=number, reason="metric", because=str(left))
 
     def _roll_back(self, version: Version, left: Left) -> None:
         try:
@@ -399,15 +429,19 @@ class Streamer:
             prints=owned.prints,
             gaps=owned.gaps,
             summary=owned.timeline.summary(),
+            readings=owned.readings,
             ask=self.settings.learn.new_tasks == "ask",
         )
         if owned.state is not None:
             owned.state.written()
         owned.timeline.written()
-        owned.watch.named((each.series, each.segment, each.task) for each in named)
+        segments = [(each.series, each.segment, each.task) for each in named]
+        owned.watch.named(segments)
+        owned.fall.named(segments)
         owned.boundaries, owned.events, owned.settled, owned.gaps = [], [], [], []
         owned.prints, owned.requests, owned.artifacts, owned.scored = [], [], {}, []
         owned.kept, owned.dirty = owned.next_offset, False
+        owned.readings = 0
         return named
 
     def _publish_names(self, number: int, named: Sequence[Named]) -> None:
@@ -506,6 +540,7 @@ class Streamer:
         """Steps 3 (windows), 4 and 5 for one batch."""
         owned = self.owned[batch.partition]
         step = self._state(batch.partition).advance(batch)
+        owned.readings += len(batch)
         owned.boundaries += step.boundaries
         owned.events += step.events
         owned.settled += step.settled

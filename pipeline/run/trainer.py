@@ -72,6 +72,8 @@ class Trainer:
     def work_once(self, stop: threading.Event | None = None) -> bool:
         """Do one request, if there is one; whether there was.
 
+        One to evaluate trains nothing: the champion is measured again.
+
         1. Claim it, with those that piled up behind it, under a lease with a fencing number.
         2. Name the tasks of its segments: new, or task k again. What is not normal, or waits for
            a person's word, is not worked on.
@@ -81,7 +83,8 @@ class Trainer:
         6. Register version, metrics, decision and promotion in one transaction.
         """
         run = self.settings.run
-        claim = self.registry.claim(self.owner, run.lease_s, run.max_attempts)  # 1
+        rules = self.settings.retrain
+        claim = self.registry.claim(self.owner, run.lease_s, run.max_attempts, rules)  # 1
         if claim is None:
             return False
         try:
@@ -105,7 +108,10 @@ class Trainer:
         """Work on a claim; whatever goes wrong is written beside its request."""
         try:
             with self._lease(claim) as lost:
-                self._work(claim, _until(stop, lost))
+                if claim.request.reason == "evaluate":
+                    self._measure(claim)
+                else:
+                    self._work(claim, _until(stop, lost))
         except (Away, LeaseLost):
             raise
         except (Interrupted, VersionConflict) as exc:  # neither is the request's fault
@@ -174,6 +180,22 @@ class Trainer:
             decision=decision.reason,
             seconds=round(candidate.metrics.get("seconds", 0.0), 2),
         )
+
+    def _measure(self, claim: Claim) -> None:
+        """The champion's skill on what is held out of every task by now."""
+        champion = self.registry.champion(claim.request.stream_id)
+        if champion is None:
+            self.registry.finish(claim, "no champion yet")
+            return
+        held_out = works.resolve(self.registry, claim, self.settings.learn).held_out
+        skills, sizes = evaluate(
+            self.registry.get(champion.sha256),
+            {task: tuple(map(self.registry.get, shas)) for task, shas in held_out.items()},
+            self.settings.learn,
+            self.settings.score.factory,
+        )
+        self.registry.measured(claim, champion, skills, sizes)
+        log.info("champion_measured", version=champion.number, tasks=len(skills))
 
     def _with_transfer(
         self, candidate: Candidate, parent: Version | None, inputs: Inputs

@@ -110,10 +110,17 @@ class Watch:
     ----------
     after
         Readings for which a series must be out; 0: nothing is watched.
+    spreads, least_rise
+        How far above the mean a score is out: so many standard deviations of those that the gate
+        saw, and at least this part of the mean.
     """
 
-    def __init__(self, after: int) -> None:
+    def __init__(
+        self, after: int, *, spreads: float = SPREADS, least_rise: float = LEAST_RISE
+    ) -> None:
         self.after = after
+        self.spreads = spreads
+        self.least_rise = least_rise
         self._version: int | None = None
         self._on_trial = False
         self._table = _table({})
@@ -257,7 +264,7 @@ class Watch:
     def _usual(self, tasks: IntArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean score of each task, and how far above it a score may be; NaN: the gate saw none."""
         mean, spread = self._table[np.where(tasks < len(self._table), tasks, UNNAMED)].T
-        return mean, np.maximum(np.maximum(SPREADS * spread, LEAST_RISE * mean), 1e-6)
+        return mean, np.maximum(np.maximum(self.spreads * spread, self.least_rise * mean), 1e-6)
 
     def _slot(self, series: str) -> int:
         slot = self._slots.setdefault(series, len(self._slots))

@@ -73,7 +73,7 @@ def settings(brokers: str, database: Database, group: str, seed: int) -> Setting
             max_attempts=1_000_000,
             log_format="json",
         ),
-        schedule=Schedule(retrain_cron="* * * * *"),
+        schedule=(Schedule(name="minutely", cron="* * * * *"),),
     )
 
 

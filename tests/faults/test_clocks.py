@@ -18,9 +18,11 @@ from sqlalchemy import select
 
 from pipeline.config import Database, Run, Schedule, Settings
 from pipeline.register import tables as t
+from pipeline.register.due import Timing
 from pipeline.register.requests import PAUSE_S
+from pipeline.register.schedules import LEASE
 from pipeline.register.sql import SqlRegistry
-from pipeline.run.scheduler import LEASE, Scheduler, cron, last_due
+from pipeline.run.scheduler import Scheduler
 from tests.register.making import by_hand, claimed, hasty
 
 LEASE_S = 30.0
@@ -61,17 +63,17 @@ class Plant:
         self.stack.callback(made.close)
         return made
 
-    def scheduler(self, owner: str, line: str, timezone: str = "UTC") -> Scheduler:
+    def scheduler(self, owner: str, line: str) -> Scheduler:
         """One of a process of its own, whose loop a test turns by `look`."""
         settings = Settings(
-            schedule=Schedule(retrain_cron=line, timezone=timezone), run=Run(lease_s=LEASE_S)
+            schedule=(Schedule(name="nightly", cron=line),), run=Run(lease_s=LEASE_S)
         )
         return Scheduler(settings, self._open(), owner=owner)
 
     def look(self, *schedulers: Scheduler) -> None:
         """One turn of each loop, now."""
         for each in schedulers:
-            each.request_due(self.day.now)
+            each.look(self.day.now)
 
     def due(self) -> list[str]:
         """The due times of all requests, in the order in which they came."""
@@ -115,16 +117,17 @@ def test_a_scheduler_that_is_killed_is_replaced_within_its_lease(plant: Plant) -
 def test_one_that_lost_its_lease_between_asking_and_requesting_adds_nothing(plant: Plant) -> None:
     """It was stopped in between for a minute: the other has requested; the table refuses twice."""
     slow, quick = (plant.scheduler(owner, "30 12 * * *") for owner in ("a", "b"))
-    plant.day.passes(minutes=31)
-    submit = slow.registry.submit
+    plant.look(slow)
+    note_due = slow.registry.note_due
 
-    def stopped(request):
+    def stopped(*run):
         plant.day.passes(minutes=1)
         plant.look(quick)
         assert plant.due() == ["01 12:30"]
-        return submit(request)
+        return note_due(*run)
 
-    slow.registry.submit = stopped
+    slow.registry.note_due = stopped
+    plant.day.passes(minutes=31)
     plant.look(slow)
     assert plant.due() == ["01 12:30"]
 
@@ -163,6 +166,7 @@ def test_a_clock_that_is_set_back_repeats_no_run(plant: Plant) -> None:
 def test_a_clock_that_was_years_ahead_ends_no_schedule(plant: Plant) -> None:
     """One run in the wrong year; put right, the days go on as if nothing had been."""
     made = plant.scheduler("a", "30 2 * * *")
+    plant.look(made)
     plant.day.passes(days=4 * 365)
     plant.look(made)
     plant.day.passes(days=-4 * 365)
@@ -170,6 +174,16 @@ def test_a_clock_that_was_years_ahead_ends_no_schedule(plant: Plant) -> None:
         plant.day.passes(days=1)
         plant.look(made)
     assert plant.due()[1:] == ["02 02:30", "03 02:30", "04 02:30"]
+
+
+def test_a_schedule_that_a_clock_years_ahead_saw_first_counts_all_the_same(plant: Plant) -> None:
+    """It was known from 2030 on; back in 2026, the stream's beginning is what counts."""
+    made = plant.scheduler("a", "30 2 * * *")
+    plant.day.passes(days=4 * 365)
+    plant.look(made)
+    plant.day.passes(days=-4 * 365 + 1)
+    plant.look(made)
+    assert plant.due() == ["02 02:30"]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +200,13 @@ def test_a_clock_that_was_years_ahead_ends_no_schedule(plant: Plant) -> None:
 )
 def test_a_night_in_which_clocks_are_changed(line: str, eve: str, runs: list[str]) -> None:
     """By the wall clock of Berlin, from midnight to five, looked at every minute: as cron runs."""
-    settings = Settings(schedule=Schedule(retrain_cron=line, timezone="Europe/Berlin"))
-    trigger = cron(settings)
+    timing = Timing(Schedule(name="nightly", cron=line, timezone="Europe/Berlin"))
     midnight = datetime.fromisoformat(eve).replace(tzinfo=BERLIN) + timedelta(days=1)
     until = midnight.replace(hour=5)
-    found, now = dict.fromkeys([last_due(trigger, midnight)]), midnight.astimezone(UTC)
+    found, now = dict.fromkeys([timing.last(midnight)]), midnight.astimezone(UTC)
     while now < until:
         now += timedelta(minutes=1)
-        due = last_due(trigger, now)
+        due = timing.last(now)
         assert due <= now
         found[due] = None
     assert [f"{due.astimezone(BERLIN):%H:%M}" for due in list(found)[1:]] == runs
@@ -205,12 +218,11 @@ def test_the_last_due_time_of_any_line_at_any_time_is_found_as_by_looking() -> N
     for _ in range(40):
         zone = rng.choice(["Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe"])
         minute, hour = rng.choice(["0", "30", "*/20"]), rng.choice(["*", "1", "2", "2,3"])
-        trigger = cron(
-            Settings(schedule=Schedule(retrain_cron=f"{minute} {hour} * * *", timezone=zone))
-        )
+        timing = Timing(Schedule(name="any", cron=f"{minute} {hour} * * *", timezone=zone))
+        trigger = timing.trigger
         now = datetime(2026, rng.choice([3, 4, 10, 11]), rng.randint(1, 28), tzinfo=UTC)
         now += timedelta(seconds=rng.randrange(86_400))
-        found = last_due(trigger, now)
+        found = timing.last(now)
         later = trigger.get_next_fire_time(None, found + timedelta(seconds=1)).astimezone(UTC)
         assert trigger.get_next_fire_time(None, found).astimezone(UTC) == found <= now
         assert later > now or (hour != "*" and later.astimezone(ZoneInfo(zone)).fold)

@@ -30,6 +30,7 @@ FITTING: dict[str, tuple[Any, ...]] = {
     "sensor_events.kind": ("sensor_silent", "sensor_frozen", "sensor_back"),
     "requests.status": ("claimed", "folded", "done"),
     "requests.reason": ("manual",) * ROWS,
+    "schedule_runs.kind": ("retrain", "verify", "prune"),
     "requests.folded_into": (None, 1, None),
     "requests.fence": (4, 5, 6),
     "requests.inputs": ("{}", '{"segment":"a"}', '{"reservoir":"b","segment":"c"}'),

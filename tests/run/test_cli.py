@@ -26,6 +26,7 @@ COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
     "retrain", "rollback", "config", "backup", "restore", "copy",
     "serve", "token add", "token revoke", "token list",
+    "schedule run", "schedule list", "schedule run-now", "schedule pause", "schedule resume",
     "dlq list", "dlq show", "dlq replay", "dlq drop",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
     "audit events", "audit card", "audit data", "audit decided", "audit rejected", "audit scored",
@@ -33,6 +34,9 @@ COMMANDS = (
     "stream list", "promote", "approve", "refuse", "pause", "resume", "prune",
     "envelope show", "envelope set", "envelope history", "audit acts", "audit promotions",
 )  # fmt: skip
+
+#: Of an hour that is never now for long, as the environment has it.
+SCHEDULE = '[{name = "nightly", cron = "30 2 * * *", timezone = "Europe/Berlin"}]'
 
 
 @pytest.fixture
@@ -126,7 +130,9 @@ def test_a_process_that_fails_says_so_to_whoever_started_it(
         (["stream"], {"TIDEMARK_DETECT_DETECTORS": "Foo"}, 2, "detect.detectors"),
         (["stream"], {"TIDEMARK_STREAM_LABEL": "state"}, 2, "stream.label: labels are for a"),
         (["train"], {"TIDEMARK_STREAM_LABEL": "state"}, 2, "stream.label: labels are for a"),
-        (["schedule"], {"TIDEMARK_SCHEDULE_RETRAIN_CRON": "x"}, 1, "run `tidemark migrate`"),
+        (["schedule"], {"TIDEMARK_SCHEDULE": SCHEDULE}, 1, "run `tidemark migrate`"),
+        (["schedule", "list"], {"TIDEMARK_SCHEDULE": SCHEDULE}, 1, "run `tidemark migrate`"),
+        (["schedule"], {"TIDEMARK_SCHEDULE_RETRAIN_CRON": "x"}, 2, "write [[schedule]]"),
         (["replay", "nofile.csv", "--topic", "x"], {}, 1, "nofile.csv"),
         (["--config", "nofile.toml", "run"], {}, 2, "nofile.toml"),
         (["replay", "nofile.csv", "--topic", "x", "--max-lag", "-1"], {}, 2, "--max-lag"),
@@ -467,3 +473,35 @@ def test_the_printed_settings_are_the_ones_that_are_read(tidemark, tmp_path: Pat
     """`tidemark config` is a file to start from: it reads back without a word."""
     (tmp_path / "tidemark.toml").write_text(tidemark("config").stdout)
     assert tidemark("--config", "tidemark.toml", "migrate").returncode == 0
+
+
+def test_a_schedule_is_steered_and_told_of(tidemark) -> None:
+    """Before a scheduler ever ran: paused, ordered, listed, and it goes on; each once."""
+    environ = {"TIDEMARK_SCHEDULE": SCHEDULE}
+    tidemark("migrate", **environ)
+    word = ("--actor", "ada", "--reason", "repair")
+
+    def said(*arguments: str) -> str:
+        done = tidemark("schedule", *arguments, **environ)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert said("pause", "nightly", *word) == "nightly: paused\n"
+    assert said("pause", "nightly", *word) == "nightly: paused already\n"
+    assert said("run-now", "nightly", *word) == "nightly: a scheduler will do it\n"
+    (each,) = json.loads(said("list", "--json"))["schedules"]
+    assert (each["state"], each["paused"]["by"], each["next"]) == ("paused", "ada", [])
+    assert [(run["actor"], run["finished"]) for run in each["runs"]] == [("ada", None)]
+    assert json.loads(said("resume", "nightly", *word, "--json")) == {
+        "schedule": "nightly",
+        "changed": True,
+    }
+    (each,) = json.loads(said("list", "--json"))["schedules"]
+    assert each["state"] == "active"
+    assert len(each["next"]) == 5
+    told = said("list")
+    assert "30 2 * * * Europe/Berlin" in told
+    assert "waits for a scheduler" in told
+    done = tidemark("schedule", "pause", "daily", *word, **environ)
+    assert done.returncode == 1
+    assert done.stderr == "tidemark: no schedule daily; known: nightly\n"

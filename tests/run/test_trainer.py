@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from pipeline.config import Database, Gate, Learn, Run, Score, Settings, Stream
+from pipeline.config import Database, Gate, Learn, Retrain, Run, Score, Settings, Stream
 from pipeline.consolidate.consolidation import evaluate
 from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
@@ -213,6 +213,53 @@ def test_a_new_regime_becomes_a_version_and_its_return_needs_none(registry, sett
     last = requests(registry)[-1]
     assert last[0] == "done"
     assert last[1].startswith("no training needed: version 2 serves it")
+
+
+def test_a_champion_is_measured_again_on_what_is_held_out_by_now(registry, settings) -> None:
+    """Trained on level 0, measured when level 9 has been seen: one figure a task, no version.
+
+    The gate saw the same of task 1; of task 2 it is what `evaluate` says of its held-out readings.
+    """
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    assert worker.work_once()
+    strict = Trainer(replace(settings, gate=Gate(min_gain=1000.0)), registry, owner="a")
+    ask(registry, 1, segment(9.0, 1))
+    assert strict.work_once()
+    number = registry.submit(Request(stream_id=STREAM, reason="evaluate", actor="scheduler", due=1))
+    assert worker.work_once()
+    assert versions(registry) == [(1, "champion"), (2, "rejected")]
+    assert requests(registry)[-1] == ("done", "version 1 measured")
+    champion = registry.champion(STREAM)
+    held = {1: (segment(9.0, 1).to_bytes(),)}
+    new, sizes = evaluate(registry.get(champion.sha256), held, settings.learn)
+    with registry.engine.connect() as conn:
+        rows = conn.execute(select(t.measurements).order_by(t.measurements.c.task_id)).all()
+    assert [(row.request_id, row.version_id, row.task_id) for row in rows] == [
+        (number, champion.id, 1),
+        (number, champion.id, 2),
+    ]
+    assert rows[0].skill == pytest.approx(registry.skills(champion.id)[1])
+    assert (rows[1].skill, rows[1].windows) == (pytest.approx(new[1]), sizes[1])
+
+
+def test_there_may_be_no_champion_to_measure(registry, settings) -> None:
+    """The request is done and says so."""
+    registry.submit(Request(stream_id=STREAM, reason="evaluate", actor="scheduler", due=1))
+    assert Trainer(settings, registry, owner="a").work_once()
+    assert requests(registry) == [("done", "no champion yet")]
+
+
+def test_a_training_waits_for_the_rules_of_the_settings(registry, settings) -> None:
+    """The second version of the day is one too many; the request says why it waits."""
+    worker = Trainer(replace(settings, retrain=Retrain(budget_per_day=1)), registry, owner="a")
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    assert worker.work_once()
+    number = ask(registry, 1, segment(9.0, 1))
+    assert not worker.work_once()
+    ((held, reason, why),) = registry.held(STREAM)
+    assert (held, reason) == (number, "boundary")
+    assert why.startswith("the 1 a day are used up on ")
 
 
 def test_requests_that_piled_up_become_one_version(registry, settings) -> None:
