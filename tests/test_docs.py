@@ -15,7 +15,15 @@ import pytest
 from msgspec.structs import replace
 
 import pipeline
-from pipeline.config import CONFIG_VARIABLE, PREFIX, Settings, as_markdown, keys, sections
+from pipeline.config import (
+    CONFIG_VARIABLE,
+    PREFIX,
+    Settings,
+    arrays,
+    as_markdown,
+    keys,
+    sections,
+)
 from pipeline.ingest.decode import Decoder
 from pipeline.records import Batch, Records
 from tests.command_line import names, parse
@@ -105,6 +113,7 @@ def test_every_setting_and_variable_named_in_the_text_exists() -> None:
     """`section.key` and TIDEMARK_ names, wherever they stand."""
     known = {f"{key.section}.{key.name}" for key in keys()}
     variables = {key.variable for key in keys()} | {CONFIG_VARIABLE, f"{PREFIX}SECTION_KEY"}
+    variables |= {f"{PREFIX}{name}".upper() for name, _ in arrays()}
     prefixes = "|".join(name for name, _ in sections())
     for text in PAPERS.values():
         assert set(re.findall(rf"`((?:{prefixes})\.(?!py\b)\w+)`", text)) <= known

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.shared import Actor, Json, Reason, options, print_json, read_settings
+from pipeline.cli.shared import (
+    Actor,
+    Json,
+    Reason,
+    Supervised,
+    options,
+    print_json,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from pipeline.config import Schedule, Settings
@@ -17,21 +25,13 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Do what is due by the clock, ask about it, steer it.")
 
 Name = Annotated[str, typer.Argument(help="Name of the [[schedule]].")]
-Supervised = Annotated[
-    bool, typer.Option("--supervised", hidden=True, help="End when standard input closes.")
-]
 
 
 @app.callback(invoke_without_command=True)
 def schedule(context: typer.Context, supervised: Supervised = False) -> None:
-    """Do what is due by the clock ([[schedule]] in the settings), as `schedule run` does."""
-    if context.invoked_subcommand is None:
-        run(supervised=supervised)
-
-
-@app.command()
-def run(supervised: Supervised = False) -> None:
     """Do what is due by the clock ([[schedule]] in the settings)."""
+    if context.invoked_subcommand is not None:
+        return
     from pipeline.run.signals import stop_on_signals
 
     stop = stop_on_signals(supervised=supervised)

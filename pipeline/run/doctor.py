@@ -67,7 +67,7 @@ def _database(settings: Settings) -> Iterator[tuple[str, bool, str]]:
 
 
 def _streams(settings: Settings) -> Iterator[tuple[str, bool, str]]:
-    """What waits for a person: it is no failure."""
+    """What waits for a person or by a rule: it is no failure."""
     from pipeline.register.sql import SqlRegistry
     from pipeline.serve.answers import iso
 
@@ -81,6 +81,9 @@ def _streams(settings: Settings) -> Iterator[tuple[str, bool, str]]:
                 numbers = ", ".join(str(row.version) for row, _ in waiting)
                 said = f"versions that wait for `tidemark approve` or `refuse`: {numbers}"
                 yield f"stream {stream.name}", True, said
+            if held := registry.held(stream.id):
+                said = f"{len(held)} requests wait by a rule: {held[0][2]}"
+                yield f"stream {stream.name}", True, f"{said}; `tidemark retrain` takes them along"
     finally:
         registry.close()
 

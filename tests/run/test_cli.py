@@ -26,7 +26,7 @@ COMMANDS = (
     "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
     "retrain", "rollback", "config", "backup", "restore", "copy",
     "serve", "token add", "token revoke", "token list",
-    "schedule run", "schedule list", "schedule run-now", "schedule pause", "schedule resume",
+    "schedule list", "schedule run-now", "schedule pause", "schedule resume",
     "dlq list", "dlq show", "dlq replay", "dlq drop",
     "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
     "audit events", "audit card", "audit data", "audit decided", "audit rejected", "audit scored",
