@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from pipeline.errors import SettingsError
+from pipeline.records import EVENTS
 
 #: Before a section's and a key's name: TIDEMARK_KAFKA_BOOTSTRAP_SERVERS.
 PREFIX = "TIDEMARK_"
@@ -43,6 +44,9 @@ _GONE = {
     f"{PREFIX}SCHEDULE_{name}": f"is no setting any more: {_WRITE_SCHEDULE} into the file"
     for name in ("RETRAIN_CRON", "TIMEZONE")
 }
+
+#: Characters of what signs a webhook's messages, at least.
+SHORTEST_SECRET = 16
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
@@ -204,6 +208,9 @@ class Stream(Section, frozen=True, kw_only=True):
     ] = 86_400.0
     publish_scores: Annotated[
         bool, Meta(description="Publish scores to TOPIC.scores (boundaries always go out)")
+    ] = True
+    publish_events: Annotated[
+        bool, Meta(description="Publish every event to TOPIC.events; `tidemark notify` does")
     ] = True
 
     def __post_init__(self) -> None:
@@ -568,6 +575,58 @@ class Audit(Section, frozen=True, kw_only=True):
     ] = 183
 
 
+class Notify(Section, frozen=True, kw_only=True):
+    """Who is told of what, a table each."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,40}\Z",
+            description="Its own: letters, digits, _ and -, at most 40",
+        ),
+    ]
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s@]+)?\Z",
+            description="Webhook, http or https; empty: the secret is what `apprise` reaches",
+        ),
+    ] = ""
+    secret_file: Annotated[
+        str, Meta(description="File of the secret that signs, or of apprise's URLs; or _variable")
+    ] = ""
+    secret_variable: Annotated[
+        str,
+        Meta(
+            pattern=r"^((?!TIDEMARK_)[A-Za-z_][A-Za-z0-9_]*)?\Z",
+            description="Environment variable of the same, by a name without TIDEMARK_",
+        ),
+    ] = ""
+    kinds: Annotated[tuple[str, ...], Meta(description="Kinds of events; empty: all")] = ()
+    streams: Annotated[
+        tuple[str, ...], Meta(description="Streams, * stands for anything; empty: all")
+    ] = ()
+    severity: Annotated[Literal["info", "warning", "error"], Meta(description="Least severity")] = (
+        "info"
+    )
+    at_most_every_s: Annotated[
+        NotNegative,
+        Meta(description="Between two messages of a stream; what comes meanwhile is one, in s"),
+    ] = 0.0
+    timeout_s: Annotated[
+        Positive, Meta(description="A receiver that is silent for longer failed, in seconds")
+    ] = 10.0
+    give_up_after_s: Annotated[
+        NotNegative, Meta(description="Events that are older are not sent any more; 0: all are")
+    ] = 7 * 86_400.0
+
+    def __post_init__(self) -> None:
+        if bool(self.secret_file) == bool(self.secret_variable):
+            raise ValueError(f"{self.name}: one of secret_file and secret_variable is needed")
+        if unknown := [kind for kind in self.kinds if kind not in EVENTS]:
+            raise ValueError(f"{self.name}: no kind {unknown[0]}; known: {', '.join(EVENTS)}")
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """Every knob."""
 
@@ -583,11 +642,13 @@ class Settings(Section, frozen=True, kw_only=True):
     serve: Serve = Serve()
     audit: Audit = Audit()
     schedule: tuple[Schedule, ...] = ()
+    notify: tuple[Notify, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [each.name for each in self.schedule]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"schedule: two of them have the name {twice[0]}")
+        for table in ("schedule", "notify"):
+            names = [each.name for each in getattr(self, table)]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{table}: two of them have the name {twice[0]}")
 
 
 class Key(Struct, frozen=True, kw_only=True):
@@ -829,6 +890,27 @@ def _in_words(what: str, help_: str) -> str:
 
 def _help(hint: Any) -> str:
     return next((m.description for m in getattr(hint, "__metadata__", ()) if m.description), "")
+
+
+def secret_of(rule: Notify, environ: Mapping[str, str] | None = None) -> str:
+    """What signs a rule's messages, or says where apprise sends them.
+
+    Raises
+    ------
+    SettingsError
+        The file or variable is not there, or what signs is shorter than SHORTEST_SECRET.
+    """
+    environ = os.environ if environ is None else environ
+    where = f"notify {rule.name}: {rule.secret_variable or rule.secret_file}"
+    if rule.secret_file:
+        found = _content(f"notify {rule.name}: secret_file", Path(rule.secret_file))
+    else:
+        found = environ.get(rule.secret_variable, "")
+    if not found.strip():
+        raise SettingsError(f"{where}: there is no secret")
+    if rule.url and len(found) < SHORTEST_SECRET:
+        raise SettingsError(f"{where}: a secret has {SHORTEST_SECRET} characters at least")
+    return found
 
 
 def notify_socket() -> str:

@@ -21,6 +21,32 @@ CHUNK, LONG_CHUNK = 64, 512
 KINDS = ("normal", "fault", "ignore")
 
 
+#: Kind of an event -> its severity: what a person may want to be told of.
+EVENTS = {
+    "boundary": "info",
+    "new_regime": "info",
+    "returning_regime": "info",
+    "fault_regime": "error",
+    "regime_waits": "warning",
+    "version": "info",
+    "promotion": "info",
+    "version_waits": "warning",
+    "refusal": "warning",
+    "roll_back": "error",
+    "training_failed": "warning",
+    "gap": "error",
+    "sensor_silent": "warning",
+    "sensor_frozen": "warning",
+    "sensor_back": "info",
+    "verify_failed": "error",
+    "login_failed": "warning",
+    "restored": "warning",
+    "notifications_expired": "warning",
+}
+#: From what may be looked at some day to what should be looked at now.
+SEVERITIES = ("info", "warning", "error")
+
+
 @dataclass(frozen=True, slots=True)
 class Log:
     """Rows of many series that stay as they are while newer ones come and the oldest go.

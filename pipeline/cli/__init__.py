@@ -5,7 +5,7 @@
 without a person, `moving` keeps and moves the database, `audit` and `decided` ask the history,
 `proof` has it prove itself, `streams` follows the topic and lists streams, `tasks` says what
 regimes are, `dead_letters` goes through what could not be read, `tokens` says who may ask by HTTP,
-`schedules` what happens by the clock.
+`schedules` what happens by the clock, `notify` tells whoever wants to be told.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pipeline.cli import (
     envelope,
     housekeeping,
     moving,
+    notify,
     processes,
     proof,
     schedules,
@@ -60,6 +61,7 @@ app.add_typer(schedules.app, name="schedule")
 app.add_typer(tasks.app, name="task")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(tokens.app, name="token")
+app.add_typer(notify.app, name="notify")
 
 #: What typer answers for Ctrl-C; to whoever called us it is a failure like any other.
 INTERRUPTED = 130

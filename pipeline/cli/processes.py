@@ -41,7 +41,7 @@ def demo(
 
 @app.command()
 def run(supervised: Supervised = False) -> None:
-    """Start stream, train and schedule (serve too, with serve.in_run); keep them running."""
+    """Start stream, train, schedule, notify (and serve, if serve.in_run); keep them running."""
     from pipeline.run.signals import PARENT_LIMIT_S, stop_on_signals
 
     stop = stop_on_signals(supervised=supervised, limit_s=PARENT_LIMIT_S)

@@ -41,6 +41,7 @@ def verify(
 ) -> None:
     """Whether ledger and tables are as they were written; what is not, and what was done to it."""
     from pipeline.register.migrate import check_schema
+    from pipeline.register.proof import note
     from pipeline.register.proof import verify as prove
     from pipeline.run.anchoring import kept
     from pipeline.run.keys import verifier
@@ -59,6 +60,7 @@ def verify(
             contents=artifacts,
             progress=show,
         )
+    note(settings.database, proof, actor="verify")
     looked = {
         "entries": proof.head.entries,
         "head": proof.head.hash,

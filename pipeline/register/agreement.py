@@ -208,7 +208,8 @@ def _task(entry: Row, facts: Values) -> Said:
 
 
 def _segment(entry: Row, facts: Values) -> Said:
-    yield _place(facts), {k: v for k, v in facts.items() if k != "kind"} | {"named": entry["at"]}
+    said = {k: v for k, v in facts.items() if k not in ("kind", "changed")}
+    yield _place(facts), said | {"named": entry["at"]}
 
 
 def _request(entry: Row, facts: Values) -> Said:

@@ -47,6 +47,8 @@ KINDS = {
     "dead_letters_replayed": "dead letters were sent back",
     "dead_letters_dropped": "dead letters are wanted no more",
     "restored": "the database was made what a backup held",
+    "verify_failed": "ledger and tables are not as they were written",
+    "notifications_expired": "events were too old to be sent to a receiver that did not answer",
     "anchored": "the ledger's head was written elsewhere",
     "requests_held": "a rule holds requests back, or another one does than before",
     "measured": "a champion's skills, by the clock",

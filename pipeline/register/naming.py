@@ -294,8 +294,9 @@ class Naming:
             self._shown[before.task_id][here] -= 1
         self._shown.setdefault(task_id, Counter())[here] += 1
         self._said[place] = self._told[place] = said
-        kind = {"kind": self.tasks[task_id].kind}
-        self._entries.append(self._row(place) | asdict(said) | kind)
+        changed = before is None or before.task_id != task_id
+        more = {"kind": self.tasks[task_id].kind, "changed": changed}
+        self._entries.append(self._row(place) | asdict(said) | more)
         return said
 
     def _row(self, place: tuple[str, int]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,16 +11,20 @@ from sqlalchemy import Connection, func, select, union
 
 from pipeline.config import Database
 from pipeline.register import anchors as heads
+from pipeline.register import ledger
 from pipeline.register.agreement import Difference, differences, in_sql
 from pipeline.register.anchors import Anchor
 from pipeline.register.chain import Head, sound, stored
 from pipeline.register.damage import Damage, diagnose
-from pipeline.register.engine import connect, reading
+from pipeline.register.engine import connect, now_us, reading, writing
 from pipeline.register.findings import Finding
 from pipeline.register.tables import artifacts, versions
+from pipeline.register.tables import ledger as entries
 
 #: Artifacts in memory at once.
 FEW = 16
+#: Findings that the ledger keeps of one look, at most.
+NOTED = 10
 #: Called with (done, in all, what).
 Progress = Callable[[int, int | None, str], None]
 
@@ -61,6 +66,32 @@ def verify(
     finally:
         engine.dispose()
     return Proof(head=head, anchors=len(anchors), artifacts=count, findings=(*found, *damaged))
+
+
+def note(database: Database, proof: Proof, *, actor: str) -> None:
+    """Have the ledger say what was found, unless it is what was found the last time.
+
+    The entry is sound itself: it follows the last one as that now is.
+    """
+    if not proof.findings:
+        return
+    told = [_in_words(finding) for finding in proof.findings[:NOTED]]
+    facts = {"entries": proof.head.entries, "findings": told, "count": len(proof.findings)}
+    c, engine = entries.c, connect(database)
+    try:
+        with writing(engine) as conn:
+            ledger.lock(conn)
+            last = select(c.entry).where(c.kind == "verify_failed").order_by(c.id.desc()).limit(1)
+            before = json.loads(conn.execute(last).scalar() or "{}")
+            if (before.get("findings"), before.get("count")) != (told, facts["count"]):
+                ledger.append(conn, "verify_failed", facts, at=now_us(), actor=actor)
+    finally:
+        engine.dispose()
+
+
+def _in_words(finding: Finding) -> str:
+    entry = f" {finding.entry}" if finding.entry is not None else ""
+    return f"{finding.where}{entry}: {finding.what}: {finding.detail}"
 
 
 def of_entry(damage: Damage) -> Finding:

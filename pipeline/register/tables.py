@@ -541,6 +541,29 @@ judgements = Table(
     Column("instead_of", ForeignKey("versions.id")),  # champion that it is to replace; NULL: none
     Column("outside", Text, nullable=False),  # JSON list of envelope.Passed; [] is inside
     Column("judged", BigInteger, nullable=False),
+
+#: How far each [[notify]] rule has looked through the ledger.
+notify_rules = Table(
+    "notify_rules",
+    metadata,
+    Column("rule", Text, primary_key=True),
+    Column("looked", BigInteger, nullable=False),  # every entry up to this one, for what it wants
+    Column("since", BigInteger, nullable=False),
+)
+
+#: What a rule has still to tell of a stream, and how the last attempt went.
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("rule", ForeignKey("notify_rules.rule"), primary_key=True),
+    Column("stream", Text, primary_key=True),  # its name; empty: of no stream
+    Column("first", BigInteger),  # entry to go on with; NULL: everything is told
+    Column("last", BigInteger),  # of the message under way, if it tells of several
+    Column("attempts", Integer, nullable=False),  # that failed since the last that did not
+    Column("not_before", BigInteger),
+    Column("error", Text),  # NULL: the last attempt did not fail
+    Column("told", BigInteger),  # last entry that was told
+    Column("told_at", BigInteger),
 )
 
 #: What happens by the clock, as a scheduler found it in its settings last.

@@ -105,6 +105,20 @@ def schedule(settings: Settings, stop: threading.Event, config: Path | None = No
     log.info("schedule_stopped")
 
 
+def notify(settings: Settings, stop: threading.Event) -> None:
+    """Tell whoever wants to be told, until `stop` is set."""
+    from pipeline.run.notifier import Notifier
+
+    with (
+        serving(settings, stop, "notify") as (service, stop),
+        _registry(settings, stop, "notify") as registry,
+    ):
+        log.info("notify_started", rules=[rule.name for rule in settings.notify])
+        service.ready()
+        Notifier(settings, registry, owner=owner_name("notify"), stop=stop).run()
+    log.info("notify_stopped")
+
+
 def serve(settings: Settings, stop: threading.Event) -> None:
     """Answer over HTTP until `stop` is set.
 

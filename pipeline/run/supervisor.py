@@ -1,4 +1,4 @@
-"""`tidemark run`: the stream, train and schedule processes, started together and kept running."""
+"""`tidemark run`: stream, train, schedule and notify, started together and kept running."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.outage import OVER_LIMIT
 
 log = structlog.get_logger()
 
-ROLES = ("stream", "train", "schedule")
+ROLES = ("stream", "train", "schedule", "notify")
 #: A child that was told to stop is killed after, in seconds: it ends itself a little earlier.
 PATIENCE_S = 4.4
 #: First pause before a restart, doubled each time, and the longest, in seconds.

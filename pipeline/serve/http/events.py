@@ -19,6 +19,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from pipeline.errors import Away
+from pipeline.register.proof import note
 from pipeline.register.proof import verify as prove
 from pipeline.serve.http.house import Asked, House
 from pipeline.serve.http.paging import Page, Turn, paged
@@ -66,6 +67,7 @@ def verify(house: Asked) -> Response:
         raise Problem(503, "it is being verified for somebody else", {"Retry-After": "5"})
     try:
         proof = prove(house.registry.database)
+        note(house.registry.database, proof, actor="http")
     finally:
         house.verifying.release()
     findings = msgspec.to_builtins(proof.findings)
