@@ -187,6 +187,29 @@ def test_the_reader_shown_takes_what_is_new() -> None:
     assert names["new"] == said | {"offsets": [2]}
 
 
+def test_the_check_of_a_signature_shown_knows_ours() -> None:
+    """And no other body, secret or time."""
+    from pipeline.run.receivers import signature
+
+    (program,) = (b for b in blocks(README, "python") if "Tidemark-Signature" in b)
+    shown: dict[str, Any] = {}
+    exec(program, shown)  # noqa: S102
+    headers = {"Tidemark-Timestamp": "1000", "Tidemark-Signature": signature("key", "1000", b"{}")}
+    assert shown["is_ours"](headers, b"{}", "key", 1010)
+    assert not shown["is_ours"](headers, b"{ }", "key", 1010)
+    assert not shown["is_ours"](headers, b"{}", "kex", 1010)
+    assert not shown["is_ours"](headers, b"{}", "key", 1301)
+
+
+def test_the_table_of_events_is_complete() -> None:
+    """Every kind, at its severity."""
+    from pipeline.records import EVENTS
+
+    rows = re.findall(r"^\| (info|warning|error) \| (.*) \|$", README, re.MULTILINE)
+    shown = {kind: severity for severity, kinds in rows for kind in re.findall(r"`(\w+)`", kinds)}
+    assert shown == EVENTS
+
+
 def test_the_dead_letters_have_the_headers_that_are_named() -> None:
     """Whoever reads TOPIC.dead relies on these names."""
     from pipeline.records import DeadLetter

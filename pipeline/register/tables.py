@@ -541,6 +541,7 @@ judgements = Table(
     Column("instead_of", ForeignKey("versions.id")),  # champion that it is to replace; NULL: none
     Column("outside", Text, nullable=False),  # JSON list of envelope.Passed; [] is inside
     Column("judged", BigInteger, nullable=False),
+)
 
 #: How far each [[notify]] rule has looked through the ledger.
 notify_rules = Table(
