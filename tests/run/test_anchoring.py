@@ -186,7 +186,7 @@ def test_settings_are_noted_when_they_change(registry: SqlRegistry) -> None:
     def note(settings: Settings, role: str = "stream") -> None:
         registry.note_settings(role, settings.stream.topic, deciding(settings), "host")
 
-    usual = Settings(kafka=Kafka(sasl_password="canary"))
+    usual = Settings(kafka=Kafka(sasl_password="canary"))  # noqa: S106
     other = msgspec.structs.replace(usual, gate=msgspec.structs.replace(usual.gate, min_gain=0.5))
     for settings in (usual, usual, other, other, usual):
         note(settings)
