@@ -156,7 +156,7 @@ class Post:
 
         Where nothing is wanted nothing is written, but for every STRIDE entries.
         """
-        head = self._ask(self.book.head)
+        head = int(self._ask(self.book.head))
         until = min(head, self._looked + STRIDE)
         if until <= self._looked:
             return False
