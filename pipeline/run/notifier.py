@@ -169,7 +169,7 @@ class Post:
                 until = int(self._ask(lambda: self.book.begin(rule)))
             self._saved = until
         self._looked = until
-        return until < head
+        return bool(until < head)
 
     def tell(self, owed: Owed) -> bool:
         """Send the next message of a stream; whether the stream came further."""
