@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.shared import Actor, Json, Reason, StreamName, open_stream, print_json
+from pipeline.cli.shared import Json, Reason, StreamName, Who, name_of, open_stream, print_json
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def show(
 
 @app.command()
 def replay(
-    actor: Actor,
     reason: Reason,
+    actor: Who = None,
     kinds: Kinds = None,
     partition: Partition = None,
     offset: Offset = None,
@@ -136,7 +136,7 @@ def replay(
             desk.book,
             wanted,
             topic=desk.stream,
-            actor=actor,
+            actor=name_of(actor),
             reason=reason,
             again=again,
             limit=limit,
@@ -149,8 +149,8 @@ def replay(
 
 @app.command()
 def drop(
-    actor: Actor,
     reason: Reason,
+    actor: Who = None,
     kinds: Kinds = None,
     partition: Partition = None,
     offset: Offset = None,
@@ -172,7 +172,7 @@ def drop(
             desk.log,
             desk.book,
             wanted,
-            actor=actor,
+            actor=name_of(actor),
             reason=reason,
             limit=limit,
             dry_run=dry_run,

@@ -75,25 +75,14 @@ def history(stream_name: StreamName = None, as_json: Json = False) -> None:
 
 def _known(stream_name: str | None) -> tuple[str, list[dict[str, Any]]]:
     """The stream's name, and all of its envelopes as plain data."""
-    import msgspec
-
-    from pipeline.serve.answers import iso
+    from pipeline.serve import answers
 
     registry, known = open_stream(stream_name)
     try:
         found = registry.envelopes(known.id)
     finally:
         registry.close()
-    return known.name, [
-        {
-            "envelope": each.number,
-            "limits": msgspec.to_builtins(each.limits, str_keys=True),
-            "set_at": iso(each.created),
-            "actor": each.actor,
-            "reason": each.reason,
-        }
-        for each in found
-    ]
+    return known.name, [answers.envelope(each) for each in found]
 
 
 def _file(name: str, envelope: dict[str, Any]) -> str:

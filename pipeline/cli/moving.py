@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.shared import Actor, Json, Reason, print_json, read_settings
+from pipeline.cli.shared import Json, Reason, Who, name_of, print_json, read_settings
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def backup(file: File, force: Force = False, as_json: Json = False) -> None:
 
 @app.command()
 def restore(
-    file: File, actor: Actor, reason: Reason, force: Force = False, as_json: Json = False
+    file: File,
+    reason: Reason,
+    actor: Who = None,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Make the SQLite database what a backup holds; nobody from before it can write any more."""
     from pipeline.run.signals import stop_on_signals
@@ -54,7 +58,7 @@ def restore(
         found = bring_back(
             settings.database,
             file,
-            actor=actor,
+            actor=name_of(actor),
             reason=reason,
             force=force,
             progress=_told(stop, show),

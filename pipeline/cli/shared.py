@@ -72,18 +72,25 @@ def open_stream(name: str | None) -> tuple[SqlRegistry, Stream]:
     return registry, known
 
 
-def who(actor: str | None, reason: str, request_id: str | None) -> Act:
-    """Who does something, and why; PipelineError if the login has no name."""
+def name_of(actor: str | None) -> str:
+    """Who decides: by default the login's name; PipelineError if it has none."""
     from getpass import getuser
 
     from pipeline.errors import PipelineError
+
+    if actor is not None:
+        return actor
+    try:
+        return getuser()
+    except (KeyError, OSError, ImportError):  # a number without a name, as in a container
+        raise PipelineError("this login has no name: say who decides (--actor)") from None
+
+
+def who(actor: str | None, reason: str, request_id: str | None) -> Act:
+    """Who does something, and why; PipelineError if the login has no name."""
     from pipeline.register.orders import Act
 
-    if actor is None:
-        try:
-            actor = getuser()
-        except (KeyError, OSError, ImportError):  # a number without a name, as in a container
-            raise PipelineError("this login has no name: say who decides (--actor)") from None
+    actor = name_of(actor)
     if request_id is None:
         return Act(actor=actor, reason=reason)
     return Act(actor=actor, reason=reason, request_id=request_id)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, insert, select
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, RegistryError
 from pipeline.records import Request
 from pipeline.register import (
     envelopes,
@@ -71,7 +71,7 @@ def perform(conn: Connection, stream_id: int | None, order: Order, act: Act, *, 
     if (row := conn.execute(select(t.acts).where(this)).first()) is not None:
         if row.asked != asked:
             what = json.loads(row.asked)["order"]["act"]
-            raise PipelineError(
+            raise RegistryError(
                 f"request id {act.request_id} was used for another act: {what}, "
                 f"{moment(row.at):%Y-%m-%d %H:%M:%S} UTC"
             )

@@ -25,6 +25,7 @@ JSON = {"channels", "detectors", "sensors", "inputs", "figures", "settings", "en
 TIMES = {
     *("at", "created", "finished", "due", "recorded", "decided", "named", "updated", "time"),
     *("boundary_time", "detected_time", "end_time", "live_from", "live_until", "until"),
+    *("paused", "rejected"),
 }
 
 

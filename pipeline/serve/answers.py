@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from pipeline.detect.explain import explain
 from pipeline.errors import PipelineError
 from pipeline.records import Boundary, Change
@@ -284,4 +286,25 @@ def event(row: Any) -> Answer:
         "row": row.row,
         "offset": row.offset,
         "at": iso(row.time),
+    }
+
+
+def envelope(row: Any) -> Answer:
+    """Limits that were agreed on, as `envelopes.Envelope` has them."""
+    return {
+        "envelope": row.number,
+        "limits": msgspec.to_builtins(row.limits, str_keys=True),
+        "set_at": iso(row.created),
+        "actor": row.actor,
+        "reason": row.reason,
+    }
+
+
+def waiting(row: Any, held: Any) -> Answer:
+    """A version that waits for a word, and the `envelopes.Judgement` that let it wait."""
+    return {
+        "version": row.version,
+        "made_at": iso(row.created),
+        "because": row.decision,
+        **held.told(),
     }

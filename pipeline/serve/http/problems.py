@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from pipeline.errors import (
     ArtifactCorrupt,
+    ArtifactPruned,
     Away,
     PipelineError,
     RegistryError,
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 #: Error -> status, the first that fits.
 STATUS: tuple[tuple[type[PipelineError], int], ...] = (
     (Away, 503),
+    (ArtifactPruned, 410),
     (ArtifactCorrupt, 500),
     (VersionConflict, 409),
     (RegistryError, 409),

@@ -24,11 +24,17 @@ from tests.serve.http.conftest import HERE, bearer, connected
 OF = "/v1/streams/readings"
 #: What needs no token anywhere.
 PUBLIC = {"/healthz", "/readyz"}
+WORDS = ("promote", "approve", "refuse")
 #: The least role that each act takes.
 ACTS = {
-    f"{OF}/retrain": "operator",
-    f"{OF}/tasks/1": "operator",
-    f"{OF}/rollback": "approver",
+    **dict.fromkeys((f"{OF}/{act}" for act in ("retrain", "pause", "resume", "tasks/1")), "operator"),
+    **dict.fromkeys(
+        (
+            f"{OF}/{act}"
+            for act in ("rollback", "envelope", *map("versions/1/{}".format, WORDS))
+        ),
+        "approver",
+    ),
 }
 ACT = {"reason": "r", "actor": "ada"}
 
@@ -38,7 +44,7 @@ def routes(client: TestClient) -> list[tuple[str, str]]:
     document = client.get("/v1/openapi.json").json()
     put = {"{name}": "readings", "{number}": "1"}
     return [
-        (method.upper(), re.sub(r"\{\w+\}", lambda m: put[m[0]], path))
+        (method.upper(), re.sub(r"\{\w+\}", lambda m: put.get(m[0], "1"), path))
         for path, methods in document["paths"].items()
         for method in methods
     ]
