@@ -248,6 +248,7 @@ def _version(n: int, champion: int | None, weights: str) -> dict[str, Any]:
         "settings": ledger.canonical({"learn": {"epochs": 20, "lr": 0.006, "batch": 64 + n % 2}}),
         "code_version": "0.1.0",
         "created": time_of(n),
+        "rejected": time_of(n) if n % 2 == 0 else None,
     }
 
 

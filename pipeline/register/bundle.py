@@ -2,7 +2,8 @@
 
 ledger.jsonl has every entry; those of streams that were not asked for are there by number and hash
 only, so that the chain can be followed. tables/*.jsonl are the rows that answer the audit's
-questions, weights/*.safetensors the versions' weights by their sha256.
+questions, weights/*.safetensors the versions' weights by their sha256, but for those that were
+pruned.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from pipeline.register.ledger import canonical
 #: Tables whose rows say of what stream they are, and those that say of what version.
 OF_STREAM = (
     "boundaries", "sensor_events", "gaps", "tasks", "segments", "requests", "versions",
-    "promotions", "scored", "dead_letters",
+    "promotions", "scored", "dead_letters", "acts", "envelopes",
 )  # fmt: skip
-OF_VERSION = ("metrics", "evaluations")
+OF_VERSION = ("metrics", "evaluations", "judgements")
 #: Columns that are left out: they say who works at what just now.
 PASSING = {"requests": ("owner", "lease_until", "not_before", "fence", "attempts")}
 #: Called with (files done, files in all, name).
@@ -161,7 +162,10 @@ def _contents(conn: Connection, stream: int | None) -> Iterator[tuple[str, Itera
     yield "ledger.jsonl", _lines(_entries(conn, stream))
     for name in ("streams", *OF_STREAM, *OF_VERSION):
         yield f"tables/{name}.jsonl", _lines(_rows(conn, _of(name, stream), name))
-    weights = _of("versions", stream).with_only_columns(t.versions.c.sha256).distinct()
+    kept = exists().where(
+        t.artifacts.c.sha256 == t.versions.c.sha256, t.artifacts.c.pruned.is_(None)
+    )
+    weights = _of("versions", stream).with_only_columns(t.versions.c.sha256).where(kept).distinct()
     for sha in sorted(conn.execute(weights.order_by(None)).scalars()):
         yield f"weights/{sha}.safetensors", _artifact(conn, sha)
 
@@ -175,7 +179,8 @@ def _of(name: str, stream: int | None) -> Select[Any]:
     if name in OF_VERSION:
         its = (t.versions.c.id == table.c.version_id) & (t.versions.c.stream_id == stream)
         return query.where(exists().where(its))
-    return query.where((table.c.id if name == "streams" else table.c.stream_id) == stream)
+    of = table.c.id if name == "streams" else table.c.stream_id
+    return query.where((of == stream) | of.is_(None))  # NULL: it is of all streams
 
 
 def _rows(conn: Connection, query: Select[Any], name: str) -> Iterator[Mapping[str, Any]]:

@@ -42,8 +42,14 @@ KINDS = {
     "request_failed": "an attempt failed, or the request for good",
     "request_done": "it is done without a version",
     "version": "a version with its inputs, settings, figures and the gate's decision",
+    "waiting": "a version is outside of the envelope: a person has the word",
+    "refused": "a person refused a version that waited",
     "promotion": "a version became champion",
     "rollback": "a promotion was taken back",
+    "envelope": "limits were agreed on",
+    "paused": "a stream's training was stopped",
+    "resumed": "a stream's training goes on",
+    "pruned": "the content of artifacts went, by their hashes",
     "dead_letters_replayed": "dead letters were sent back",
     "dead_letters_dropped": "dead letters are wanted no more",
     "restored": "the database was made what a backup held",
@@ -57,6 +63,9 @@ KINDS = {
     "schedule_resumed": "a person had it go on",
     "schedule_ordered": "a person would not wait for the clock",
     "schedule_run": "what came of a run of a schedule",
+    "token_added": "a token was made",
+    "token_revoked": "a token lets nobody in any more",
+    "login_failed": "somebody showed what is no token",
 }
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, select, tuple_, update
 
 from pipeline.config import Database
 from pipeline.register import ledger
+from pipeline.register import tables as t
 from pipeline.register.engine import connect, inserting, now_us, reading, writing
 from pipeline.register.tables import dead_letters
+
+#: Kind of the ledger's entry -> what became of its letters.
+DECISIONS = {"dead_letters_replayed": "replayed", "dead_letters_dropped": "dropped"}
 
 
 class Place(NamedTuple):
@@ -75,7 +80,8 @@ class LetterBook:
             return {_place(r): r.searched_from for r in conn.execute(query)}
 
     def settle(self, found: Mapping[Place, int], missing: Iterable[Place] = ()) -> None:
-        """Found where it is told: replayed, for good. Missing: never sent, as they were before."""
+        """Found where it is told: replayed, for good. Missing: never sent, as they were before,
+        by the ledger."""
         c = dead_letters.c
         with writing(self.engine) as conn:
             ledger.lock(conn)
@@ -91,12 +97,14 @@ class LetterBook:
                 told.append([place.partition, place.offset, offset])
             for (actor, reason), letters in said.items():
                 self._note(conn, "dead_letters_replayed", letters, actor, reason)
+            before = self._before(conn) if (missing := list(missing)) else {}
             for place in missing:
                 this = self._are([place])
-                conn.execute(delete(dead_letters).where(this, c.replayed_offset.is_(None)))
-                conn.execute(
-                    update(dead_letters).where(this).values(status="replayed", searched_from=None)
-                )
+                values = before.get((place.partition, place.offset))
+                if values is None:
+                    conn.execute(delete(dead_letters).where(this))
+                else:
+                    conn.execute(update(dead_letters).where(this).values(values))
 
     def drop(self, places: Sequence[Place], *, actor: str, reason: str) -> None:
         """Nobody wants these any more."""
@@ -129,6 +137,18 @@ class LetterBook:
             .values(keys | values)
             .on_conflict_do_update(index_elements=list(keys), set_=values)
         )
+
+    def _before(self, conn: Connection) -> dict[tuple[int, int], dict[str, Any]]:
+        """(partition, offset) -> the last decision on the letter."""
+        c = t.ledger.c
+        mine = (c.stream_id == self.stream_id) & c.kind.in_(DECISIONS)
+        found: dict[tuple[int, int], dict[str, Any]] = {}
+        for row in conn.execute(select(t.ledger).where(mine).order_by(c.id)):
+            facts = json.loads(row.entry)
+            who = {"actor": row.actor, "reason": facts["reason"], "decided": row.at}
+            values = {"status": DECISIONS[row.kind], "searched_from": None, **who}
+            found |= {(partition, offset): values for partition, offset, *_ in facts["letters"]}
+        return found
 
     def _note(
         self, conn: Connection, kind: str, letters: list[list[int]], actor: str, reason: str

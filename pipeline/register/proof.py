@@ -18,6 +18,7 @@ from pipeline.register.chain import Head, sound, stored
 from pipeline.register.damage import Damage, diagnose
 from pipeline.register.engine import connect, now_us, reading, writing
 from pipeline.register.findings import Finding
+from pipeline.register.telling import hashes_of
 from pipeline.register.tables import artifacts, versions
 from pipeline.register.tables import ledger as entries
 
@@ -126,13 +127,21 @@ def _chain(conn: Connection, progress: Progress) -> Iterator[Finding]:
 
 
 def _artifacts(conn: Connection, progress: Progress) -> tuple[int, list[Finding]]:
-    """How many there are; those that are not what their hash says, or gone from under a version."""
-    found, there = [], set()
+    """How many there are; those that are not what their hash says, or gone from under a version.
+
+    What was pruned has no content, and an entry of the ledger.
+    """
+    found, there, gone = [], set(), _pruned(conn)
     total = conn.execute(select(func.count()).select_from(artifacts)).scalar_one()
-    query = select(artifacts.c.sha256, artifacts.c.content)
+    c = artifacts.c
+    query = select(c.sha256, c.content, c.pruned, c.pruned_by)
     for row in conn.execute(query, execution_options={"yield_per": FEW}):
         there.add(row.sha256)
-        if hashlib.sha256(row.content).hexdigest() != row.sha256:
+        if row.pruned is not None:
+            whole = row.content == b"" and gone.get(row.sha256) == (row.pruned, row.pruned_by)
+        else:
+            whole = hashlib.sha256(row.content).hexdigest() == row.sha256
+        if not whole:
             found.append(Finding(where="artifacts", what="edited", detail=f"sha256 {row.sha256}"))
         progress(len(there), total, "artifacts")
     wanted = conn.execute(union(select(versions.c.sha256), select(versions.c.ewc_sha256)))
@@ -142,3 +151,13 @@ def _artifacts(conn: Connection, progress: Progress) -> tuple[int, list[Finding]
         if sha is not None and sha not in there
     ]
     return total, found
+
+
+def _pruned(conn: Connection) -> dict[str, tuple[int, str]]:
+    """sha256 -> when it was last pruned and by whom, as the ledger has it."""
+    entries, _ = in_sql(conn)
+    return {
+        sha256: (entry["at"], entry["actor"])
+        for entry in entries(("pruned",))
+        for sha256 in hashes_of(entry)
+    }

@@ -54,7 +54,8 @@ def note_settings(
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     ledger.lock(conn)
     c = t.ledger.c
-    for entry in conn.execute(select(c.entry).where(c.kind == "settings").order_by(c.id.desc())):
+    mine = c.stream_id.is_(None) & (c.kind == "settings")  # by the index
+    for entry in conn.execute(select(c.entry).where(mine).order_by(c.id.desc())):
         told = json.loads(entry.entry)
         if (told["role"], told["topic"]) == (role, topic):
             if told["sha256"] == sha256:

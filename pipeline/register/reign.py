@@ -87,7 +87,7 @@ def approve(scene: Scene, order: Approve) -> Done:
 def refuse(scene: Scene, order: Refuse) -> Done:
     """Only what waits: what is champion is left by a roll-back."""
     version, held = _waiting(scene, order.version)
-    versions.move(scene.conn, version.id, "waiting", "refused")
+    versions.move(scene.conn, version.id, "waiting", "refused", rejected=scene.at)
     scene.note("refused", {"version": version.id, **held.told()})
     facts = {"version": version.number, **held.told()}
     said = f"version {version.number} of {scene.stream.name} is refused"

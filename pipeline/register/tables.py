@@ -300,6 +300,8 @@ versions = Table(
     Column("settings", Text, nullable=False),  # JSON
     Column("code_version", String(32), nullable=False),
     Column("created", BigInteger, nullable=False),
+    # when the gate or a person said no; it stays, whatever a person does with the version then
+    Column("rejected", BigInteger),
     UniqueConstraint("stream_id", "number"),
     CheckConstraint(
         "status IN ('candidate', 'champion', 'retired', 'rejected', 'rolled_back', "
@@ -322,6 +324,13 @@ Index(
     versions.c.stream_id,
     versions.c.status,
     versions.c.created,
+    versions.c.number,
+)
+
+Index(
+    "ix_versions_stream_id_rejected_number",
+    versions.c.stream_id,
+    versions.c.rejected,
     versions.c.number,
 )
 

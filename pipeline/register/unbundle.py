@@ -11,7 +11,7 @@ import msgspec
 
 from pipeline.errors import PipelineError
 from pipeline.register import anchors as heads
-from pipeline.register.agreement import Row, differences
+from pipeline.register.agreement import differences
 from pipeline.register.anchors import Anchor
 from pipeline.register.bundle import FORMAT, File, Manifest
 from pipeline.register.chain import BATCH, Entry, Head, follow
@@ -26,6 +26,7 @@ from pipeline.register.container import (
 from pipeline.register.damage import diagnose
 from pipeline.register.findings import Finding
 from pipeline.register.proof import of_entry, of_row
+from pipeline.register.telling import Row, hashes_of
 
 #: A longer line is none of ours, in bytes.
 LONGEST_LINE = 64 << 20
@@ -139,7 +140,7 @@ class _History:
         """Of what the files say, whatever their manifest does."""
         try:
             yield from self._ledger(anchors, signed)
-            yield from map(of_row, differences(self._entries, self._rows))
+            yield from map(of_row, differences(self._entries, self._rows, left_out=("tokens",)))
             yield from self._weights()
         except (ValueError, TypeError, KeyError, RecursionError) as exc:
             yield _edited("the bundle", f"a line is none of tidemark's: {exc}")
@@ -169,9 +170,12 @@ class _History:
         yield from heads.check(anchors, head, hashes.get, signed)
 
     def _weights(self) -> Iterator[Finding]:
-        """Every version's weights are there, under the name of what they are."""
+        """Every version's weights are there, under the name of what they are, or were pruned."""
+        pruned = {sha for entry in self._entries(("pruned",)) for sha in hashes_of(entry)}
         for row in self._rows("versions"):
             found = self.files.get(f"weights/{row['sha256']}.safetensors")
+            if found is None and row["sha256"] in pruned:
+                continue
             if found is None or found.sha256 != row["sha256"]:
                 what = "deleted" if found is None else "edited"
                 detail = f"not the weights of version {row['number']}"

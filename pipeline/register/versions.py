@@ -247,10 +247,11 @@ def close_live(conn: Connection, stream_id: int, at: int) -> int:
     return until
 
 
-def move(conn: Connection, version_id: int, before: str, after: str) -> bool:
-    """Change a version's status if it still is `before`; whether it was."""
+def move(conn: Connection, version_id: int, before: str, after: str, **more: Any) -> bool:
+    """Change a version's status, and `more` of its columns, if it still is `before`; whether it
+    was."""
     this = (t.versions.c.id == version_id) & (t.versions.c.status == before)
-    return conn.execute(update(t.versions).where(this).values(status=after)).rowcount == 1
+    return conn.execute(update(t.versions).where(this).values(status=after, **more)).rowcount == 1
 
 
 def _made_by(conn: Connection, claim: Claim) -> int | None:
@@ -281,6 +282,7 @@ def _row(conn: Connection, claim: Claim, made: Made, number: int, at: int) -> di
         "settings": ledger.canonical(made.settings),
         "code_version": made.code_version,
         "created": at,
+        "rejected": None if decision.promote else at,
     }
 
 

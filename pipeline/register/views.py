@@ -193,19 +193,41 @@ def _decided(d: Dialect) -> str:
     def figure(*path: str) -> str:
         return f"CAST({d.at('v.figures', *path)} AS DOUBLE PRECISION)"
 
+    none = ", NULL" * 7
+    gate = "v.figures, CAST(NULL AS INTEGER) AS back_to, e.number AS envelope, j.outside"
     return f"""
         SELECT s.name AS stream, v.number AS version,
-            CASE v.status WHEN 'rejected' THEN 'rejected' ELSE 'promoted' END AS decision,
+            CASE WHEN v.rejected IS NOT NULL AND r.id IS NULL THEN 'rejected'
+                WHEN w.id IS NOT NULL THEN 'waiting' ELSE 'promoted' END AS decision,
             {d.time("v.created")} AS decided_at, v.created AS decided_at_us, 'gate' AS actor,
             v.decision AS reason, {figure("min_gain")} AS min_gain,
             {figure("max_forgetting")} AS max_forgetting, {figure("confidence")} AS confidence,
             {figure("gain", "mean")} AS gain, {figure("gain", "low")} AS gain_low,
-            {figure("gain", "high")} AS gain_high, CAST(NULL AS INTEGER) AS back_to, v.figures
+            {figure("gain", "high")} AS gain_high, {gate}
         FROM versions v
         JOIN streams s ON s.id = v.stream_id
+        LEFT JOIN judgements j ON j.version_id = v.id
+        LEFT JOIN envelopes e ON e.id = j.envelope_id
+        {_told(d, "w", "waiting", "v.created")}
+        {_told(d, "r", "refused", "v.rejected")}
+        UNION ALL
+        SELECT s.name, v.number, 'refused', {d.time("l.at")}, l.at, l.actor,
+            {d.at("l.entry", "reason")}{none}, NULL, NULL, NULL
+        FROM versions v
+        JOIN streams s ON s.id = v.stream_id
+        {_told(d, "l", "refused", "v.rejected", join="JOIN")}
+        UNION ALL
+        SELECT s.name, v.number,
+            CASE {d.at("l.entry", "was")} WHEN 'waiting' THEN 'approved' ELSE 'promoted' END,
+            {d.time("l.at")}, l.at, l.actor, {d.at("l.entry", "reason")}{none}, NULL, NULL, NULL
+        FROM versions v
+        JOIN streams s ON s.id = v.stream_id
+        JOIN promotions p ON p.version_id = v.id
+        {_told(d, "l", "promotion", "p.live_from", join="JOIN")}
+        WHERE l.actor <> 'gate'
         UNION ALL
         SELECT s.name, v.number, 'rolled_back', {d.time("l.at")}, l.at, l.actor,
-            {d.at("l.entry", "reason")}, NULL, NULL, NULL, NULL, NULL, NULL, back.number, NULL
+            {d.at("l.entry", "reason")}{none}, back.number, NULL, NULL
         FROM ledger l
         JOIN streams s ON s.id = l.stream_id
         JOIN versions v ON v.id = CAST({d.at("l.entry", "version")} AS INTEGER)
@@ -213,16 +235,26 @@ def _decided(d: Dialect) -> str:
         WHERE l.kind = 'rollback'"""
 
 
+def _told(d: Dialect, name: str, kind: str, at: str, *, join: str = "LEFT JOIN") -> str:
+    """The ledger's entry of a kind about a version, by its time."""
+    return (
+        f"{join} ledger {name} ON {name}.stream_id = v.stream_id AND {name}.kind = '{kind}' "
+        f"AND {name}.at = {at} AND CAST({d.at(f'{name}.entry', 'version')} AS INTEGER) = v.id"
+    )
+
+
 def _rejected(d: Dialect) -> str:
     return f"""
         SELECT s.name AS stream, v.number AS version, parent.number AS parent,
-            r.reason AS trained_because, r.actor, {d.time("v.created")} AS rejected_at,
-            v.created AS rejected_at_us, v.decision AS reason, v.figures, v.sha256
+            q.reason AS trained_because, q.actor, {d.time("v.rejected")} AS rejected_at,
+            v.rejected AS rejected_at_us, COALESCE(r.actor, 'gate') AS rejected_by,
+            COALESCE({d.at("r.entry", "reason")}, v.decision) AS reason, v.figures, v.sha256
         FROM versions v
         JOIN streams s ON s.id = v.stream_id
-        JOIN requests r ON r.id = v.request_id
+        JOIN requests q ON q.id = v.request_id
         LEFT JOIN versions parent ON parent.id = v.parent_id
-        WHERE v.status = 'rejected'"""
+        {_told(d, "r", "refused", "v.rejected")}
+        WHERE v.rejected IS NOT NULL"""
 
 
 _SCORED = """

@@ -44,7 +44,7 @@ def print_data(answer: Answer) -> None:
 def print_decision(answer: Answer) -> None:
     """What the gate said, a task a line, and what became of it."""
     _say(answer, ("stream", "version", "decision", "decided_at", "by", "because", "thresholds"))
-    _say(answer, ("gain", "live", "rolled_back"))
+    _say(answer, ("gain", "envelope", "words", "live", "rolled_back"))
     rows = [
         (task, skill, answer["parent_skills"].get(task), *_interval(answer["changes"].get(task)))
         for task, skill in answer["skills"].items()
@@ -58,7 +58,7 @@ def print_decision(answer: Answer) -> None:
 
 def print_refusals(answer: Answer) -> None:
     """Refused versions, one a line."""
-    columns = ("version", "parent", "at", "trained_because", "asked_by", "because")
+    columns = ("version", "parent", "at", "trained_because", "asked_by", "by", "because")
     rows = [tuple(each[name] for name in columns) for each in answer["rejected"]]
     _table("Rejected", columns, rows)
     if answer["next"] is not None:

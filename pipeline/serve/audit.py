@@ -104,23 +104,26 @@ class Audit:
         after: int | None = None,
         limit: int = PAGE,
     ) -> Answer:
-        """Versions that were tried and refused in [start, end), the oldest first.
+        """Versions that the gate or a person refused in [start, end), the oldest refusal first,
+        also those that a person promoted later.
 
         after: number of the version at which the page before ended, its `next`.
         """
         with reading(self.engine) as conn:
             stream_id = queries.stream(conn, stream)
             last = None if after is None else queries.numbered(conn, stream_id, after)
+            if last is not None and last.rejected is None:
+                raise PipelineError(f"version {after} was never refused: no page ended there")
             v = t.versions.c
-            rows = queries.versions().where(v.stream_id == stream_id, v.status == "rejected")
+            rows = queries.versions().where(v.stream_id == stream_id, v.rejected.is_not(None))
             if start is not None:
-                rows = rows.where(v.created >= start)
+                rows = rows.where(v.rejected >= start)
             if end is not None:
-                rows = rows.where(v.created < end)
+                rows = rows.where(v.rejected < end)
             if last is not None:
-                rows = rows.where(tuple_(v.created, v.number) > (last.created, last.number))
-            found = conn.execute(rows.order_by(v.created, v.number).limit(limit + 1)).all()
-            told = [decisions.refusal(row) for row in found[:limit]]
+                rows = rows.where(tuple_(v.rejected, v.number) > (last.rejected, last.number))
+            found = conn.execute(rows.order_by(v.rejected, v.number).limit(limit + 1)).all()
+            told = decisions.refusals(conn, found[:limit])
         return {
             "stream": stream,
             "from": iso(start),

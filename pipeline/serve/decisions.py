@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from pipeline.register import envelopes
 from pipeline.register import tables as t
 from pipeline.register.versions import GATE
 from pipeline.serve import queries
 from pipeline.serve.answers import Answer, iso
 
+#: An entry of the ledger, and what it says.
+Entry = tuple[Any, Answer]
+#: Kinds of the entries about a version.
+KINDS = ("version", "waiting", "refused", "promotion", "rollback")
 #: What the gate holds figures against.
 THRESHOLDS = ("min_gain", "max_forgetting", "confidence", "bootstrap")
 #: Figures that are told task by task.
@@ -28,16 +33,20 @@ def decided(conn: Connection, stream: str, version: Row[Any]) -> Answer:
     left = queries.roll_backs(conn, version.stream_id, version.id)[version.id]
     times = {version.created, *(live.live_from for live in lives)}
     times |= {live.live_until for live in lives if live.live_until is not None}
+    times |= {version.rejected} - {None}
+    entries = list(_entries(conn, version, times))
     return {
         "stream": stream,
         "version": version.number,
-        "decision": "rejected" if _was_rejected(conn, version) else "promoted",
+        "decision": _decision(entries),
         "decided_at": iso(version.created),
         "by": GATE,
         "because": version.decision,
         "thresholds": _thresholds(figures),
         "gain": figures.get("gain"),
         **{name: _by_task(figures.get(name, {}), numbers) for name in BY_TASK},
+        "envelope": _held(conn, version.id),
+        "words": [word for entry in entries for word in _words(*entry)],
         "live": [
             {
                 "from": iso(live.live_from),
@@ -48,38 +57,84 @@ def decided(conn: Connection, stream: str, version: Row[Any]) -> Answer:
             for live in lives
         ],
         "rolled_back": list(left),
-        "ledger": list(_entries(conn, version, times)),
+        "ledger": [
+            {
+                "entry": row.id,
+                "at": iso(row.at),
+                "kind": row.kind,
+                "by": row.actor,
+                "hash": row.hash,
+            }
+            for row, _ in entries
+        ],
     }
 
 
-def refusal(version: Row[Any]) -> Answer:
-    """A version that was refused, in a line; as `queries.versions` has it."""
+def refusals(conn: Connection, versions: Sequence[Row[Any]]) -> list[Answer]:
+    """Versions that were refused, in a line each; as `queries.versions` has them."""
+    words = _refused(conn, versions)
+    return [_refusal(version, *words.get(version.id, (GATE, version.decision)))
+            for version in versions]  # fmt: skip
+
+
+def _refusal(version: Row[Any], by: str, because: str) -> Answer:
     figures = json.loads(version.figures)
     return {
         "version": version.number,
         "parent": version.parent,
-        "at": iso(version.created),
+        "at": iso(version.rejected),
         "trained_because": version.trained_because,
         "asked_by": version.actor,
-        "by": GATE,
-        "because": version.decision,
+        "by": by,
+        "because": because,
         "thresholds": _thresholds(figures),
         "gain": figures.get("gain"),
     }
 
 
-def _was_rejected(conn: Connection, version: Row[Any]) -> bool:
-    """By the gate: a person may have promoted it all the same."""
-    if version.status == "rejected":
-        return True
-    entry = t.ledger.c
-    made = select(entry.entry).where(
-        entry.stream_id == version.stream_id, entry.kind == "version", entry.at == version.created
+def _refused(conn: Connection, versions: Sequence[Row[Any]]) -> dict[int, tuple[str, str]]:
+    """Version id -> the person that refused it, and why."""
+    if not versions:
+        return {}
+    entry, times = t.ledger.c, [version.rejected for version in versions]
+    rows = select(entry.actor, entry.entry).where(
+        entry.stream_id == versions[0].stream_id,
+        entry.kind == "refused",
+        entry.at.between(min(times), max(times)),
     )
-    told = (json.loads(text) for text in conn.execute(made).scalars())
-    return any(
-        facts["number"] == version.number and facts["status"] == "rejected" for facts in told
-    )
+    told = [(row.actor, json.loads(row.entry)) for row in conn.execute(rows)]
+    return {facts["version"]: (actor, facts["reason"]) for actor, facts in told}
+
+
+def _decision(entries: Iterable[Entry]) -> str:
+    """The last word on a version: rejected (by the gate), waiting, refused, or promoted; what was
+    promoted once stays so."""
+    found = ""
+    for row, facts in entries:
+        if row.kind == "version":
+            found = "rejected" if facts["status"] == "rejected" else "promoted"
+        elif row.kind in ("waiting", "refused"):
+            found = row.kind
+        elif row.kind == "promotion" and found in ("waiting", "refused"):
+            found = "promoted"
+    return found
+
+
+def _words(row: Any, facts: Answer) -> Iterator[Answer]:
+    """What a person said in an entry that makes a version champion, or not."""
+    if row.kind == "refused":
+        word = "refused"
+    elif row.kind == "promotion" and row.actor != GATE:
+        word = "approved" if facts.get("was") == "waiting" else "promoted"
+    else:
+        return
+    yield {"word": word, "at": iso(row.at), "by": row.actor, "because": facts["reason"]}
+
+
+def _held(conn: Connection, version_id: int) -> Answer | None:
+    """How a version was held against the envelope; None: against none."""
+    held = envelopes.judgement(conn, version_id)
+    return None if held is None else {"inside": not held.outside, **held.told()}
 
 
 def _thresholds(figures: Mapping[str, Any]) -> Answer:
@@ -91,16 +146,17 @@ def _by_task(figures: Mapping[str, Any], numbers: Mapping[int, int]) -> Answer:
     return {f"task {numbers.get(int(task), task)}": told for task, told in figures.items()}
 
 
-def _entries(conn: Connection, version: Row[Any], times: Iterable[int]) -> Iterator[Answer]:
-    """The ledger's entries about a version, by number and hash, in order.
+def _entries(conn: Connection, version: Row[Any], times: Iterable[int]) -> Iterator[Entry]:
+    """The ledger's entries about a version, each with what it says, in order.
 
-    An entry has, to the microsecond, the time at which the version was made, went live or ended.
+    An entry has, to the microsecond, the time at which the version was made, was refused, went live
+    or ended.
     """
     entry = t.ledger.c
     rows = (
         select(entry.id, entry.at, entry.kind, entry.actor, entry.entry, entry.hash)
         .where(entry.stream_id == version.stream_id, entry.at.in_(sorted(times)))
-        .where(entry.kind.in_(("version", "promotion", "rollback")))
+        .where(entry.kind.in_(KINDS))
         .order_by(entry.id)
     )
     for row in conn.execute(rows):
@@ -110,10 +166,4 @@ def _entries(conn: Connection, version: Row[Any], times: Iterable[int]) -> Itera
         else:
             about = version.id in (facts["version"], facts.get("to"))
         if about:
-            yield {
-                "entry": row.id,
-                "at": iso(row.at),
-                "kind": row.kind,
-                "by": row.actor,
-                "hash": row.hash,
-            }
+            yield row, facts

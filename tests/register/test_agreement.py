@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import update
 
+import pipeline
 from pipeline.config import Database
-from pipeline.records import Gap, SensorEvent, Settled
+from pipeline.records import Decision, Gap, SensorEvent, Settled
 from pipeline.register import tables
 from pipeline.register.agreement import differences, in_sql
+from pipeline.register.bundle import export
 from pipeline.register.checkpoints import State
-from pipeline.register.letters import LetterBook, Place
+from pipeline.register.envelope import Limits
+from pipeline.register.ledger import KINDS
+from pipeline.register.letters import Decided, LetterBook, Place
+from pipeline.register.orders import (
+    Act,
+    Agree,
+    Approve,
+    Mark,
+    Order,
+    Pause,
+    Promote,
+    Prune,
+    Refuse,
+    Resume,
+    Retrain,
+    RollBack,
+)
 from pipeline.register.proof import of_row, verify
 from pipeline.register.sql import SqlRegistry
+from pipeline.register.tokens import TokenBook
 from pipeline.register.triggers import drop_triggers
+from pipeline.register.unbundle import verify_bundle
 from tests.register.making import (
     Clock,
     asked,
@@ -25,6 +48,7 @@ from tests.register.making import (
     candidate,
     change,
     claimed,
+    column,
     next_version,
     opened,
     register,
@@ -88,6 +112,188 @@ def fill(registry: SqlRegistry) -> None:
     book.drop(places[1:2], actor="ada", reason="noise")
     book.begin(places[2:], {0: 80}, actor="ada", reason="mended")
     book.close()
+
+
+def steer(registry: SqlRegistry) -> None:
+    """One of each act, behind a history; whoever waits is approved or refused."""
+    clock = registry.clock
+    assert isinstance(clock, Clock)
+    stream = registry.stream("readings")
+    assert stream is not None
+    registry.act(stream.id, Mark(task=1, kind="normal"), ada("mended"))
+    registry.finish(claimed(registry), "nothing to do")
+
+    def ordered(order: Order) -> None:
+        clock.pass_s(1)
+        registry.act(stream.id, order, ada("plan 12"))
+
+    def made(name: bytes, decision: Decision | None = None) -> int:
+        clock.pass_s(1)
+        return next_version(registry, stream, decision, candidate(weights=name)).number
+
+    ordered(Promote(version=made(b"bad", rejected())))
+    ordered(Agree(limits=Limits(triggers=(), min_skill_of_task={1: 0.5})))
+    ordered(Refuse(version=made(b"refused")))
+    ordered(Promote(version=made(b"bad too", rejected())))
+    ordered(Approve(version=made(b"approved")))
+    made(b"waits")
+    ordered(Agree(limits=Limits()))
+    made(b"inside")
+    for order in (RollBack(), Retrain(), Pause(), Pause(), Resume(), Pause()):
+        ordered(order)
+    clock.pass_s(400 * 86_400)
+    registry.act(None, Prune(keep_days=365, replays_all=False), ada("retention"))
+    registry.act(None, Prune(keep_days=365, replays_all=False), ada("retention again"))
+    book = TokenBook(registry.engine, clock=clock)
+    for name in ("eve", "bob"):
+        book.add(name, "reader", actor="root", reason="asked for")
+    book.revoke("eve", actor="root", reason="left")
+    book.note_failures({"address": "203.0.113.7", "failures": 3})
+    registry.note_settings("train", "readings", {"learn": {"epochs": 1}}, "ada")
+
+
+def ada(reason: str) -> Act:
+    return Act(actor="ada", reason=reason)
+
+
+@pytest.fixture
+def steered(registry: SqlRegistry) -> SqlRegistry:
+    steer(registry)
+    return registry
+
+
+def test_what_people_did_agrees(steered: SqlRegistry, tmp_path: Path) -> None:
+    """One of each act: nothing is found, in the database and in bundles of it."""
+    kinds = set(column(steered.engine, "SELECT kind FROM ledger"))
+    assert set(KINDS) - kinds == {"request_released", "anchored", "restored"}
+    assert column(steered.engine, "SELECT COUNT(*) FROM artifacts WHERE pruned > 0") != [0]
+    assert verify(steered.database, contents=True).findings == ()
+    for stream in (None, "readings"):
+        file = tmp_path / f"{stream}.zip"
+        export(steered.database, file, stream)
+        assert verify_bundle(file).findings == []
+        with zipfile.ZipFile(file) as held:
+            weights = {name for name in held.namelist() if name.startswith("weights/")}
+        gone = column(steered.engine, "SELECT sha256 FROM artifacts WHERE pruned > 0")
+        assert weights
+        assert not weights & {f"weights/{sha}.safetensors" for sha in gone}
+
+
+#: As ATTACKS, where people did something.
+STEERED = [
+    ("UPDATE streams SET paused = 1", "streams", "edited", "id 1: paused"),
+    ("UPDATE streams SET paused_by = 'eve'", "streams", "edited", "id 1: paused_by"),
+    (
+        "UPDATE versions SET status = 'retired' WHERE status = 'refused'",
+        "versions",
+        "edited",
+        "status",
+    ),
+    (
+        "UPDATE versions SET rejected = NULL WHERE number = 1",
+        "versions",
+        "edited",
+        "id 1: rejected",
+    ),
+    ("UPDATE envelopes SET limits = '{}' WHERE number = 1", "envelopes", "edited", "limits"),
+    ("UPDATE envelopes SET actor = 'eve' WHERE number = 2", "envelopes", "edited", "actor"),
+    (
+        "UPDATE judgements SET outside = '[]' WHERE version_id = "
+        "(SELECT id FROM versions WHERE status = 'refused')",
+        "judgements",
+        "edited",
+        "said",
+    ),
+    (
+        "UPDATE judgements SET outside = 'x' WHERE version_id = "
+        "(SELECT id FROM versions WHERE status = 'refused')",
+        "judgements",
+        "edited",
+        "said",
+    ),
+    (
+        "UPDATE judgements SET envelope_id = 2 WHERE version_id = "
+        "(SELECT id FROM versions WHERE status = 'refused')",
+        "judgements",
+        "edited",
+        "envelope",
+    ),
+    (
+        "DELETE FROM acts WHERE answer LIKE '%is refused%'",
+        "acts",
+        "deleted",
+        "request_id",
+    ),
+    (
+        "UPDATE acts SET asked = REPLACE(asked, 'ada', 'eve') WHERE answer LIKE '%is refused%'",
+        "acts",
+        "edited",
+        "actor",
+    ),
+    ("UPDATE tokens SET role = 'approver' WHERE name = 'bob'", "tokens", "edited", "role"),
+    ("UPDATE tokens SET revoked = NULL WHERE name = 'eve'", "tokens", "edited", "revoked"),
+]
+
+
+def test_what_people_did_and_was_changed_is_found(steered: SqlRegistry) -> None:
+    """As above: one change, one finding."""
+    check_attacks(steered, STEERED)
+
+
+def test_what_was_not_pruned_is_not_taken_for_it(steered: SqlRegistry) -> None:
+    """Who takes bytes away and says that they were pruned has no entry of the ledger for it."""
+    hide = "UPDATE artifacts SET content = :none, pruned = 5, pruned_by = 'ada' WHERE sha256 = "
+    hide += "(SELECT sha256 FROM versions WHERE status = 'champion')"
+    assert change(steered.engine, hide, none=b"") == 1
+    (finding,) = verify(steered.database, contents=True).findings
+    assert (finding.where, finding.what) == ("artifacts", "edited")
+
+
+def test_a_letter_that_was_dropped_stays_dropped_after_a_crash(registry: SqlRegistry) -> None:
+    """Replayed, dropped, about to be replayed again, and never sent: the last decision holds."""
+    stream = registry.stream("readings")
+    assert stream is not None
+    sent, dropped, new = (Place(0, offset, "f" * 64) for offset in (0, 1, 9))
+    book = LetterBook(registry.database, stream.id, clock=registry.clock)
+    book.drop([sent], actor="bob", reason="enough")
+    again = [sent, dropped, new]
+    book.begin(again, {0: 90}, actor="ada", reason="once more")
+    book.settle({}, again)
+    found = book.decided(again)
+    book.close()
+    assert found == {sent: Decided("dropped", 71), dropped: Decided("dropped", None)}
+    rows = "SELECT actor FROM dead_letters WHERE status = 'dropped' ORDER BY \"offset\""
+    assert column(registry.engine, rows) == ["bob", "ada"]
+    assert verify(registry.database).findings == ()
+
+
+def test_every_kind_that_is_written_is_told(registry: SqlRegistry) -> None:
+    """KINDS lists what the code appends, and nothing else: read from the code itself."""
+    del registry
+    found: set[str] = set()
+    for file in Path(pipeline.__file__).parent.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        named: dict[str, list[ast.expr]] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                named.setdefault(node.targets[0].id, []).append(node.value)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and _appends(node.func):
+                given = [v for a in node.args for v in named.get(getattr(a, "id", ""), [a])]
+                found |= {text for value in given for text in _texts(value)}
+    assert found == set(KINDS)
+
+
+def _appends(func: ast.expr) -> bool:
+    """ledger.append, and what passes a kind on to it."""
+    name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    of = func.value.id if isinstance(func, ast.Attribute) and hasattr(func.value, "id") else ""
+    return (of, name) == ("ledger", "append") or name in ("_note", "note")
+
+
+def _texts(value: ast.expr) -> list[str]:
+    parts = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+    return [p.value for p in parts if isinstance(p, ast.Constant) and isinstance(p.value, str)]
 
 
 def test_an_honest_history_agrees(registry: SqlRegistry) -> None:
@@ -159,9 +365,18 @@ ATTACKS = [
 
 def test_a_row_that_was_changed_is_found(registry: SqlRegistry) -> None:
     """Each is one change, and one finding, that names the row and its columns; then taken back."""
-    for attack, table, what, detail in ATTACKS:
+    check_attacks(registry, ATTACKS)
+
+
+def check_attacks(registry: SqlRegistry, attacks: Sequence[tuple[str, str, str, str]]) -> None:
+    for attack, table, what, detail in attacks:
         with registry.engine.connect() as conn:
-            assert conn.exec_driver_sql(attack).rowcount == 1
+            assert (
+                conn.exec_driver_sql(
+                    attack.replace("%", "%%") if conn.dialect.name == "postgresql" else attack
+                ).rowcount
+                == 1
+            ), attack
             (difference,) = differences(*in_sql(conn))
             conn.rollback()
         finding = of_row(difference)

@@ -18,6 +18,8 @@ from pipeline.consolidate.readings import Readings
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.records import Decision, Extent, Version
 from pipeline.register.checkpoints import State
+from pipeline.register.envelope import Limits
+from pipeline.register.orders import Act, Agree, Approve, Order, Promote, Refuse
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.serve.answers import iso
 from pipeline.serve.audit import Audit
@@ -249,6 +251,8 @@ def test_decided_tells_thresholds_figures_and_what_came_after(
         "skills": {"task 1": 0.5},
         "parent_skills": {},
         "changes": {"task 1": FIGURES["gain"]},
+        "envelope": None,
+        "words": [],
         "live": [
             {
                 "from": iso(START + 10 * SECOND),
@@ -287,6 +291,73 @@ def test_refusals_come_page_by_page(
     assert found == [2, 3, 4, 5, 6]
     between = audit.rejected("plant", times[1], times[4])["rejected"]
     assert [each["version"] for each in between] == [3, 4, 5]
+
+
+def test_what_was_refused_stays_so_whatever_a_person_does(
+    registry: SqlRegistry, stream: Stream, audit: Audit, clock: Clock
+) -> None:
+    """2: the gate, then promoted by hand; 3: a person, then promoted; 4: waits; 5: approved.
+
+    The answer and the view say who said no and when; `decided` and its view, the envelope and the
+    words of people.
+    """
+
+    def ordered(order: Order, reason: str) -> None:
+        clock.pass_s(5)
+        registry.act(stream.id, order, Act(actor="ada", reason=reason))
+
+    next_version(registry, stream)
+    clock.pass_s(5)
+    next_version(registry, stream, rejected("worse"))
+    by_gate = clock.now
+    ordered(Promote(version=2), "the gate is wrong")
+    ordered(Agree(limits=Limits(triggers=())), "plan 12")
+    next_version(registry, stream)
+    ordered(Refuse(version=3), "too large a step")
+    by_ada = clock.now
+    ordered(Promote(version=3), "it was not")
+    next_version(registry, stream)
+    next_version(registry, stream)
+    ordered(Approve(version=5), "looked at it")
+
+    told = audit.rejected("plant")["rejected"]
+    seen = [(e["version"], e["at"], e["by"], e["because"]) for e in told]
+    assert seen == [
+        (2, iso(by_gate), "gate", "worse"),
+        (3, iso(by_ada), "ada", "too large a step"),
+    ]
+    columns = ("version", "rejected_at", "rejected_by", "reason")
+    rows = view(registry, "audit_rejected", "version > 0 ORDER BY version")
+    assert [tuple(row[name] for name in columns) for row in rows] == seen
+    between = audit.rejected("plant", by_gate + 1, by_ada + 1)["rejected"]
+    assert [each["version"] for each in between] == [3]
+    with pytest.raises(PipelineError, match="version 4 was never refused"):
+        audit.rejected("plant", after=4)
+
+    answers = {number: audit.decided("plant", number) for number in range(1, 6)}
+    assert [answers[n]["decision"] for n in answers] == [
+        "promoted", "rejected", "promoted", "waiting", "promoted",
+    ]  # fmt: skip
+    words = {
+        n: [(e["word"], e["at"], e["by"], e["because"]) for e in answers[n]["words"]]
+        for n in answers
+    }
+    assert [[word for word, *_ in words[n]] for n in words] == [
+        [], ["promoted"], ["refused", "promoted"], [], ["approved"],
+    ]  # fmt: skip
+    for n in (1, 2):
+        assert answers[n]["envelope"] is None
+    for n in (3, 4, 5):
+        held = answers[n]["envelope"]
+        assert (held["envelope"], held["inside"], len(held["outside"])) == (1, False, 1)
+    for n in answers:
+        gate, *people = view(
+            registry, "audit_decided", "version = :n ORDER BY decided_at_us, actor DESC", n=n
+        )
+        assert gate["decision"] == ("rejected" if n == 2 else "waiting" if n > 2 else "promoted")
+        assert gate["envelope"] == (1 if n > 2 else None)
+        said = [(r["decision"], r["decided_at"], r["actor"], r["reason"]) for r in people]
+        assert said == words[n]
 
 
 def test_nothing_refused_is_an_empty_answer(audit: Audit, stream: Stream) -> None:

@@ -178,7 +178,7 @@ def test_limits_are_shown_as_they_were_set(client: TestClient, registry: SqlRegi
     numbers = [each["envelope"] for each in client.get(f"{OF}/envelopes").json()]
     assert numbers == [1, 2]
     before = everything(registry.engine)
-    for bad in ({"x": 1}, {"hours": "8"}, {"max_promotions_a_day": 2**70}, {"timezone": "\0"}):
+    for bad in ({"x": 1}, {"hours": "8"}, {"timezone": "\0"}):
         found = act(client, "/envelope", limits=bad)
         assert (found.status_code, "limits: envelope: " in found.json()["detail"]) == (422, True)
     assert everything(registry.engine) == before
@@ -217,7 +217,16 @@ def test_weights_that_were_pruned_are_gone(
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"reason": ""}, {"reason": " "}, {"reason": "a\0b"}, {"reason": 1}, {"reason": "r" * 1001}, [], "r"],
+    [
+        {},
+        {"reason": ""},
+        {"reason": " "},
+        {"reason": "a\0b"},
+        {"reason": 1},
+        {"reason": "r" * 1001},
+        [],
+        "r",
+    ],
 )
 def test_an_act_without_a_reason_is_none(
     client: TestClient, registry: SqlRegistry, body: Any

@@ -27,12 +27,11 @@ PUBLIC = {"/healthz", "/readyz"}
 WORDS = ("promote", "approve", "refuse")
 #: The least role that each act takes.
 ACTS = {
-    **dict.fromkeys((f"{OF}/{act}" for act in ("retrain", "pause", "resume", "tasks/1")), "operator"),
     **dict.fromkeys(
-        (
-            f"{OF}/{act}"
-            for act in ("rollback", "envelope", *map("versions/1/{}".format, WORDS))
-        ),
+        (f"{OF}/{act}" for act in ("retrain", "pause", "resume", "tasks/1")), "operator"
+    ),
+    **dict.fromkeys(
+        (f"{OF}/{act}" for act in ("rollback", "envelope", *map("versions/1/{}".format, WORDS))),
         "approver",
     ),
 }
