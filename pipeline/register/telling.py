@@ -91,7 +91,7 @@ def _request(entry: Row, facts: Values) -> Said:
     at = entry["at"]
     match entry["kind"]:
         case "request":
-            made = {k: v for k, v in facts.items() if k != "request"}
+            made = {k: v for k, v in facts.items() if k not in ("request", "request_id")}
             made |= {"inputs": canonical(facts["inputs"]), "created": at}
             yield (facts["request"],), made | {"over": None, "finished": None}
         case "request_failed":
