@@ -30,6 +30,8 @@ from pipeline.register.engine import moment
 BATCH = 500
 #: Later than any time of use.
 FOREVER = 2**63 - 1
+#: No request has a higher number, and no task more segments.
+ALL = 2**31 - 1
 DAY_US = 86_400_000_000
 
 
@@ -110,10 +112,10 @@ def _uses(conn: Connection, replays_all: bool) -> Iterator[tuple[str, int]]:
         needed = _needed(conn, stream_id)
         yield from _of_requests(conn, stream_id)
         yield from _of_versions(conn, stream_id, needed)
-        newest = tasks.latest_reservoirs(conn, stream_id, FOREVER).values()
+        newest = tasks.latest_reservoirs(conn, stream_id, ALL).values()
         yield from ((sha256, FOREVER) for sha256 in newest)
-        per_task = FOREVER if replays_all else tasks.HELD_OUT_SEGMENTS
-        held_out = tasks.held_out(conn, stream_id, FOREVER, per_task, every_kind=True)
+        per_task = ALL if replays_all else tasks.HELD_OUT_SEGMENTS
+        held_out = tasks.held_out(conn, stream_id, ALL, per_task, every_kind=True)
         yield from ((sha256, FOREVER) for shas in held_out.values() for sha256 in shas)
 
 
