@@ -18,9 +18,9 @@ from pipeline.register.chain import Head, sound, stored
 from pipeline.register.damage import Damage, diagnose
 from pipeline.register.engine import connect, now_us, reading, writing
 from pipeline.register.findings import Finding
-from pipeline.register.telling import hashes_of
 from pipeline.register.tables import artifacts, versions
 from pipeline.register.tables import ledger as entries
+from pipeline.register.telling import hashes_of
 
 #: Artifacts in memory at once.
 FEW = 16
