@@ -279,17 +279,20 @@ def test_every_kind_that_is_written_is_told(registry: SqlRegistry) -> None:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 named.setdefault(node.targets[0].id, []).append(node.value)
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and _appends(node.func):
+            if isinstance(node, ast.Call) and _appends(node):
                 given = [v for a in node.args for v in named.get(getattr(a, "id", ""), [a])]
                 found |= {text for value in given for text in _texts(value)}
     assert found ^ set(KINDS) == set()
 
 
-def _appends(func: ast.expr) -> bool:
+def _appends(call: ast.Call) -> bool:
     """ledger.append, and what passes a kind on to it."""
+    func = call.func
     name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
-    of = func.value.id if isinstance(func, ast.Attribute) and hasattr(func.value, "id") else ""
-    return (of, name) == ("ledger", "append") or name in ("_note", "note")
+    of = getattr(func.value, "id", "") if isinstance(func, ast.Attribute) else ""
+    to = getattr(call.args[0], "id", "") if call.args else ""
+    passes_on = name in ("_note", "_told") and to == "conn"
+    return (of, name) in (("ledger", "append"), ("scene", "note")) or passes_on
 
 
 def _texts(value: ast.expr) -> list[str]:
