@@ -94,7 +94,7 @@ def _expected(rule: Rule, entries: Entries) -> dict[Key, _Told]:
 def _said(rule: Rule, entry: Row) -> list[tuple[Key, Values]]:
     """What an entry says; nothing where it makes no sense: then the chain does not hold there."""
     try:
-        said = list(rule.said(entry, json.loads(entry["entry"])))
+        said = [(key, dict(values)) for key, values in rule.said(entry, json.loads(entry["entry"]))]
         return said if all(hash(key) is not None for key, _ in said) else []
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
