@@ -17,7 +17,18 @@ import pipeline
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.register.sql import SqlRegistry
-from pipeline.serve.http import acts, events, health, predict, problems, questions, things, versions
+from pipeline.serve.answers import Answer
+from pipeline.serve.http import (
+    acts,
+    events,
+    health,
+    predict,
+    problems,
+    questions,
+    things,
+    timeline,
+    versions,
+)
 from pipeline.serve.http.headers import Headers
 from pipeline.serve.http.house import House
 from pipeline.serve.http.limits import Failures
@@ -39,9 +50,13 @@ def create(
     *,
     stop: threading.Event | None = None,
     page: Path = PAGE,
+    schedules: Callable[[], list[Answer]] = list,
 ) -> FastAPI:
-    """The application over a registry, which stays the caller's; stop: those who wait go."""
-    house = House(settings, registry, stop or threading.Event())
+    """The application over a registry, which stays the caller's; stop: those who wait go.
+
+    schedules: tells what is done by the clock.
+    """
+    house = House(settings, registry, stop or threading.Event(), schedules)
     failures = Failures(house.tokens.note_failures)
     app = FastAPI(
         title="tidemark",
@@ -68,7 +83,7 @@ def create(
 def _v1() -> APIRouter:
     """Everything that has a version in its path; a reader may see it, if not more is needed."""
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(needs("reader"))])
-    for part in (things, versions, questions, events, predict, acts):
+    for part in (things, versions, timeline, questions, events, predict, acts):
         v1.include_router(part.router)
     return v1
 

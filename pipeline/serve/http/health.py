@@ -62,3 +62,23 @@ def metrics(house: Asked) -> Response:
     """Everything that SQL knows, in Prometheus' text format."""
     samples = standing(house.registry.engine, clock=house.registry.clock)
     return Response(exposition(GAUGES, samples), headers={"Content-Type": EXPOSITION})
+
+
+@router.get(
+    "/v1/standing",
+    response_model=list[dict[str, Any]],
+    dependencies=[Depends(needs("reader"))],
+)
+def standing_(house: Asked) -> Response:
+    """The same figures as JSON: metric, labels, value."""
+    samples = standing(house.registry.engine, clock=house.registry.clock)
+    return answer(
+        [
+            {
+                "metric": sample.metric,
+                "labels": dict(zip(GAUGES[sample.metric].labels, sample.labels, strict=True)),
+                "value": sample.value,
+            }
+            for sample in samples
+        ]
+    )

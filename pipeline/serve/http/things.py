@@ -14,12 +14,25 @@ from pipeline.register.sql import Stream
 from pipeline.serve.http.house import Asked, House, Named
 from pipeline.serve.http.paging import Page, Turn, paged
 from pipeline.serve.http.replies import Number, Sound, answer
+from pipeline.serve.http.security import Who, needs
 
 router = APIRouter(tags=["what is kept"])
 
 #: No filter.
 NONE: Mapping[str, str | None] = {}
 Filter = Annotated[Sound | None, Query(max_length=255)]
+
+
+@router.get("/me", response_model=dict[str, Any])
+def me(who: Annotated[Who, Depends(needs("reader"))]) -> Response:
+    """Who asks, and with which role; without a token nobody has a name."""
+    return answer({"name": who.name, "role": who.role})
+
+
+@router.get("/schedules", response_model=list[dict[str, Any]])
+def schedules(house: Asked) -> Response:
+    """What is done by the clock: when next, five times, and what came of it last."""
+    return answer(house.schedules())
 
 
 @router.get("/streams", response_model=list[dict[str, Any]])
