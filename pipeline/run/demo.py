@@ -7,12 +7,14 @@ starts stream, train and schedule. This process only starts them, watches SQL, e
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +24,7 @@ from pipeline.config import (
     Kafka,
     Learn,
     Run,
+    Serve,
     Settings,
     Stream,
     as_toml,
@@ -86,7 +89,7 @@ def run_demo(
                 if ready is not None:
                     ready(answer)
                 if keep:
-                    _wait(config, stop)
+                    _wait(settings, config, processes, stop)
         finally:
             registry.close()
     return answer
@@ -119,6 +122,7 @@ def _settings(directory: Path, address: str) -> Settings:
         database=Database(url=f"sqlite:///{(directory / 'tidemark.db').absolute()}"),
         detect=Detect(settle_after=120),
         learn=Learn(adapt_after=128, refine_after=0),
+        serve=Serve(port=_free_port()),
         run=Run(checkpoint_interval_s=1.0, poll_timeout_s=0.2, lease_s=15.0, log_format="json"),
     )
 
@@ -171,9 +175,39 @@ def _check_alive(processes: dict[str, subprocess.Popen[bytes]]) -> None:
             raise PipelineError(f"`tidemark {name}` ended with code {code}: see {LOG}")
 
 
-def _wait(config: Path, stop: threading.Event) -> None:
-    print(  # noqa: T201
-        f"\nStill running. Ask it: tidemark --config {config} audit history. Ctrl-C ends it.",
-        file=sys.stderr,
-    )
+def _wait(
+    settings: Settings,
+    config: Path,
+    processes: dict[str, subprocess.Popen[bytes]],
+    stop: threading.Event,
+) -> None:
+    """Show the page, if what serves it is installed, until `stop` is set."""
+    ask = f"tidemark --config {config} audit history"
+    end = f"Ask it: {ask}. Ctrl-C ends it."
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        look = "To look at it: pip install 'tidemark[serve]'"
+    else:
+        with (config.parent / LOG).open("ab") as out:
+            processes["serve"] = spawn("serve", config, env=plain_environment(), out=out)
+        _await_page(settings.serve, processes, stop)
+        look = f"Look at it: http://{settings.serve.host}:{settings.serve.port}/"
+    print(f"\nStill running. {end}\n{look}", file=sys.stderr, flush=True)  # noqa: T201
     stop.wait()
+
+
+def _await_page(
+    serve: Serve, processes: dict[str, subprocess.Popen[bytes]], stop: threading.Event
+) -> None:
+    """Until somebody listens there; PipelineError if that process ends instead."""
+    while not stop.wait(0.1):
+        _check_alive(processes)
+        with suppress(OSError), socket.create_connection((serve.host, serve.port), timeout=1):
+            return
+
+
+def _free_port() -> int:
+    """The usual port, or any that nobody listens on."""
+    for port in (Serve().port, 0):
+        with suppress(OSError), socket.create_server((Serve().host, port)) as listener:
+            return int(listener.getsockname()[1])
+    raise PipelineError("no port is free to serve the page on")
