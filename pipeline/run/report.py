@@ -303,7 +303,9 @@ def _print_boundaries(console: Console, answer: Mapping[str, Any]) -> None:
                 f"{b['detected_row'] - near[0]} readings" if near else "",
                 f"{b['signal']} {b['statistic']:.2f} > {b['threshold']:.2f}",
                 ", ".join(b["detectors"]),
-                "; ".join(told(Change(**change), CHANNELS) for change in b["sensors"]),
+                "; ".join(
+                    told(msgspec.convert(change, Change), CHANNELS) for change in b["sensors"]
+                ),
             )
     console.print(table)
     console.print(
