@@ -127,14 +127,13 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     SettingsError
         Anybody could come in, or the address is not to be had.
     """
-    from pipeline.run.upcoming import upcoming
     from pipeline.serve.http import server
     from pipeline.serve.http.app import create
 
     with ExitStack() as stack:
         service, stop = stack.enter_context(serving(settings, stop, "serve"))
         registry = stack.enter_context(_registry(settings, stop, "serve"))
-        app = create(settings, registry, stop=stop, schedules=lambda: upcoming(settings, registry))
+        app = create(settings, registry, stop=stop)
         server.check(settings.serve, registry.outage.ask(app.state.house.tokens.all))
         listener = stack.enter_context(server.listen(settings.serve))
         host, port = listener.getsockname()[:2]

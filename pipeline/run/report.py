@@ -304,7 +304,7 @@ def _print_boundaries(console: Console, answer: Mapping[str, Any]) -> None:
                 f"{b['signal']} {b['statistic']:.2f} > {b['threshold']:.2f}",
                 ", ".join(b["detectors"]),
                 "; ".join(
-                    told(msgspec.convert(change, Change), CHANNELS) for change in b["sensors"]
+                    told(each, CHANNELS) for each in msgspec.convert(b["sensors"], list[Change])
                 ),
             )
     console.print(table)

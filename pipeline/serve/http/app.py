@@ -17,7 +17,6 @@ import pipeline
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.register.sql import SqlRegistry
-from pipeline.serve.answers import Answer
 from pipeline.serve.http import (
     acts,
     events,
@@ -50,13 +49,9 @@ def create(
     *,
     stop: threading.Event | None = None,
     page: Path = PAGE,
-    schedules: Callable[[], list[Answer]] = list,
 ) -> FastAPI:
-    """The application over a registry, which stays the caller's; stop: those who wait go.
-
-    schedules: tells what is done by the clock.
-    """
-    house = House(settings, registry, stop or threading.Event(), schedules)
+    """The application over a registry, which stays the caller's; stop: those who wait go."""
+    house = House(settings, registry, stop or threading.Event())
     failures = Failures(house.tokens.note_failures)
     app = FastAPI(
         title="tidemark",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -13,7 +12,6 @@ from pipeline.errors import PipelineError
 from pipeline.register.listing import Listing
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.register.tokens import TokenBook
-from pipeline.serve.answers import Answer
 from pipeline.serve.http.replies import StreamName
 from pipeline.serve.http.scorers import Scorers
 from pipeline.serve.lineage import Lineage
@@ -22,18 +20,10 @@ from pipeline.serve.lineage import Lineage
 class House:
     """One database, from every side that is asked."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        registry: SqlRegistry,
-        stop: threading.Event,
-        schedules: Callable[[], list[Answer]],
-    ) -> None:
+    def __init__(self, settings: Settings, registry: SqlRegistry, stop: threading.Event) -> None:
         self.settings = settings
         self.registry = registry
         self.stop = stop
-        #: What is done by the clock, told anew.
-        self.schedules = schedules
         #: Who waits for events; one at a time verifies.
         self.listeners = 0
         self.verifying = threading.Lock()

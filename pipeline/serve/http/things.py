@@ -15,6 +15,7 @@ from pipeline.serve.http.house import Asked, House, Named
 from pipeline.serve.http.paging import Page, Turn, paged
 from pipeline.serve.http.replies import Number, Sound, answer
 from pipeline.serve.http.security import Who, needs
+from pipeline.serve.schedules import listed
 
 router = APIRouter(tags=["what is kept"])
 
@@ -29,10 +30,10 @@ def me(who: Annotated[Who, Depends(needs("reader"))]) -> Response:
     return answer({"name": who.name, "role": who.role})
 
 
-@router.get("/schedules", response_model=list[dict[str, Any]])
+@router.get("/schedules", response_model=dict[str, Any])
 def schedules(house: Asked) -> Response:
-    """What is done by the clock: when next, five times, and what came of it last."""
-    return answer(house.schedules())
+    """What is done by the clock: its next five times and last runs; and what a rule holds back."""
+    return answer(listed(house.settings, house.registry))
 
 
 @router.get("/streams", response_model=list[dict[str, Any]])

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
 from fastapi.testclient import TestClient
 
-from pipeline.config import Database, Schedule, Settings
-from pipeline.config import Stream as Topic
+from pipeline.config import Database
 from pipeline.register.checkpoints import State
 from pipeline.register.sql import SqlRegistry, Stream
-from pipeline.run.upcoming import upcoming
 from tests.register.making import Clock, boundary, opened
 from tests.serve.http.conftest import bearer
 
@@ -65,14 +62,6 @@ def test_me_is_whose_the_token_is(
     assert found == {"name": "reader", "role": "reader"}
 
 
-def test_schedules_are_told_with_their_next_five_times(registry: SqlRegistry) -> None:
-    """03:30 in Berlin, across the night in which summer begins; none without a line."""
-    line = Schedule(retrain_cron="30 3 * * *", timezone="Europe/Berlin")
-    settings = Settings(stream=Topic(topic="readings"), schedule=line)
-    (found,) = upcoming(settings, registry, datetime(2026, 3, 27, 12, tzinfo=UTC))
-    assert found["next"] == [
-        "2026-03-28T03:30:00+01:00",
-        *(f"2026-03-{day}T03:30:00+02:00" for day in (29, 30, 31)),
-        "2026-04-01T03:30:00+02:00",
-    ]
-    assert upcoming(Settings(), registry) == []
+def test_schedules_are_those_that_the_command_lists(client: TestClient) -> None:
+    """None are set here."""
+    assert client.get("/v1/schedules").json() == {"schedules": [], "held": []}
