@@ -117,7 +117,7 @@ def looking(chromium: Browser, *, refused: str = "none", **how: Any) -> Iterator
     )
     said: list[str] = []
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: said.append(str(error)))
     try:
