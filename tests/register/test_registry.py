@@ -324,6 +324,7 @@ class RegistryContract:
             requests=[asked(stream, 1), asked(stream, 1, reason="refine")],
             artifacts={"any": ("segment", b"readings"), "other": ("reservoir", b"kept")},
             scored=[(version.id, 1000, 1200)],
+            readings=200,
         )
         rows = everything(registry.engine)
         assert [row[3:5] for row in rows["boundaries"]] == [("pump", 1), ("pump", 2), ("other", 1)]
@@ -332,7 +333,7 @@ class RegistryContract:
         assert registry.get(sha(b"kept")) == b"kept"
         assert [row[1:] for row in rows["scored"]] == [(stream.id, 0, version.id, 1000, 1200)]
         assert rows["checkpoints"] == [
-            (stream.id, 0, epoch, "w", 1200, b"state", sha(b"state"), clock.now)
+            (stream.id, 0, epoch, "w", 1200, b"state", sha(b"state"), clock.now, 200)
         ]
         kinds = column(registry.engine, "SELECT kind FROM ledger ORDER BY id")
         assert kinds[-5:] == ["boundary"] * 3 + ["request"] * 2
