@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -21,14 +22,30 @@ from tests.databases import new_database, postgres_server
 
 
 @pytest.fixture(scope="session", autouse=True)
-def plain_tracebacks() -> Iterator[None]:
+def log_lines() -> Iterator[dict[str, Any]]:
     """structlog draws each traceback with its locals, in colours, unless it is told not to: 0.2 s
-    of CPU for each exception that the product foresees and logs."""
+    of CPU for each exception that the product foresees and logs. And it keeps the file that it
+    wrote to first: a test's own, which is closed when the test is over."""
     *processors, _ = structlog.get_config()["processors"]
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    structlog.configure(processors=[*processors, plain])
-    yield
+    configure = structlog.configure
+
+    def uncached(**settings: Any) -> None:
+        configure(**settings | {"cache_logger_on_first_use": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", uncached)
+        uncached(processors=[*processors, plain])
+        yield structlog.get_config()
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _log_lines_of_its_own(log_lines: dict[str, Any]) -> Iterator[None]:
+    """What a test, or what a fixture before it, set up for log lines ends with it."""
+    structlog.configure(**log_lines)
+    yield
+    structlog.configure(**log_lines)
 
 
 # Brokers --------------------------------------------------------------------------------------

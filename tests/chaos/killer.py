@@ -21,8 +21,9 @@ HEAD, EACH = 260, 24
 START_S = 300.0
 #: A blow waits for checkpoints to have moved since the one before, but no longer, in seconds.
 MOVED_S = 5.0
-#: Who is told to leave while a server is away may leave with code 1, and this for the last line.
-AWAY = ("tidemark: Kafka at ", "tidemark: database ")
+#: Who is told to leave may leave with code 1 and one of these for the last line: a server is away,
+#: or the machine too busy for the time that it has.
+EXCUSES = ("tidemark: Kafka at ", "tidemark: database ", "tidemark: ended ")
 #: A person asks for something after so many blows.
 ASKED_EVERY = 10
 #: How often stopped and ended processes are looked after, in seconds.
@@ -216,6 +217,12 @@ class Killer:
         else:
             self.wait_until(lambda: member.has_said("stream_started"), START_S)
             member.terminate()
-            code, said = member.leave(), member.last_line()
-            if code != 0 and not (code == 1 and said.startswith(AWAY)):
-                self.ended.append(f"{member.name} left with code {code} after SIGTERM: {said}")
+            self.ended += left_badly(member)
+
+
+def left_badly(member: Member) -> list[str]:
+    """How a process left that was told to, unless with code 0 or a good excuse."""
+    code, said = member.leave(), member.last_line()
+    if code == 0 or (code == 1 and said.startswith(EXCUSES)):
+        return []
+    return [f"{member.name} left with code {code} after SIGTERM: {said}"]

@@ -37,12 +37,12 @@ Facts = dict[str, Any]
 #: Longer than any run, in seconds: whose lease was over, the ledger says.
 LEASE_S = 1e6
 #: What is compared at the end, by what, and what is left out: numbers that are the database's own,
-#: and until when a lease was.
+#: until when a lease was, and how many readings there were when a request came.
 TABLES: tuple[tuple[Table, tuple[str, ...], tuple[str, ...]], ...] = (
     (t.tasks, ("number",), ()),
     (t.task_prints, ("task_id", "partition", "series"), ()),
     (t.segments, ("partition", "series", "segment"), ("id",)),
-    (t.requests, ("id",), ("lease_until",)),
+    (t.requests, ("id",), ("lease_until", "readings")),
     (t.versions, ("number",), ()),
     (t.promotions, ("live_from", "version_id"), ("id",)),
     (t.evaluations, ("version_id", "task_id"), ()),

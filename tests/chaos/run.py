@@ -20,7 +20,7 @@ from pipeline.register.sql import SqlRegistry
 from tests.chaos import again, compare, published, replay, undisturbed
 from tests.chaos.cast import TOPIC, Cast
 from tests.chaos.compare import Findings, count
-from tests.chaos.killer import Feeder, Killer
+from tests.chaos.killer import Feeder, Killer, left_badly
 from tests.chaos.log import SERIES
 from tests.chaos.plan import plan
 from tests.databases import new_database
@@ -130,7 +130,7 @@ def _end(
     left += _leave(cast, [name for name in cast.members if name not in stop])
     starts = sum(member.starts for member in cast.members.values())
     findings.look("starts of processes, none ended by itself", starts, iter(killer.ended))
-    findings.look("processes that left with code 0 when told to", len(cast.members), iter(left))
+    findings.look("processes that left well when told to", len(cast.members), iter(left))
     return log
 
 
@@ -143,8 +143,7 @@ def _leave(cast: Cast, names: list[str]) -> list[str]:
     there = [cast.members[name] for name in names if cast.members[name].process is not None]
     for member in there:
         member.terminate()
-    codes = {member.name: member.leave() for member in there}
-    return [f"{name} left with {code}" for name, code in codes.items() if code != 0]
+    return [bad for member in there for bad in left_badly(member)]
 
 
 def _sqlite(directory: Path, name: str) -> Database:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 import structlog
@@ -39,12 +38,7 @@ def _of_its_own(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a process sets up for itself, put back: options, log lines, signals, open files."""
     patch.setattr(options, "config", None)
     patch.setattr(options, "debug", False)
-    configure, configured = structlog.configure, structlog.get_config()
-
-    def uncached(**settings: Any) -> None:
-        configure(**settings | {"cache_logger_on_first_use": False})
-
-    patch.setattr(structlog, "configure", uncached)
+    configured = structlog.get_config()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers[:] = []
@@ -57,7 +51,7 @@ def _of_its_own(patch: pytest.MonkeyPatch) -> Iterator[None]:
             signal.signal(number, handler)
         root.handlers[:] = handlers
         root.setLevel(level)
-        configure(**configured)
+        structlog.configure(**configured)
         with warnings.catch_warnings():  # a process that ends closes what it had open
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
