@@ -84,7 +84,8 @@ def test_what_is_not_there_or_cannot_be_is_a_problem(
 def test_a_wrong_method_is_a_problem_that_names_the_right_one(client: TestClient) -> None:
     """RFC 9110, section 15.5.6."""
     found = client.delete("/v1/streams", headers={"Content-Type": "application/json"})
-    assert (found.status_code, found.headers["allow"]) == (405, "GET")
+    assert found.status_code == 405
+    assert "GET" in found.headers["allow"]
 
 
 def test_who_has_an_answer_gets_304_until_it_changes(
