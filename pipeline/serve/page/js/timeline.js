@@ -70,6 +70,7 @@ export function timeline(place, state) {
   };
 
   async function all() {
+    clearTimeout(waits); // of a move before it, which would ask for its own stretch again
     const mine = ++asked;
     const found = await question(null, null);
     if (mine !== asked) return;
