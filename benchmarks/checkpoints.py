@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from benchmarks import result
 from benchmarks.detection_goals import at_most
 from pipeline.config import Database, Detect, Settings
 from pipeline.records import Batch
-from pipeline.register.checkpoints import Checkpoint, Piece, State
+from pipeline.register.checkpoints import Checkpoint, Piece, State, paged
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.partition import Partition
@@ -136,7 +137,8 @@ class Line:
         started = time.perf_counter()
         checkpoint = self.registry.acquire(self.stream.id, 0, "bench")
         self.partition = self.new()
-        self.partition.restore(checkpoint)
+        pieces = partial(self.registry.pieces, self.stream.id, 0, checkpoint.epoch)
+        self.partition.restore(checkpoint, paged(pieces))
         self.epoch = checkpoint.epoch
         return time.perf_counter() - started
 
@@ -177,8 +179,9 @@ def fleet(registry: SqlRegistry, series: int, repeat: int) -> Iterator[dict[str,
             epoch=0,
             next_offset=line.offset,
             head=msgspec.json.encode(head | {"series": series}),
-            pieces=sorted(copies),
-        )
+            kinds=sorted({piece.kind for piece in copies}),
+        ),
+        lambda kind: sorted(piece for piece in copies if piece.kind == kind),
     )
     registry.save(
         line.stream.id, 0, line.epoch, next_offset=line.offset, state=State(state.head, copies)

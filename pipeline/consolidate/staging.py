@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -271,7 +272,10 @@ class Staging:
         return found
 
     def _write_head(self, slots: IntArray, rows: IntArray, found: NDArray[np.void]) -> None:
-        self._values[slots, rows], self._offsets[slots, rows] = found["values"], found["offset"]
+        values, offsets = found["values"], found["offset"]
+        for begin, end in _runs(slots, rows):  # in stretches: a row by itself costs as much as ten
+            at = slots[begin], slice(rows[begin], rows[begin] + end - begin)
+            self._values[at], self._offsets[at] = values[begin:end], offsets[begin:end]
         row = rows + self._first[slots]
         newest = row >= self._rows[slots] - HELD
         self._write_tail(slots[newest], row[newest], found[newest])
@@ -291,3 +295,10 @@ class Staging:
     def _write_tail(self, slots: IntArray, rows: IntArray, found: NDArray[np.void]) -> None:
         at = (slots, rows % HELD)
         self._tail[at], self._tail_offsets[at] = found["values"], found["offset"]
+
+
+def _runs(slots: IntArray, rows: IntArray) -> list[tuple[int, int]]:
+    """(begin, end) of the stretches of (N,) rows that follow each other in one series."""
+    breaks = np.flatnonzero((np.diff(slots) != 0) | (np.diff(rows) != 1)) + 1
+    edges = [0, *breaks.tolist(), len(rows)] if len(rows) else []
+    return list(pairwise(edges))

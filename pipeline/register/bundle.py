@@ -39,7 +39,7 @@ OF_STREAM = (
     "boundaries", "sensor_events", "gaps", "tasks", "segments", "requests", "versions",
     "promotions", "scored", "dead_letters", "acts", "envelopes",
 )  # fmt: skip
-OF_VERSION = ("metrics", "evaluations", "judgements")
+OF_VERSION = ("metrics", "evaluations", "measurements", "judgements")
 #: Columns that are left out: they say who works at what just now.
 PASSING = {"requests": ("owner", "lease_until", "not_before", "fence", "attempts")}
 #: Called with (files done, files in all, name).

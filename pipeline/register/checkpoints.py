@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    tuple_,
     update,
 )
 
@@ -72,7 +73,8 @@ class Checkpoint:
     next_offset: int | None
     #: Empty, and without pieces, for one that never had a reading.
     head: bytes = b""
-    pieces: Sequence[Piece] = ()
+    #: What kinds of pieces there are; they are read by the page, in their order.
+    kinds: Sequence[str] = ()
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -121,7 +123,7 @@ def acquire(conn: Connection, stream_id: int, partition: int, owner: str, *, at:
     Raises
     ------
     ArtifactCorrupt
-        What is stored is not what was written; the epoch stays.
+        The head is not what was written; the epoch stays.
     """
     row = {"stream_id": stream_id, "partition": partition, "epoch": 1}
     conn.execute(
@@ -133,13 +135,18 @@ def acquire(conn: Connection, stream_id: int, partition: int, owner: str, *, at:
         )
     )
     found = conn.execute(select(checkpoints).where(*_of(checkpoints, stream_id, partition))).one()
+    kinds = (
+        select(checkpoint_pieces.c.kind)
+        .where(*_of(checkpoint_pieces, stream_id, partition))
+        .distinct()
+    )
     if found.state is not None and hashlib.sha256(found.state).hexdigest() != found.sha256:
         raise ArtifactCorrupt(f"checkpoint of partition {partition} does not match its hash")
     return Checkpoint(
         epoch=found.epoch,
         next_offset=found.next_offset,
         head=found.state or b"",
-        pieces=tuple(_read(conn, stream_id, partition)),
+        kinds=tuple(conn.execute(kinds.order_by(checkpoint_pieces.c.kind)).scalars()),
     )
 
 
@@ -147,20 +154,53 @@ def _of(table: Table, stream_id: int, partition: int) -> tuple[ColumnElement[boo
     return (table.c.stream_id == stream_id, table.c.partition == partition)
 
 
-def _read(conn: Connection, stream_id: int, partition: int) -> Iterator[Piece]:
+def paged(
+    read: Callable[[str, Key | None], Sequence[Piece]],
+) -> Callable[[str], Iterator[Piece]]:
+    """All pieces of a kind, of which `read` gives some that follow one."""
+
+    def pieces(kind: str) -> Iterator[Piece]:
+        after = None
+        while page := read(kind, after):
+            yield from page
+            after = Key(*page[-1][:3])
+
+    return pieces
+
+
+def read(
+    conn: Connection, stream_id: int, partition: int, epoch: int, kind: str, after: Key | None
+) -> list[Piece]:
+    """The pieces of a kind that follow `after`, `AT_ONCE` at most, by slot and number.
+
+    As long as the epoch lasts nobody else changes one: its owner reads one state, page by page.
+
+    Raises
+    ------
+    StaleEpoch
+        Another process owns the partition.
+    ArtifactCorrupt
+        A piece is not what was written.
+    """
     c = checkpoint_pieces.c
-    rows = conn.execute(
-        select(c.kind, c.slot, c.number, c.content, c.crc32)
-        .where(*_of(checkpoint_pieces, stream_id, partition))
-        .order_by(c.kind, c.slot, c.number)
+    page = (
+        select(c.slot, c.number, c.content, c.crc32)
+        .where(*_of(checkpoint_pieces, stream_id, partition), c.kind == kind)
+        .order_by(c.slot, c.number)
+        .limit(AT_ONCE)
     )
-    for some in rows.partitions(AT_ONCE):
-        for kind, slot, number, content, crc in some:
-            if zlib.crc32(content) != crc:
-                raise ArtifactCorrupt(
-                    f"checkpoint of partition {partition}: {kind} {slot}/{number} was changed"
-                )
-            yield Piece(kind, slot, number, content)
+    if after is not None:
+        page = page.where(tuple_(c.slot, c.number) > (after.slot, after.number))
+    rows = conn.execute(page).all()
+    mine = select(checkpoints.c.epoch).where(*_of(checkpoints, stream_id, partition))
+    if conn.execute(mine).scalar() != epoch:  # after the page: what it holds was this epoch's
+        raise StaleEpoch(f"partition {partition} has another owner (epoch {epoch} is over)")
+    for slot, number, content, crc in rows:
+        if zlib.crc32(content) != crc:
+            raise ArtifactCorrupt(
+                f"checkpoint of partition {partition}: {kind} {slot}/{number} was changed"
+            )
+    return [Piece(kind, slot, number, content) for slot, number, content, _ in rows]
 
 
 def write(

@@ -52,7 +52,7 @@ from pipeline.register import (
 from pipeline.register import artifacts as blobs
 from pipeline.register import boundaries as changes
 from pipeline.register import requests as queue
-from pipeline.register.checkpoints import Checkpoint, State
+from pipeline.register.checkpoints import Checkpoint, Key, Piece, State
 from pipeline.register.engine import connect, now_us, reading, writing
 from pipeline.register.envelopes import Envelope, Judgement
 from pipeline.register.marks import Marked
@@ -193,6 +193,21 @@ class SqlRegistry:
         """Become the partition's owner: a new epoch, and what to go on from."""
         with writing(self.engine) as conn:
             return checkpoints.acquire(conn, stream_id, partition, owner, at=self.clock())
+
+    def pieces(
+        self, stream_id: int, partition: int, epoch: int, kind: str, after: Key | None
+    ) -> list[Piece]:
+        """A page of the partition's state, for its owner; [] is the end.
+
+        Raises
+        ------
+        StaleEpoch
+            Another process owns the partition.
+        ArtifactCorrupt
+            A piece is not what was written.
+        """
+        with reading(self.engine) as conn:
+            return checkpoints.read(conn, stream_id, partition, epoch, kind, after)
 
     def save(
         self,

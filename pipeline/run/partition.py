@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -195,8 +195,10 @@ class Partition:
         self._pieces.written()
         self._offered = self.reservoir.seen
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, pieces: Callable[[str], Iterable[Piece]]) -> None:
         """Go on from what was written, having seen nothing.
+
+        pieces: those of a kind, in their order.
 
         Raises
         ------
@@ -211,24 +213,21 @@ class Partition:
                 "the checkpoint was made with other settings "
                 f"({_difference(meta['fit'], self._fit())}): set them back, or start on a new topic"
             )
-        of = defaultdict(list)
-        for piece in checkpoint.pieces:
-            of[piece.kind].append(piece)
-        rows = rows_of(of.pop(SERIES, []))
+        if more := set(checkpoint.kinds) - {SERIES, RESERVOIR, *self._pieces.logs}:
+            raise ArtifactCorrupt(f"checkpoint: pieces of no known kind ({', '.join(more)})")
+        rows = rows_of(pieces(SERIES))
         if len(rows) != meta["series"]:
             raise ArtifactCorrupt("checkpoint: a series is missing")
         self.slots = {row.name: slot for slot, row in enumerate(rows)}
-        if (kept := of.pop(RESERVOIR, None)) is not None:
-            self.reservoir.restore(unpack(kept[0].content))
+        for kept in pieces(RESERVOIR):
+            self.reservoir.restore(unpack(kept.content))
             self._offered = self.reservoir.seen
         arrays = arrays_of(rows, meta["layout"])
         self.history.restore(arrays["history"])
         self.detector.restore(arrays["detector"], [row.river for row in rows])
         self.staging.restore(arrays["staging"])
         for i, kind in enumerate(self._pieces.logs):
-            self._pieces.fill(kind, of.pop(kind, []), [row.newest[i] for row in rows])
-        if of:
-            raise ArtifactCorrupt(f"checkpoint: pieces of no known kind ({', '.join(of)})")
+            self._pieces.fill(kind, pieces(kind), [row.newest[i] for row in rows])
 
     def _fit(self) -> dict[str, Any]:
         """The settings that shape the state; all others may change from one start to the next."""

@@ -6,7 +6,8 @@ checkpoints there were on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import lz4.block
@@ -145,7 +146,7 @@ class Pieces:
 
     # In ---------------------------------------------------------------------------------------
 
-    def fill(self, kind: str, chunks: Sequence[Piece], newest: Sequence[bytes]) -> None:
+    def fill(self, kind: str, chunks: Iterable[Piece], newest: Sequence[bytes]) -> None:
         """Put the rows of a log back, of every series; its spans are known already.
 
         Raises
@@ -157,25 +158,30 @@ class Pieces:
         self._grow(len(slots))
         span = _span(log, slots)
         self._written[kind] = np.stack(span)
-        found = np.array([(p.slot, p.number) for p in chunks], dtype=np.int64).reshape(-1, 2)
-        if not np.array_equal(found, _numbers(slots, span.generation, span.low, span.high)):
-            raise ArtifactCorrupt(f"checkpoint: chunks of {kind} that are missing, or too many")
-        for begin in range(0, len(found), AT_ONCE):
-            some = found[begin : begin + AT_ONCE]
-            content = [chunk.content for chunk in chunks[begin : begin + AT_ONCE]]
-            _put(kind, log, np.repeat(some[:, 0], log.chunk), _rows_of(log, some[:, 1]), content)
+        wanted = _numbers(slots, span.generation, span.low, span.high)
+        for some in _some(chunks):
+            here, wanted = wanted[: len(some)], wanted[len(some) :]
+            if not np.array_equal(here, [(piece.slot, piece.number) for piece in some]):
+                raise ArtifactCorrupt(f"checkpoint: chunks of {kind} that do not belong")
+            rows = np.repeat(here[:, 0], log.chunk), _rows_of(log, here[:, 1])
+            _put(kind, log, *rows, [piece.content for piece in some])
+        if len(wanted):
+            raise ArtifactCorrupt(f"checkpoint: chunks of {kind} that are missing")
         _put(kind, log, *_rest(log, slots), newest)
 
 
-def rows_of(pieces: Sequence[Piece]) -> list[Row]:
+def rows_of(pieces: Iterable[Piece]) -> list[Row]:
     """The rows of all series; ArtifactCorrupt if one is missing or no row."""
-    if [piece.slot for piece in pieces] != list(range(len(pieces))):
-        raise ArtifactCorrupt("checkpoint: a series is missing")
-    try:
-        packed = [lz4.block.decompress(piece.content) for piece in pieces]
-        return [msgspec.msgpack.decode(content, type=Row) for content in packed]
-    except (lz4.block.LZ4BlockError, ValueError, MemoryError) as exc:
-        raise ArtifactCorrupt(f"checkpoint: {exc}") from None
+    rows = []
+    for slot, piece in enumerate(pieces):
+        if piece.slot != slot:
+            raise ArtifactCorrupt("checkpoint: a series is missing")
+        try:
+            plain = lz4.block.decompress(piece.content)
+            rows.append(msgspec.msgpack.decode(plain, type=Row))
+        except (lz4.block.LZ4BlockError, ValueError, MemoryError) as exc:
+            raise ArtifactCorrupt(f"checkpoint: {exc}") from None
+    return rows
 
 
 def arrays_of(rows: Sequence[Row], layout: Layout) -> dict[str, Arrays]:
@@ -210,7 +216,9 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _unbytes(joined: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[Any]:
     """(S, cells) that `_bytes` was given."""
-    bytes_ = joined.reshape(len(joined), dtype.itemsize, -1).transpose(0, 2, 1)
+    series, size = joined.shape
+    cells = size // dtype.itemsize
+    bytes_ = joined.reshape(series, dtype.itemsize, cells).transpose(0, 2, 1)
     return np.ascontiguousarray(bytes_).view(dtype)[..., 0]
 
 
@@ -246,6 +254,13 @@ def _ranges(low: IntArray, high: IntArray) -> tuple[IntArray, IntArray]:
     counts = np.maximum(high - low, 0)
     of = np.repeat(np.arange(len(low)), counts)
     return of, np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts) + low[of]
+
+
+def _some(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """`AT_ONCE` at a time, and none of them longer than that."""
+    each = iter(pieces)
+    while some := list(islice(each, AT_ONCE)):
+        yield some
 
 
 def _rows_of(log: Log, numbers: IntArray) -> IntArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import structlog
 
@@ -34,7 +35,7 @@ from pipeline.records import (
     Settled,
     Version,
 )
-from pipeline.register.checkpoints import Checkpoint, State
+from pipeline.register.checkpoints import Checkpoint, State, paged
 from pipeline.register.rollback import WATCH
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.run.dead_letters import DeadLetters
@@ -597,7 +598,8 @@ class Streamer:
             settings=self.settings,
         )
         if saved is not None and saved.head:
-            partition.restore(saved)
+            pieces = partial(self.registry.pieces, self.stream.id, number, saved.epoch)
+            partition.restore(saved, paged(pieces))
         return partition
 
     def _publish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from sqlalchemy import delete, select, update
+from sqlalchemy import update
 
 from pipeline.config import Database
 from pipeline.errors import ArtifactCorrupt, RegistryError, StaleEpoch
@@ -25,6 +26,7 @@ from pipeline.register.checkpoints import (
     State,
     pack,
     pack_head,
+    paged,
     unpack,
     unpack_head,
 )
@@ -102,7 +104,9 @@ def put(registry: SqlRegistry, stream: Stream, epoch: int, state: State, end: in
 
 
 def stored(registry: SqlRegistry, stream: Stream, partition: int = 0) -> list[Piece]:
-    return list(registry.acquire(stream.id, partition, "reader").pieces)
+    found = registry.acquire(stream.id, partition, "reader")
+    pieces = paged(partial(registry.pieces, stream.id, partition, found.epoch))
+    return [piece for kind in found.kinds for piece in pieces(kind)]
 
 
 A, B = Piece("series", 0, 0, b"a"), Piece("series", 1, 0, b"b\x00")
@@ -152,15 +156,29 @@ def test_a_former_owner_writes_no_piece(registry: SqlRegistry, stream: Stream) -
 
 @pytest.mark.parametrize("column", ["content", "crc32"])
 def test_a_changed_piece_is_refused(registry: SqlRegistry, stream: Stream, column: str) -> None:
-    """One line that names it; the refusal takes no epoch."""
+    """One line that names it; pieces of other kinds are read."""
     epoch = registry.acquire(stream.id, 0, "w").epoch
     put(registry, stream, epoch, State(b"h", pieces=[A, CHUNK]))
     other = {"content": b"A", "crc32": 5}[column]
     with registry.engine.begin() as conn:
-        pieces = t.checkpoint_pieces
-        conn.execute(update(pieces).where(pieces.c.kind == "series").values({column: other}))
+        table = t.checkpoint_pieces
+        conn.execute(update(table).where(table.c.kind == "series").values({column: other}))
+    pieces = paged(partial(registry.pieces, stream.id, 0, epoch))
+    assert list(pieces("head")) == [CHUNK]
     with pytest.raises(ArtifactCorrupt, match="partition 0: series 0/0 was changed"):
-        registry.acquire(stream.id, 0, "w")
-    with registry.engine.begin() as conn:
-        assert conn.execute(select(t.checkpoints.c.epoch)).scalar() == epoch
-        conn.execute(delete(t.checkpoint_pieces))
+        list(pieces("series"))
+
+
+def test_who_is_replaced_while_it_reads_reads_no_further(
+    registry: SqlRegistry, stream: Stream
+) -> None:
+    """Two pages, and another owner writes between them: what would be read is not of one state."""
+    many = [Piece("series", slot, 0, b"old") for slot in range(AT_ONCE + 1)]
+    epoch = registry.acquire(stream.id, 0, "w").epoch
+    put(registry, stream, epoch, State(b"h", pieces=many))
+    pieces = paged(partial(registry.pieces, stream.id, 0, epoch))("series")
+    assert [next(pieces) for _ in range(AT_ONCE)] == many[:-1]
+    epoch = registry.acquire(stream.id, 0, "other").epoch
+    put(registry, stream, epoch, State(b"h", pieces=[many[-1]._replace(content=b"new")]), 2)
+    with pytest.raises(StaleEpoch, match="partition 0 has another owner"):
+        next(pieces)

@@ -396,7 +396,8 @@ def test_members_come_and_go_and_each_reading_is_scored_once(
     """One begins, another joins, the first ends between publishing and SQL. In transactions each
     score is there once; without, the topic has second copies, and the reader drops them."""
     there = on(real_kafka, settings, topic, exactly_once=exactly_once)
-    Topics(real_kafka.address, "", lambda: topic).fill(topic, {n: log(n) for n in range(2)})
+    topics = Topics(real_kafka.address, "", lambda: topic)
+    topics.fill(topic, {n: log(n)[: ROWS // 2] for n in range(2)})
     first = Process(there)
     bootstrap(there, first.registry)
     own = first.streamer.owned
@@ -404,14 +405,14 @@ def test_members_come_and_go_and_each_reading_is_scored_once(
     second = Process(replace(there, kafka=replace(there.kafka, max_poll_records=70)))
     ended.append(second)
     follow([first, second], lambda: len(own) == 1 == len(second.streamer.owned))
+    topics.fill(topic, {n: log(n)[ROWS // 2 :] for n in range(2)})
 
     def save(*_: Any, **__: Any) -> None:
         raise Killed
 
     monkeypatch.setattr(first.registry, "save", save)
     with suppress(Killed):
-        for _ in range(3):
-            first.streamer.poll_once()
+        follow([first], lambda: all((o.next_offset or 0) > ROWS // 2 for o in own.values()))
         first.streamer.checkpoint()
     first.end()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +14,10 @@ from msgspec.structs import replace
 from pipeline.config import Database, Detect, Learn, Score, Settings, Stream
 from pipeline.errors import RegistryError
 from pipeline.records import Batch, Extent
-from pipeline.register.checkpoints import Checkpoint
+from pipeline.register.checkpoints import paged
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.partition import Partition, Step
+from tests.run.restoring import restore
 
 CHANNELS = 2
 
@@ -71,10 +73,10 @@ def keep(registry: SqlRegistry, made: Partition, epoch: int, step: Step, end: in
     made.written()
 
 
-def whole(made: Partition) -> Checkpoint:
-    """What a new partition's first checkpoint is."""
-    state = made.state()
-    return Checkpoint(epoch=1, next_offset=0, head=state.head, pieces=sorted(state.pieces))
+def go_on(after: Partition, before: Partition) -> None:
+    """From what a new partition's first checkpoint is."""
+    state = before.state()
+    restore(after, state.head, state.pieces)
 
 
 def test_a_segment_that_is_due_again_after_a_restart_is_asked_for_once(
@@ -91,7 +93,8 @@ def test_a_segment_that_is_due_again_after_a_restart_is_asked_for_once(
     learn = replace(settings.learn, adapt_after=400)
     after = partition(replace(settings, learn=learn), stream.id)
     checkpoint = registry.acquire(stream.id, 0, "after")
-    after.restore(checkpoint)
+    pieces = partial(registry.pieces, stream.id, 0, checkpoint.epoch)
+    after.restore(checkpoint, paged(pieces))
     step = after.advance(readings(300, 450))
     assert [request.reason for request in step.requests] == ["bootstrap"]
     keep(registry, after, checkpoint.epoch, step, 450)
@@ -115,7 +118,7 @@ def test_the_share_held_out_of_a_segment_stays_while_its_state_is_kept(settings:
     made.advance(readings(0, 50))
     learn = replace(settings.learn, held_out=0.5)
     with pytest.raises(RegistryError, match=r"learn\.held_out was 0\.25, is 0\.5"):
-        partition(replace(settings, learn=learn)).restore(whole(made))
+        go_on(partition(replace(settings, learn=learn)), made)
 
 
 # Labels ---------------------------------------------------------------------------------------
@@ -196,7 +199,7 @@ def test_labels_survive_a_checkpoint(settings: Settings) -> None:
     undisturbed, before, after = (partition(chosen) for _ in range(3))
     undisturbed.advance(labelled(0, 300))
     before.advance(labelled(0, 150))
-    after.restore(whole(before))
+    go_on(after, before)
     after.advance(labelled(150, 300))
     assert same(after, undisturbed)
 
@@ -220,7 +223,7 @@ def test_labels_stay_what_they_are_while_their_state_is_kept(
     batch = labelled(0, 50)
     made.advance(batch if before is not None else dataclasses.replace(batch, labels=None))
     with pytest.raises(RegistryError, match=says):
-        again.restore(whole(made))
+        go_on(again, made)
 
 
 def test_the_field_of_labels_may_be_renamed(settings: Settings) -> None:
@@ -229,5 +232,5 @@ def test_the_field_of_labels_may_be_renamed(settings: Settings) -> None:
     made.advance(labelled(0, 50))
     renamed = replace(with_labels(settings), stream=Stream(label="mode"))
     again = partition(renamed)
-    again.restore(whole(made))
+    go_on(again, made)
     assert same(again, made)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pipeline.config import Detect, Learn, Score, Settings
 from pipeline.errors import ArtifactCorrupt
 from pipeline.records import CHUNK, Batch
-from pipeline.register.checkpoints import Checkpoint, Key, Piece
+from pipeline.register.checkpoints import Key, Piece
 from pipeline.run.partition import Partition
 from pipeline.run.pieces import SERIES, rows_of
+from tests.run.restoring import restore
 
 #: Short enough for a log of some hundred readings to outgrow every part of the state.
 QUICK = Settings(
@@ -91,14 +92,11 @@ class Stored:
         self.partition.written()
         return list(state.pieces), state.gone
 
-    def checkpoint_of(self) -> Checkpoint:
-        pieces = sorted(Piece(*key, content) for key, content in self.pieces.items())
-        return Checkpoint(epoch=1, next_offset=self.offset, head=self.head, pieces=pieces)
-
     def restart(self) -> None:
         self.partition = self.new()
         if self.head:
-            self.partition.restore(self.checkpoint_of())
+            pieces = (Piece(*key, content) for key, content in self.pieces.items())
+            restore(self.partition, self.head, pieces)
 
 
 @given(
@@ -230,6 +228,6 @@ def test_the_state_of_a_mature_series_of_eight_sensors_is_small(
         )
         made.partition.advance(batch)
     made.checkpoint()
-    (row,) = [piece for piece in made.checkpoint_of().pieces if piece.kind == SERIES]
+    (row,) = [Piece(*key, c) for key, c in made.pieces.items() if key.kind == SERIES]
     assert rows_of([row])[0].name == "a"
     assert len(row.content) <= most
