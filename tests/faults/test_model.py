@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from pipeline.config import Database
 from pipeline.errors import LeaseLost, StaleEpoch, VersionConflict
 from pipeline.records import Claim
 from pipeline.register.chain import sound
-from pipeline.register.checkpoints import State
+from pipeline.register.checkpoints import Key, Piece, State, paged
 from pipeline.register.engine import reading
 from pipeline.register.requests import LONGEST_S, PAUSE_S
 from pipeline.register.sql import SqlRegistry
@@ -75,6 +76,8 @@ class Owned:
 
     epoch: int = 0
     next_offset: int | None = None
+    #: Content by slot.
+    pieces: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -152,9 +155,23 @@ class Registry(RuleBasedStateMachine):
         assert (found.epoch, found.next_offset) == (own.epoch, own.next_offset)
 
     @precondition(lambda self: any(own.epoch for own in self.owned))
+    @rule(which=st.integers(0, 1), late=st.integers(0, 2))
+    def read(self, which: int, late: int) -> None:
+        """Its own state, or nothing that somebody else may be writing just now."""
+        own, stream = self.owned[which], self.streams[which]
+        pieces = paged(partial(self.registry.pieces, stream.id, 0, own.epoch - late))
+        if late or not own.epoch:
+            with pytest.raises(StaleEpoch):
+                next(pieces("series"))
+        else:
+            found = {piece.slot: piece.content for piece in pieces("series")}
+            assert list(found.items()) == sorted(own.pieces.items())
+
+    @precondition(lambda self: any(own.epoch for own in self.owned))
     @rule(which=st.integers(0, 1), late=st.integers(0, 2), records=st.integers(1, 5))
     def save(self, which: int, late: int, records: int) -> None:
-        """By the owner, or by one who was it some epochs ago; with a request."""
+        """By the owner, or by one who was it some epochs ago: a piece is new, another one goes, and
+        something is asked for."""
         own, stream = self.owned[which], self.streams[which]
         epoch, upto = own.epoch - late, (own.next_offset or 0) + records
         if epoch < 1:
@@ -163,8 +180,9 @@ class Registry(RuleBasedStateMachine):
         before = everything(self.registry.engine)
         try:
             self.registry.save(
-                stream.id, 0, epoch, next_offset=upto, state=State(head=b"%d" % upto),
-                requests=[asked(stream, self.segments)],
+                stream.id, 0, epoch, next_offset=upto, requests=[asked(stream, self.segments)],
+                state=State(b"%d" % upto, [Piece("series", records, 0, b"%d" % upto)],
+                            [Key("series", upto % 5, 0)]),
             )  # fmt: skip
         except StaleEpoch:
             assert late
@@ -172,6 +190,8 @@ class Registry(RuleBasedStateMachine):
             return
         assert not late
         own.next_offset = upto
+        own.pieces.pop(upto % 5, None)
+        own.pieces[records] = b"%d" % upto
         self.model.all[self.registry.last_request(stream.id)] = Expected(stream=stream.id)
 
     # Requests

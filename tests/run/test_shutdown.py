@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,18 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from sqlalchemy import select
 
-from pipeline.config import Database, Detect, Kafka, Learn, Run, Score, Settings, Stream, as_toml
+from pipeline.config import (
+    Database,
+    Detect,
+    Kafka,
+    Learn,
+    Run,
+    Score,
+    Serve,
+    Settings,
+    Stream,
+    as_toml,
+)
 from pipeline.register import tables as t
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
@@ -62,16 +74,20 @@ class Stage:
         stack.callback(self.postgres.stop)
         stack.enter_context(self.broker)
         self.forks = stack.enter_context(Forks(directory))
-        for name in ("still", "backlog", "behind"):
+        for name in ("still", "backlog", "behind", "exact"):
             create_stream_topics(self.broker.address, name, 1)
         self.send("still", [record(row) for row in range(STILL - 1)] + [b"bad"])
         long = [b"bad" if row % 2 else record(row) for row in range(BACKLOG)]
         self.send("backlog", long)
         self.send("behind", long)
+        self.send("exact", long)
         self.postgres_template = new_database(self.postgres.url)
         upgrade(self.postgres_template)
         self.databases: dict[str, Database] = {}
         self.processes: dict[str, Forked] = {}
+        #: Connections of clients who do not hang up.
+        self.open: list[socket.socket] = []
+        stack.callback(lambda: [each.close() for each in self.open])
 
     def send(self, topic: str, values: list[bytes]) -> None:
         producer = KafkaProducer(bootstrap_servers=self.broker.address, linger_ms=50)
@@ -95,6 +111,7 @@ class Stage:
         at: str = "",
         database: Database | None = None,
         learn: str = "",
+        exactly_once: bool = False,
         **run: Any,
     ) -> None:
         """`tidemark ARGV` on a database of its own.
@@ -106,13 +123,17 @@ class Stage:
         score = Score(window=8, model=f"tests.model.modules:{learn}") if learn else Score(window=8)
         settings = Settings(
             kafka=Kafka(
-                bootstrap_servers=at or self.broker.address, group_id=name, max_poll_records=100
+                bootstrap_servers=at or self.broker.address,
+                group_id=name,
+                max_poll_records=100,
+                exactly_once=exactly_once,
             ),
             stream=Stream(topic=topic, channels=("a", "b")),
             database=database,
             score=score,
             detect=Detect(warm_up=60, fit_after=100),
             learn=Learn(epochs=10_000, max_seconds=3600.0),
+            serve=Serve(port=0),
             run=Run(**{"checkpoint_interval_s": 0.2, "lease_s": 1.5, "log_format": "json"} | run),
         )
         if learn:
@@ -127,6 +148,18 @@ class Stage:
     def until(self, name: str, event: str) -> None:
         """Wait for a line in the log."""
         until(lambda: f'"event": "{event}"' in self.processes[name].said(), f"{name}: {event}")
+
+    def ask(self, name: str, *requests: bytes) -> None:
+        """Connections that stay open, with a request each."""
+        (address,) = (
+            line["address"]
+            for line in self.processes[name].lines()
+            if line["event"] == "serve_started"
+        )
+        host, port = address.removeprefix("http://").strip("/").split(":")
+        for request in requests:
+            self.open.append(made := socket.create_connection((host, int(port))))
+            made.sendall(request)
 
     def stop(self, *names: str) -> None:
         """Tell them to stop, and wait; a few at a time, for each is to have a part of the cores."""
@@ -235,7 +268,11 @@ ENDS = {
     "lost_run": End(next_offset=0, read_again_from=0, in_an_outage=True),
     "missing": End(code=1, told="tidemark: no topic nobody-made-this.scores at BROKER: create it"),
     "refused": End(in_an_outage=True),
+    "exact": End(),
+    "serve": End(),
+    "lost_serve": End(),
     "hole": End(next_offset=STILL + 1),
+    "exact_hole": End(),
     "gone": End(next_offset=STILL + 1),
     "begins": End(code=1, told=READ_AGAIN),
     "listing": End(code=1, told=FORCED.removesuffix("; ")),
@@ -265,7 +302,7 @@ def test_in_every_state_a_process_ends_in_time_with_a_checkpoint_or_a_word(stage
         until(stage.processes[name].hears, name)
     stage.processes["twice"].send()
     time.sleep(0.3)  # for it to understand, and for the others to ask the broker
-    stage.stop("hole", "begins", "twice", "listing")
+    stage.stop("listing", "begins", "twice", "hole", "exact_hole")
     stage.broker.kill()
     stage.until("gone", "broker_away")
     stage.stop("gone")
@@ -274,7 +311,7 @@ def test_in_every_state_a_process_ends_in_time_with_a_checkpoint_or_a_word(stage
     otherwise = {name: what for name, what in found.items() if what}
     assert otherwise == {}, json.dumps(otherwise, indent=1)
     stage.broker.start()
-    for name, topic in (("backlog", "backlog"), ("run", "behind")):
+    for name, topic in (("backlog", "backlog"), ("run", "behind"), ("exact", "exact")):
         next_offset = stage.next_offset(name)
         assert next_offset in range(100, BACKLOG)
         assert stage.letters(topic) == list(range(1, next_offset, 2))
@@ -299,12 +336,22 @@ def begin(stage: Stage) -> None:
     stage.start("refused", "stream", at=f"127.0.0.1:{free_ports(1)[0]}")
     stage.start("hole", "stream", at=f"127.0.0.1:{stage.proxy.port}", **seldom)
     stage.start("gone", "stream", **seldom)
-    for name in ("idle", "lost", "lost_run", "hole", "gone", "backlog", "run"):
+    stage.start("exact", "stream", topic="exact", exactly_once=True, **seldom)
+    stage.start(
+        "exact_hole", "stream", at=f"127.0.0.1:{stage.proxy.port}", exactly_once=True, **seldom
+    )
+    stage.start("serve", "serve")
+    stage.start("lost_serve", "serve", database=stage.on_postgres())
+    for name in ("idle", "lost", "lost_run", "hole", "gone", "backlog", "run", "exact"):
         stage.until(name, "dead_letter")
     for name in ("scheduler", "lost_schedule"):
         stage.until(name, "schedule_started")
     for name in ("waits", "lost_train"):
         stage.until(name, "train_started")
+    for name in ("serve", "lost_serve"):
+        stage.until(name, "serve_started")
+        stage.ask(name, b"GET /v1/events HTTP/1.1\r\nHost: here\r\n\r\n", b"GET /v1/str")
+    stage.until("exact_hole", "partition_assigned")
     stage.until("refused", "broker_away")
     for name in ("training", "run", "deaf"):
         until(lambda name=name: stage.request(name)[0] == "claimed", name)

@@ -23,7 +23,7 @@ from pipeline.register.tokens import Token
 from pipeline.serve.http.security import HEADERS_BYTES, needs_tokens
 
 #: An idle connection is kept for, in seconds; and what is under way at the end is waited for.
-IDLE_S, GRACE_S = 15, 5
+IDLE_S, GRACE_S = 15, 3
 #: How often it is looked whether to stop, in seconds.
 LOOK_S = 0.1
 
