@@ -24,19 +24,29 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=300, help="how much is done")
     parser.add_argument("--seed", type=int, default=7, help="of the log and of what is done")
     parser.add_argument("--directory", type=Path, help="where data and logs go")
+    parser.add_argument(
+        "--exactly-once", action="store_true", help="publish results in Kafka transactions"
+    )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     parser.add_argument(
-        "--markdown", action="store_true", help="write the table to benchmarks/chaos.md"
+        "--markdown", action="store_true", help="write the table to benchmarks/chaos*.md"
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything is ended either way
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
-    result = run(directory, arguments.kills, arguments.seed, _say)
+    result = run(
+        directory,
+        arguments.kills,
+        arguments.seed,
+        _say,
+        exactly_once=arguments.exactly_once,
+    )
     write(ROOT / "build" / "chaos.json", result)
     print_table(result, as_json=arguments.json)
     if arguments.markdown:
-        (ROOT / "benchmarks" / "chaos.md").write_text(as_markdown(result))
+        name = "chaos_exactly_once.md" if arguments.exactly_once else "chaos.md"
+        (ROOT / "benchmarks" / name).write_text(as_markdown(result))
     return 1 if result["differences"] else 0
 
 

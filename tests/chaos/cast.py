@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from msgspec.structs import replace
 from sqlalchemy import make_url
 
 from pipeline.config import (
@@ -33,7 +35,7 @@ from tests.chaos.log import CHANNELS, PARTITIONS
 from tests.chaos.member import Member
 from tests.chaos.plan import GUEST, MEMBERS, SESSION_S
 from tests.chaos.proxy import Proxy, Target
-from tests.databases import new_database, patiently, pgserver, turn_off
+from tests.databases import new_database, patiently, pgserver, server_directory, turn_off
 
 TOPIC = "chaos"
 #: A server is given so long to come up, in seconds.
@@ -119,11 +121,14 @@ class Cast:
     ----------
     directory
         Where data, settings and the processes' logs go.
+    exactly_once
+        Whether results go out in Kafka transactions.
     """
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, *, exactly_once: bool) -> None:
         self.directory = directory
         self.seed = seed
+        self.exactly_once = exactly_once
         self._stack = ExitStack()
         self._hands = ThreadPoolExecutor(1, "server")
         self._coming: Future[None] | None = None
@@ -133,7 +138,9 @@ class Cast:
             self.to_broker = stack.enter_context(Proxy(self._broker_target))
             self.broker = RealKafka(self.directory / "kafka", proxy=self.to_broker.port)
             stack.enter_context(self.broker)
-            self.postgres = Postgres(self.directory / "pg")
+            data = server_directory()
+            stack.callback(shutil.rmtree, data, ignore_errors=True)
+            self.postgres = Postgres(data)
             stack.callback(self.postgres.stop)
             self.to_database = stack.enter_context(Proxy(lambda: self.postgres.socket()))
             create_stream_topics(self.broker.address, TOPIC, PARTITIONS)
@@ -194,7 +201,9 @@ class Cast:
         proxied = url.set(host="127.0.0.1", port=self.to_database.port, query={})
         database = Database(url=proxied.render_as_string(hide_password=False))
         config = self.directory / "chaos.toml"
-        self.settings_of_members = self.settings("chaos", database, proxied=True)
+        members = self.settings("chaos", database, proxied=True)
+        kafka = replace(members.kafka, exactly_once=self.exactly_once)
+        self.settings_of_members = replace(members, kafka=kafka)
         config.write_text(as_toml(self.settings_of_members))
         return {name: Member(name, config) for name in (*MEMBERS, GUEST)}
 

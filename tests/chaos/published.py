@@ -51,8 +51,10 @@ class Log:
 
 
 def records(address: str, topic: str) -> Iterator[Any]:
-    """All that a topic holds now."""
-    consumer = KafkaConsumer(bootstrap_servers=address, enable_auto_commit=False)
+    """All that a topic holds now, for readers of what was committed."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=address, enable_auto_commit=False, isolation_level="read_committed"
+    )
     try:
         partitions = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)]
         consumer.assign(partitions)
@@ -87,6 +89,17 @@ def scores(address: str, engine: Engine, log: Log) -> Iterator[str]:
         for offset in range(row.first_offset, row.end_offset):
             if (row.partition, offset) not in log.bad and offset not in found[row.partition]:
                 yield f"{(row.partition, offset)} has none"
+
+
+def twice(address: str) -> Iterator[str]:
+    """No reading has a second score."""
+    found: set[tuple[int, int]] = set()
+    for record in records(address, f"{TOPIC}.scores"):
+        message = json.loads(record.value)
+        for offset in message["offsets"]:
+            if (place := (message["partition"], offset)) in found:
+                yield f"{place} has two"
+            found.add(place)
 
 
 def boundaries(address: str, engine: Engine) -> Iterator[str]:

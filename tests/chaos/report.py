@@ -38,10 +38,11 @@ def print_table(result: dict[str, Any], *, as_json: bool = False) -> None:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
+    more = " ARGS=--exactly-once" if result["exactly_once"] else ""
     lines = [
         "# Nothing lost, nothing counted twice",
         "",
-        f"`make chaos KILLS={result['kills']} SEED={result['seed']}`: {_sentence(result)}",
+        f"`make chaos KILLS={result['kills']} SEED={result['seed']}{more}`: {_sentence(result)}",
     ]
     for title, rows in _tables(result):
         lines += ["", f"| {' | '.join(title)} |", "|---|---:|"]

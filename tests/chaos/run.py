@@ -44,11 +44,19 @@ class Laps:
         self._last = now
 
 
-def run(directory: Path, kills: int, seed: int, say: Say, series: int = SERIES) -> dict[str, Any]:
+def run(
+    directory: Path,
+    kills: int,
+    seed: int,
+    say: Say,
+    series: int = SERIES,
+    *,
+    exactly_once: bool = False,
+) -> dict[str, Any]:
     """Deal the blows, let everything end, compare."""
     clock = Laps()
     findings = Findings()
-    with Cast(directory, seed) as cast:
+    with Cast(directory, seed, exactly_once=exactly_once) as cast:
         registry = SqlRegistry(cast.database)
         feeder = Feeder(cast.broker.address, seed, series)
         killer = Killer(cast, feeder, lambda: _reached(registry), lambda: _roll_back(registry), say)
@@ -71,6 +79,7 @@ def run(directory: Path, kills: int, seed: int, say: Say, series: int = SERIES) 
     return {
         "kills": kills,
         "seed": seed,
+        "exactly_once": exactly_once,
         "order": [str(blow) for blow in blows],
         "done": dict(sorted(killer.done.items())),
         "asked": dict(sorted(killer.asked.items())),
@@ -171,6 +180,8 @@ def _compare(
     look("ledger entries", count(engine, t.ledger), compare.chain(engine))
     look("dead letters", len(log.bad), published.dead_letters(address, log))
     look("scores", log.length - len(log.bad), published.scores(address, engine, log))
+    if cast.exactly_once:
+        look("scores once", log.length - len(log.bad), published.twice(address))
     look("told", count(engine, t.boundaries), published.boundaries(address, engine))
     say(f"deciding again what was decided, and making {count(engine, t.versions)} versions again")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
