@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline.config import Database, Retrain, Run, Schedule, Settings
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.register.due import Timing
 from pipeline.register.orders import Act, Pause, Resume
 from pipeline.register.sql import SqlRegistry
+from pipeline.run.chores import CHORES
 from pipeline.run.scheduler import Scheduler
-from tests.register.making import opened
+from tests.register.making import change, column, opened
 
 
 def at(text: str) -> datetime:
@@ -247,6 +249,18 @@ def test_how_a_chore_went_is_kept(registry: SqlRegistry, chore, ok: bool, outcom
     look(scheduler, "2026-03-01T14:00:00")
     runs = registry.schedule_runs("check", 9)
     assert [(run.ok, run.outcome) for run in runs] == [(ok, outcome)] * 3
+
+
+def test_a_history_that_is_not_as_it_was_is_in_the_ledger(registry: SqlRegistry) -> None:
+    """So receivers are told, as they are when a person has it verified; the same finding once."""
+    verified = replace(settings(VERIFY), database=registry.database)
+    assert CHORES["verify"](verified, VERIFY)[0]
+    registry.open_stream("readings", ["x"])
+    change(registry.engine, "UPDATE streams SET name = 'else'")
+    for _ in range(2):
+        assert not CHORES["verify"](verified, VERIFY)[0]
+    kinds = column(registry.engine, "SELECT kind FROM ledger")
+    assert kinds.count("verify_failed") == 1
 
 
 def test_a_failure_that_was_foreseen_is_its_sentence(registry: SqlRegistry) -> None:
