@@ -481,8 +481,11 @@ class Run(Section, frozen=True, kw_only=True):
         Meta(description="FILE.stream, .train, .schedule: there while it is ready; empty: none"),
     ] = ""
     metrics_port: Annotated[
-        int, Meta(ge=0, le=65535, description="Prometheus metrics on loopback; 0: off")
+        int, Meta(ge=0, le=65535, description="Prometheus metrics of the stream; 0: off")
     ] = 0
+    metrics_host: Annotated[
+        str, Meta(min_length=1, description="Where they answer, to anybody who reaches it")
+    ] = "127.0.0.1"
     log_format: Annotated[
         Literal["auto", "json", "console"],
         Meta(description="auto: console on a terminal, json elsewhere"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST as EXPOSITION
 from prometheus_client import (
@@ -20,6 +22,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 
 from pipeline.errors import SettingsError
+from pipeline.records import FloatArray
 
 __all__ = ["EXPOSITION", "Metrics", "Shown", "configure", "exposition", "printable"]
 
@@ -65,47 +68,76 @@ def _printable(_: Any, __: str, facts: MutableMapping[str, Any]) -> MutableMappi
 
 
 class Metrics:
-    """What a stream process counts, on a Prometheus registry of its own."""
+    """What a process that follows a stream counts, on a Prometheus registry of its own.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    stream
+        Name that every metric has as a label, as those of `tidemark serve` do.
+    """
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
         self.registry = CollectorRegistry()
-        self.readings = Counter(
-            "tidemark_readings", "Readings taken through the stages", registry=self.registry
+        self.readings = self._counter("readings", "Readings taken through the stages")()
+        self.boundaries = self._counter("boundaries", "Task boundaries marked")()
+        self.alarms = self._counter(
+            "alarms", "Alarms of river's detectors, which propose boundaries", "detector"
         )
-        self.boundaries = Counter(
-            "tidemark_boundaries", "Task boundaries marked", registry=self.registry
-        )
-        self.dead_letters = Counter(
-            "tidemark_dead_letters", "Bad records, by kind", ["kind"], registry=self.registry
-        )
+        self.dead_letters = self._counter("dead_letters", "Bad records, by kind", "kind")
         self.lag = Gauge(
             "tidemark_lag_records",
             "Records still to come, by partition",
-            ["partition"],
+            ["stream", "partition"],
             registry=self.registry,
         )
         self.checkpoint_seconds = Histogram(
-            "tidemark_checkpoint_seconds", "Time that a checkpoint takes", registry=self.registry
-        )
+            "tidemark_checkpoint_seconds",
+            "Time that a checkpoint takes",
+            ["stream"],
+            registry=self.registry,
+        ).labels(stream)
+        self._scored = self._counter("scored_readings", "Readings that have a score")()
+        self._loss = self._counter(
+            "live_loss", "Sum of the champion's scores; by scored_readings, its live loss"
+        )()
+
+    def _counter(self, name: str, shown: str, *labels: str) -> Callable[..., Counter]:
+        """A counter's child by its labels but the stream."""
+        made = Counter(f"tidemark_{name}", shown, ["stream", *labels], registry=self.registry)
+        return partial(made.labels, self.stream)
+
+    def score(self, scores: FloatArray) -> None:
+        """Take the champion's scores (N,) in; NaN: a reading has none."""
+        known = scores[np.isfinite(scores)]
+        self._scored.inc(len(known))
+        self._loss.inc(float(known.sum(dtype=np.float64)))
+
+    def take_lag(self, partition: int, records: int) -> None:
+        """Show how far behind a partition is."""
+        self.lag.labels(self.stream, str(partition)).set(records)
 
     def forget_lag(self, partition: int) -> None:
         """Show none for a partition that is somebody else's now."""
-        self.lag.remove(str(partition))
+        self.lag.remove(self.stream, str(partition))
 
-    def serve(self, port: int) -> None:
-        """Answer on loopback; 0 means not at all.
+    def serve(self, host: str, port: int) -> None:
+        """Answer whoever asks there, without a token; port 0 means not at all.
 
         Raises
         ------
         SettingsError
-            The port is somebody else's.
+            The address is not ours, or the port is somebody else's.
         """
         if not port:
             return
         try:
-            start_http_server(port, addr="127.0.0.1", registry=self.registry)
-        except OSError as exc:
-            raise SettingsError(f"run.metrics_port: {port}: {exc.strerror}") from None
+            start_http_server(port, addr=host, registry=self.registry)
+        except (OSError, UnicodeError) as exc:  # the latter of a name that is none
+            why = getattr(exc, "strerror", None) or exc
+            raise SettingsError(
+                f"run.metrics_host, run.metrics_port: {host}:{port}: {why}"
+            ) from None
 
 
 class Shown(NamedTuple):

@@ -6,6 +6,7 @@ block numbers, so the same log gives the same bits however it is cut into polls.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -85,6 +86,8 @@ class BoundaryDetector:
         self.settled: list[Settled] = []
         #: The segments' fingerprints that it completed, likewise.
         self.prints: list[Print] = []
+        #: Alarms of river's detectors in it, by their names.
+        self.alarms: Counter[str] = Counter()
 
     # One poll ---------------------------------------------------------------------------------
 
@@ -98,6 +101,7 @@ class BoundaryDetector:
         places = np.stack([batch.offsets, batch.times, batch.order], axis=1)
         found: list[Found] = []
         events: list[tuple[int, SensorEvent]] = []
+        self.alarms = self.watch.alarms = Counter()
         for which, starts, here in self._phases(slots, batch.starts):
             cleaned = self.cleaner.clean(here, starts, batch.values[which])
             rows = Rows(readings=cleaned.readings, missing=cleaned.missing, places=places[which])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -46,6 +47,8 @@ class Watch:
         )
         #: (slots,) None before a series' level is known; bytes until it is fed after a restart.
         self.proposers: list[detectors.Proposers | bytes | None] = []
+        #: How often each detector fired, by its name; whoever reads it begins it anew.
+        self.alarms: Counter[str] = Counter()
         d, joint = channels, sizes(channels)["residual"] - channels - 1
         residuals = np.zeros(1, np.int64) if light else np.append(np.arange(d, 2 * d), joint)
         features = {"level": np.arange(d), "residual": residuals, "error": np.zeros(1, np.int64)}
@@ -75,6 +78,7 @@ class Watch:
             fired += self._erred(piece)
         if not fired:
             return alarms
+        self.alarms.update(self.kinds[kind] for _, kind, _ in fired)
         late = np.full((len(piece.slots), piece.most, len(self.kinds)), NEVER)
         late[:, 0] = alarms[:, 0]
         for i, kind, block in fired:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Select, func, literal, select
+from sqlalchemy import Connection, Engine, Select, and_, case, func, literal, select
 
 from pipeline.register import tables as t
 from pipeline.register.engine import now_us, reading
@@ -43,7 +43,7 @@ def _queries(at: int) -> Iterator[tuple[str, Select[Any]]]:
     age = (literal(at) - c.updated) / 1e6
     yield "stream_next_offset", _of(t.checkpoints, c.partition, c.next_offset)
     yield "checkpoint_age_seconds", _of(t.checkpoints, c.partition, age)
-    yield "stream_boundaries", _count(t.boundaries)
+    yield "stream_boundaries", _total(t.boundaries, func.count(t.boundaries.c.id))
     yield "stream_tasks", _count(t.tasks, t.tasks.c.kind)
     yield "stream_requests", _count(t.requests, r.reason, r.status)
     yield "stream_versions", _count(t.versions, v.status)
@@ -52,14 +52,16 @@ def _queries(at: int) -> Iterator[tuple[str, Select[Any]]]:
         "champion_timestamp_seconds",
         _of(t.promotions, t.promotions.c.live_from / 1e6).where(t.is_live),
     )
-    yield "roll_backs", _count(t.ledger).where(t.ledger.c.kind == "rollback")
+    back = t.ledger.c.kind == "rollback"
+    yield "roll_backs", _total(t.ledger, func.count(t.ledger.c.id), back)
     yield "dead_letters_decided", _count(t.dead_letters, d.status)
-    yield (
-        "records_lost",
-        _of(t.gaps, func.sum(t.gaps.c.end_offset - t.gaps.c.first_offset)).group_by(_NAME),
-    )
+    lost = func.sum(t.gaps.c.end_offset - t.gaps.c.first_offset)
+    yield "records_lost", _total(t.gaps, func.coalesce(lost, 0))
     yield "consolidation_seconds", _consolidations()
     yield "ledger_entries", select(func.max(t.ledger.c.id))
+    failed = (t.ledger.c.kind == "verify_failed") & t.ledger.c.stream_id.is_(None)
+    yield "verify_failures", select(func.count()).select_from(t.ledger).where(failed)
+    yield "schedule_ok", _last_runs()
     lease = t.leases.c
     yield "lease_remaining_seconds", select(lease.name, lease.owner, (lease.until - at) / 1e6)
 
@@ -71,6 +73,24 @@ def _of(table: Any, *columns: Any) -> Select[Any]:
 
 def _count(table: Any, *by: Any) -> Select[Any]:
     return _of(table, *by, func.count()).group_by(_NAME, *by)
+
+
+def _total(table: Any, value: Any, *of: Any) -> Select[Any]:
+    """A figure of each stream's rows, of those without one too: what begins above 0 has not risen,
+    to whoever watches it."""
+    rows = and_(table.c.stream_id == t.streams.c.id, *of)
+    return select(_NAME, value).join_from(t.streams, table, rows, isouter=True).group_by(_NAME)
+
+
+def _last_runs() -> Select[Any]:
+    """Whether each schedule's last run that is over went well."""
+    r = t.schedule_runs.c
+    last = select(r.schedule, func.max(r.due).label("due")).where(r.finished.is_not(None))
+    newest = last.group_by(r.schedule).subquery()
+    this = (r.schedule == newest.c.schedule) & (r.due == newest.c.due)
+    there = (t.schedules.c.name == r.schedule) & t.schedules.c.gone.is_(None)
+    ok = case((r.ok, 1), else_=0)
+    return select(r.schedule, r.kind, ok).join(newest, this).join(t.schedules, there)
 
 
 def _consolidations() -> Select[Any]:

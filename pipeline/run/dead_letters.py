@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from pipeline.ingest.message import KINDS
 from pipeline.ports import Outlet, Sink
 from pipeline.records import DeadLetter
 from pipeline.telemetry import Metrics
@@ -26,6 +27,8 @@ class DeadLetters:
         self.metrics = metrics
         self.counts: Counter[str] = Counter()
         self._reported: Counter[str] = Counter()
+        for kind in KINDS:  # a series that begins above 0 has not risen, to Prometheus
+            metrics.dead_letters(kind)
 
     def send(self, letters: Sequence[DeadLetter], to: Outlet | None = None) -> None:
         """Hand the records over as they came, with where and why in their headers.
@@ -36,7 +39,7 @@ class DeadLetters:
             (to or self.sink).send(
                 self.topic, key=_cut(letter.key), value=_cut(letter.value), headers=_why(letter)
             )
-            self.metrics.dead_letters.labels(letter.kind).inc()
+            self.metrics.dead_letters(letter.kind).inc()
             if not self.counts[letter.kind]:
                 self._log_first(letter)
             self.counts[letter.kind] += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +63,8 @@ class Step:
     events: list[SensorEvent] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
     prints: list[Print] = field(default_factory=list)
+    #: River's alarms, by the detector's name.
+    alarms: Mapping[str, int] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     #: sha256 -> (kind, content) of the requests' inputs.
     artifacts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -129,6 +131,7 @@ class Partition:
             events=self.detector.events,
             settled=self.detector.settled,
             prints=self.detector.prints,
+            alarms=self.detector.alarms,
         )
         for event in self.staging.advance(known, slots, boundaries):
             if isinstance(event, Closed):

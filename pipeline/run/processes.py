@@ -42,8 +42,8 @@ def stream(settings: Settings, stop: threading.Event) -> None:
     _pin_threads(settings)
     check(settings.detect.detectors, settings.detect.error_channel)
     check_model(settings.score, len(settings.stream.channels), settings.stream.label)
-    metrics = Metrics()
-    metrics.serve(settings.run.metrics_port)
+    metrics = Metrics(settings.stream.topic)
+    metrics.serve(settings.run.metrics_host, settings.run.metrics_port)
     with ExitStack() as stack:
         service, stop = stack.enter_context(serving(settings, stop, "stream"))
         broker = Outage("broker", settings.run.outage_limit_s, stop)

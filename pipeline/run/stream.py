@@ -132,9 +132,9 @@ class Streamer:
         self.registry = registry
         self.owner = owner
         self.transactions = transactions
-        self.metrics = metrics or Metrics()
         self.clock = clock
         self.topic = settings.stream.topic
+        self.metrics = metrics or Metrics(self.topic)
         self.stream: Stream = registry.open_stream(self.topic, settings.stream.channels)
         self.decoder = self._decoder()
         self.owned: dict[int, Owned] = {}
@@ -312,6 +312,8 @@ class Streamer:
         self._publish(batches, steps, scores)  # 6
         for i, batch in enumerate(batches):
             self.owned[batch.partition].timeline.add(batch, scores[i] if scores else None)
+        for part in scores:
+            self.metrics.score(part)
         if scores:
             self._watch(batches, steps, scores)
         return steps
@@ -610,6 +612,8 @@ class Streamer:
             outlet = self._outlet(batch.partition)
             self.metrics.readings.inc(len(batch))
             self.metrics.boundaries.inc(len(step.boundaries))
+            for detector, alarms in step.alarms.items():
+                self.metrics.alarms(detector).inc(alarms)
             for boundary in step.boundaries:
                 key, value = boundary_message(
                     self.topic, batch.partition, boundary, self.stream.channels
@@ -637,7 +641,7 @@ class Streamer:
             return
         self._lag_due = self.clock() + LAG_INTERVAL_S
         for number, behind in self.source.lag().items():
-            self.metrics.lag.labels(str(number)).set(behind)
+            self.metrics.take_lag(number, behind)
 
 
 def _note(scored: list[tuple[int, int, int]], version: int, first: int, end: int) -> None:

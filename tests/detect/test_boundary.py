@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_of
 from numpy.typing import NDArray
 
 from pipeline.config import Detect
@@ -64,6 +67,29 @@ def approach(rows: int, at: int, time: float, by: float) -> Array:
 
 def rows_of(found: list[Boundary]) -> list[tuple[int, int]]:
     return [(b.boundary_row, b.detected_row) for b in found]
+
+
+def test_alarms_are_counted_by_the_detector_that_fired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as river's detectors told, however the log was cut."""
+    told: list[int] = []
+    update = detectors.Proposers.update
+
+    def told_of(self: detectors.Proposers, *given: Any) -> list[tuple[int, int]]:
+        fired = update(self, *given)
+        told.extend(kind for _, kind in fired)
+        return fired
+
+    monkeypatch.setattr(detectors.Proposers, "update", told_of)
+    settings = replace_of(QUICK, detectors=("ADWIN", "PageHinkley"))
+    log = interleave({"a": shifted(500, 4.0, 900, 2), "b": noise(600, 2)})
+    for size in (1500, 70):
+        told.clear()
+        detector, found = BoundaryDetector(2, settings), Counter[str]()
+        for batch in log.polls([size] * 30):
+            feed(detector, [batch], {"a": 0, "b": 1})
+            found += detector.alarms
+        assert found == Counter(settings.detectors[kind] for kind in told)
+        assert min(found[name] for name in settings.detectors) >= 1
 
 
 # What is found --------------------------------------------------------------------------------

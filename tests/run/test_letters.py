@@ -82,7 +82,7 @@ class Loop(MemorySink):
             key=b"k",
             value=value,
         )
-        DeadLetters("readings", self, Metrics()).send([letter])
+        DeadLetters("readings", self, Metrics("t")).send([letter])
         self.flush()
         return offset
 

@@ -187,7 +187,7 @@ def test_a_boundary_names_its_sensors_and_its_times() -> None:
 def test_a_dead_letter_says_where_and_why_and_is_cut_to_what_the_topic_takes() -> None:
     """A 2 MB record still reaches the dead-letter topic, with its true size beside it."""
     sink = Sent()
-    DeadLetters("t", sink, Metrics()).send([letter(value=b"x" * 2_000_000)])
+    DeadLetters("t", sink, Metrics("t")).send([letter(value=b"x" * 2_000_000)])
     topic, key, value, headers = sink.records[0]
     assert (topic, key, len(value)) == ("t.dead", b"k", LONGEST)
     assert headers == {
@@ -202,10 +202,10 @@ def test_a_dead_letter_says_where_and_why_and_is_cut_to_what_the_topic_takes() -
 
 def test_every_dead_letter_is_counted_by_kind() -> None:
     """None is lost silently: the counts add up to what came."""
-    letters = DeadLetters("t", Sent(), Metrics())
+    letters = DeadLetters("t", Sent(), Metrics("t"))
     letters.send([letter(), letter(kind="empty"), letter()])
     assert letters.counts == {"not_json": 2, "empty": 1}
-    assert letters.metrics.dead_letters.labels("not_json")._value.get() == 2
+    assert letters.metrics.dead_letters("not_json")._value.get() == 2
 
 
 def test_the_end_of_a_transition_is_a_message_of_its_own() -> None:

@@ -59,7 +59,7 @@ def topic(real_kafka: RealKafka) -> str:
         )
         for offset, (kind, value) in enumerate(zip(("x", "y", "x"), values, strict=True))
     ]
-    DeadLetters(name, sink, Metrics()).send(letters)
+    DeadLetters(name, sink, Metrics("t")).send(letters)
     sink.close()
     return name
 

@@ -37,6 +37,8 @@ GAUGES = {
     "records_lost": Shown("Records that Kafka no longer had", _STREAM),
     "consolidation_seconds": Shown("Time that the newest version took to train", _STREAM),
     "ledger_entries": Shown("Entries of the ledger"),
+    "verify_failures": Shown("Times that the ledger's own verification failed"),
+    "schedule_ok": Shown("Whether a schedule's last run went well", ("schedule", "kind")),
     "lease_remaining_seconds": Shown("Until a lease ends, by its holder", ("lease", "owner")),
 }
 

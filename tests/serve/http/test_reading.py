@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from pipeline.config import Database
+from pipeline.config import Database, Schedule
+from pipeline.records import Gap
 from pipeline.register.checkpoints import State
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.serve.http.questions import QUESTIONS
@@ -187,10 +188,58 @@ def test_metrics_are_what_sql_knows(client: TestClient, registry: SqlRegistry) -
         'tidemark_stream_requests{reason="manual",status="done",stream="readings"} 3.0',
         'tidemark_checkpoint_age_seconds{partition="0",stream="readings"} 0.0',
         'tidemark_lease_remaining_seconds{lease="scheduler",owner="here"} 30.0',
+        'tidemark_stream_boundaries{stream="readings"} 0.0',
+        'tidemark_records_lost{stream="readings"} 0.0',
+        'tidemark_roll_backs{stream="readings"} 0.0',
+        "tidemark_verify_failures 0.0",
     ):
         assert line in lines
     registry.roll_back(1, actor="ada", reason="worse")
     assert 'tidemark_roll_backs{stream="readings"} 1.0' in client.get("/metrics").text
+
+
+def test_what_begins_above_nothing_has_not_risen(
+    client: TestClient, registry: SqlRegistry, stream: Stream
+) -> None:
+    """Prometheus tells a first roll-back by the 0 before it: a stream has one from its first row
+    on, and other streams' figures are not its own."""
+    registry.open_stream("presses", ["x"])
+    epoch = registry.acquire(stream.id, 0, "here").epoch
+    gaps = [Gap(first_offset=5, end_offset=9, went_on="earliest")]
+    gaps.append(Gap(first_offset=20, end_offset=21, went_on="latest"))
+    state = State(head=b"{}")
+    registry.save(
+        stream.id, 0, epoch, next_offset=30, state=state, boundaries=[boundary()], gaps=gaps
+    )
+    lines = client.get("/metrics").text.splitlines()
+    for name, readings in (("stream_boundaries", 1), ("records_lost", 5), ("roll_backs", 0)):
+        assert f'tidemark_{name}{{stream="readings"}} {readings}.0' in lines
+        assert f'tidemark_{name}{{stream="presses"}} 0.0' in lines
+
+
+def test_verifications_and_schedules_that_failed_are_told(
+    client: TestClient, registry: SqlRegistry
+) -> None:
+    """The last run that is over counts, whatever is under way; a schedule that is gone does not."""
+    check, prune = (Schedule(name=kind, kind=kind, every_s=60.0) for kind in ("verify", "prune"))
+    registry.lease("scheduler", "here", 1e6)
+    registry.adopt_schedules([check, prune], "here")
+    for due, ok in ((60, True), (120, False), (180, None)):
+        registry.note_due(check, due * SECOND, "here")
+        (run,) = registry.unfinished_runs()
+        assert registry.begin_run(run, "here")
+        if ok is not None:
+            assert registry.end_run(run, "here", ok=ok, outcome="said")
+    lines = client.get("/metrics").text.splitlines()
+    shown = [line for line in lines if line.startswith("tidemark_schedule_ok{")]
+    assert shown == ['tidemark_schedule_ok{kind="verify",schedule="verify"} 0.0']
+    registry.adopt_schedules([prune], "here")
+    assert "tidemark_schedule_ok{" not in client.get("/metrics").text
+
+    with registry.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE streams SET name = 'else'")
+    assert not client.get("/v1/ledger/verify").json()["holds"]
+    assert "tidemark_verify_failures 1.0" in client.get("/metrics").text.splitlines()
 
 
 def test_an_empty_database_has_answers_too(registry: SqlRegistry) -> None:
