@@ -14,8 +14,10 @@ from pipeline.errors import DatabaseAway
 from pipeline.outage import Outage
 from pipeline.run import processes, service
 from pipeline.run.service import Service, Watched
+from pipeline.run.supervisor import ROLES
+from tests.command_line import parse
 
-ROOT = Path(__file__).parents[2]
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 
 
 @pytest.fixture
@@ -118,12 +120,35 @@ def test_without_systemd_nobody_is_told(
     assert heard(systemd) == []
 
 
-@pytest.mark.parametrize("role", ["stream", "train", "schedule"])
+def unit(path: Path) -> dict[str, str]:
+    """Keys of a unit, which has each of them once."""
+    pairs = [line.split("=", 1) for line in path.read_text().splitlines() if "=" in line]
+    told = [(key, value) for key, value in pairs if not key.startswith("#")]
+    assert len(dict(told)) == len(told)
+    return dict(told)
+
+
+@pytest.mark.parametrize("role", [*ROLES, "serve"])
 def test_the_units_run_what_there_is(role: str) -> None:
     """Each waits for READY=1, is watched, and is not started again on wrong settings (code 2)."""
-    unit = (ROOT / "deploy" / "systemd" / f"tidemark-{role}.service").read_text()
-    lines = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#")
+    lines = unit(UNITS / f"tidemark-{role}.service")
     assert lines["Type"] == "notify"
     assert lines["ExecStart"].endswith(f"/tidemark {role}")
+    parse([role])
     assert int(lines["WatchdogSec"]) > 10 * service.BEAT_S
+    assert int(lines["TimeoutStopSec"]) > 5  # it ends itself within
     assert lines["RestartPreventExitStatus"] == "2"
+
+
+def test_there_is_a_unit_for_each_process_and_all_are_shut_in_alike() -> None:
+    """None may gain a privilege or change the system; where they may write is theirs."""
+    units = {path.name: unit(path) for path in UNITS.iterdir()}
+    assert set(units) == {f"tidemark-{role}.service" for role in (*ROLES, "serve")}
+    own = ("Description", "ExecStart", "WatchdogSec")
+    rest = [{k: v for k, v in lines.items() if k not in own} for lines in units.values()]
+    assert all(each == rest[0] for each in rest)
+    assert rest[0]["User"] == "tidemark"
+    assert rest[0]["NoNewPrivileges"] == rest[0]["PrivateTmp"] == "yes"
+    assert rest[0]["CapabilityBoundingSet"] == ""
+    assert rest[0]["ProtectSystem"] == "full"
+    assert rest[0]["WorkingDirectory"] == f"%S/{rest[0]['StateDirectory']}"
