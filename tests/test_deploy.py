@@ -6,6 +6,7 @@ There is no container engine in the tests: what can be checked by reading is che
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from pipeline.config import CONFIG_VARIABLE, PREFIX, Settings, as_toml, keys, load
+from pipeline.run.supervisor import ROLES
 from tests.command_line import parse
 
 ROOT = Path(__file__).parent.parent
@@ -47,9 +49,10 @@ def example() -> Settings:
 
 
 def test_the_services_are_those_of_a_whole_line() -> None:
-    """A broker, its topics, a database, its schema, and the three processes."""
-    assert OURS == ["migrate", "schedule", "stream", "train"]
-    assert sorted(set(SERVICES) - set(OURS)) == ["kafka", "postgres", "topics"]
+    """A broker, its topics, a database, its schema, each process there is, and who looks on."""
+    assert set(OURS) == {"migrate", "serve", *ROLES}
+    others = ["grafana", "kafka", "postgres", "prometheus", "topics"]
+    assert sorted(set(SERVICES) - set(OURS)) == others
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -58,7 +61,7 @@ def test_every_command_exists(name: str) -> None:
     parse(SERVICES[name]["command"])
 
 
-@pytest.mark.parametrize("name", ["stream", "train", "schedule"])
+@pytest.mark.parametrize("name", [*ROLES, "serve"])
 def test_every_health_check_exists(name: str) -> None:
     """Either a command of ours, or Python that compiles and asks the port of the settings."""
     kind, program, *arguments = SERVICES[name]["healthcheck"]["test"]
@@ -68,7 +71,8 @@ def test_every_health_check_exists(name: str) -> None:
         return
     assert (program, arguments[0]) == ("python", "-c")
     compile(arguments[1], name, "exec")
-    assert f"127.0.0.1:{example().run.metrics_port}/" in arguments[1]
+    ports = {"stream": example().run.metrics_port, "serve": example().serve.port}
+    assert f"127.0.0.1:{ports[name]}/" in arguments[1]
 
 
 def test_an_unknown_command_would_be_noticed() -> None:
@@ -107,17 +111,38 @@ def test_no_password_has_a_default() -> None:
                 match = VARIABLE.fullmatch(text)
                 assert match is not None
                 assert match[2] == "?"
-    assert "POSTGRES_PASSWORD=\n" in (DEPLOY / ".env.example").read_text()
+                assert f"{match[1]}=\n" in (DEPLOY / ".env.example").read_text()
     assert example().kafka.sasl_password == ""
     assert "@" in example().database.url
     assert ":" not in example().database.url.partition("://")[2].partition("@")[0]
 
 
 def test_every_port_is_on_loopback() -> None:
-    """Neither the broker nor the database asks who comes, so neither is open to the network."""
-    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+    """Neither the broker nor Prometheus asks who comes, and nothing here speaks TLS. What the
+    stream tells without a token is published nowhere."""
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(ports) == {"grafana", "kafka", "postgres", "prometheus", "serve"}
+    assert all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
+
+
+def test_prometheus_reaches_the_metrics_of_the_stream_and_of_serve() -> None:
+    """Both listen to the other services; a one that does needs tokens, or tells figures only."""
+    host = {"stream": "TIDEMARK_RUN_METRICS_HOST", "serve": "TIDEMARK_SERVE_HOST"}
+    for name in OURS:
+        opened = {k: v for k, v in SERVICES[name]["environment"].items() if k.endswith("_HOST")}
+        assert opened == ({host[name]: "0.0.0.0"} if name in host else {})  # noqa: S104
+    assert SERVICES["serve"]["ports"] == ["127.0.0.1:{0}:{0}".format(example().serve.port)]
+
+
+def test_the_commands_to_set_up_exist() -> None:
+    """Those of ours in the heading; `run` begins behind the entry point of the image."""
+    heading = (DEPLOY / "compose.yaml").read_text().partition("\n\nname:")[0]
+    lines = re.sub(r"\\\n#", " ", heading).splitlines()
+    runs = [line.partition(" migrate")[2] for line in lines if "compose run" in line]
+    execs = [line.partition("tidemark ")[2] for line in lines if "compose exec" in line]
+    assert (len(runs), len(execs)) == (2, 1)
+    for arguments in (*runs, *execs):
+        parse(shlex.split(arguments.partition(" > ")[0]) or ["migrate"])
 
 
 def test_data_lies_in_named_volumes_that_are_declared() -> None:
@@ -129,8 +154,16 @@ def test_data_lies_in_named_volumes_that_are_declared() -> None:
     }
     assert mounts["kafka"][0][2] == SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"]
     assert mounts["postgres"][0][2] == "/var/lib/postgresql"
-    named = {volume for parts in mounts.values() for volume, _, _ in parts}
-    assert named == set(COMPOSE["volumes"])
+    sources = {volume for parts in mounts.values() for volume, _, _ in parts}
+    assert {s for s in sources if not s.startswith("./")} == set(COMPOSE["volumes"])
+    assert all((DEPLOY / s).is_dir() for s in sources if s.startswith("./"))
+    said = " ".join(SERVICES["prometheus"]["command"])
+    (files,), (data,) = (
+        [v for v in mounts["prometheus"] if v[0].startswith("./") == local]
+        for local in (True, False)
+    )
+    assert f"--config.file={files[2].removesuffix(':ro')}/prometheus.yml" in said
+    assert f"--storage.tsdb.path={data[2]} " in said
 
 
 def test_the_settings_file_is_mounted_where_the_processes_look() -> None:
@@ -243,9 +276,9 @@ def test_the_image_is_built_in_stages_from_one_base_with_pinned_versions() -> No
     assert re.search(r"^ENTRYPOINT \[\"tidemark\"\]$", DOCKERFILE, re.MULTILINE)
 
 
-def test_the_extra_that_the_image_installs_exists() -> None:
-    """PostgreSQL's driver is not a dependency of everybody."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = re.search(r'"\.\[(\w+)\]"', DOCKERFILE)
+def test_the_extras_that_the_image_installs_are_those_of_the_processes() -> None:
+    """All but those of `backtest`: a driver, HTTP, receivers and signatures."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = re.search(r'"\.\[([\w,]+)\]"', DOCKERFILE)
     assert named is not None
-    assert named[1] in extras["optional-dependencies"]
+    assert set(named[1].split(",")) == project["optional-dependencies"].keys() - {"parquet", "plot"}
