@@ -21,7 +21,7 @@ NAMED = 5
 
 
 def verify(settings: Settings, _: Schedule) -> tuple[bool, str]:
-    """Whether ledger and tables are as they were written."""
+    """Whether ledger and tables are as they were written; if they are not, who listens is told."""
     proof = prove(settings.database)
     note(settings.database, proof, actor=ACTOR)
     found = proof.findings

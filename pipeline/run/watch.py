@@ -30,7 +30,8 @@ from pipeline.records import Boundary, FloatArray, IntArray, Settled
 SPREADS = 3.0
 #: Part of the mean: what a regime's slow changes do to a forecast is no fault of a version.
 LEAST_RISE = 0.5
-#: Readings in, net of those out, that show that the champion serves a series.
+#: Readings in, net of those out, that show that the champion serves a series; so many out, net of
+#: those in, that it does not: a few are chance.
 INSIDE = 50.0
 #: Of a task's series that the champion scores, those that have to be out: a single broken one
 #: among many says nothing of the version.
@@ -141,7 +142,7 @@ class Watch:
             return
         if self._version is not None:
             state = self._state
-            failed = self._known() & (state.explained | (state.excess > 0.0))
+            failed = self._known() & (state.explained | (state.excess >= INSIDE))
             self._begin(slice(None), proven=~failed)
         self._version, self._on_trial, self._table = version, on_trial, _table(expected)
 

@@ -13,7 +13,17 @@ import torch
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from pipeline.config import Database, Detect, Gate, Kafka, Learn, Score, Settings, Stream
+from pipeline.config import (
+    Database,
+    Detect,
+    Gate,
+    Kafka,
+    Learn,
+    Retrain,
+    Score,
+    Settings,
+    Stream,
+)
 from pipeline.errors import SettingsError
 from pipeline.ingest.memory import MemorySink, MemorySource, Message
 from pipeline.model.weights import Weights
@@ -21,7 +31,7 @@ from pipeline.records import Candidate, Decision, Request, Version
 from pipeline.register import tables as t
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
-from pipeline.run.stream import Streamer
+from pipeline.run.stream import FALL_AFTER, Streamer
 from pipeline.run.trainer import Trainer
 from tests.register.making import register
 
@@ -178,6 +188,37 @@ def test_turned_off_it_stays(settings, registry, log) -> None:
     follow(made, ROWS)
     assert registry.champion(made.stream.id).number == 2
     assert events(sink) == []
+
+
+def test_scores_that_rise_ask_for_a_training(settings, registry, log) -> None:
+    """With the champion left where it is, after FALL_AFTER readings: once, with the figures. The
+    trainer that boundaries wait for takes it."""
+    rules = Retrain(on_boundary=False, on_metric_fall=0.5)
+    asks = replace(settings, gate=Gate(rollback_after=0), retrain=rules)
+    made, _, bad = promoted_blind(asks, registry, log)
+    follow(made, PROMOTED + FALL_AFTER)
+    assert reasons(registry) == ["bootstrap", "manual"]
+    follow(made, ROWS)
+    assert reasons(registry) == ["bootstrap", "manual", "metric"]
+    claim = registry.claim("t", 60.0, rules=rules)
+    assert (claim.request.reason, claim.request.actor) == ("metric", "rollback")
+    assert claim.request.note.startswith("task 1 in series press: mean score ")
+    registry.release(claim, "it was only looked at")
+    assert Trainer(asks, registry, owner="trainer").work_once()
+    assert registry.last_request(made.stream.id) == claim.id
+    assert registry.champion(made.stream.id).number >= bad.number
+
+
+def test_scores_that_rise_ask_for_nothing_unless_it_is_wanted(settings, registry, log) -> None:
+    """on_metric_fall = 0, as it is by default."""
+    made, _, _ = promoted_blind(replace(settings, gate=Gate(rollback_after=0)), registry, log)
+    follow(made, ROWS)
+    assert reasons(registry) == ["bootstrap", "manual"]
+
+
+def reasons(registry) -> list[str]:
+    with registry.engine.connect() as conn:
+        return list(conn.execute(select(t.requests.c.reason).order_by(t.requests.c.id)).scalars())
 
 
 def test_who_is_second_finds_another_champion_and_goes_on(settings, registry, log) -> None:

@@ -174,6 +174,15 @@ def test_what_the_one_before_did_not_serve_either_is_no_reason() -> None:
     assert len(update(watch, {"pump": LONG})) == 1
 
 
+@pytest.mark.parametrize(("before", "left"), [(1, True), (INSIDE - 1, True), (INSIDE, False)])
+def test_a_few_odd_readings_before_a_promotion_excuse_nobody(before: float, left: bool) -> None:
+    """The one before served the series: the new one is judged from its first reading on."""
+    watch = serving()
+    update(watch, {"pump": [BAD] * int(before)})
+    watch.follow(9, SEEN, on_trial=True)
+    assert bool(update(watch, {"pump": LONG})) is left
+
+
 def test_a_watch_that_begins_has_to_see_the_series_served_first() -> None:
     """After a restart nobody knows what was before: nothing is left on half a story."""
     watch = Watch(AFTER)
