@@ -14,8 +14,8 @@ from pipeline.cli.shared import (
     StreamName,
     Who,
     do,
+    opened,
     print_json,
-    read_settings,
     who,
 )
 
@@ -164,22 +164,17 @@ def prune(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Let old readings and weights go, of all streams; hashes, figures and decisions stay."""
-    from pipeline.register.sql import SqlRegistry
     from pipeline.run.pruning import order
 
-    settings = read_settings()
-    wanted, act = order(settings, keep), who(actor, reason, request_id)
-    registry = SqlRegistry(settings.database)
-    registry.check_schema()
-    try:
+    act = who(actor, reason, request_id)
+    with opened() as (settings, registry):
+        wanted = order(settings, keep)
         if dry_run:
             found = registry.prunable(wanted)
             facts, said = found.facts, f"would be pruned: {found.sentence}"
         else:
             done = registry.act(None, wanted, act)
             facts, said = done.facts, done.sentence
-    finally:
-        registry.close()
     if as_json:
         print_json({"dry_run": dry_run, **facts})
     else:

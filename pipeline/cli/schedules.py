@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.shared import (
-    Actor,
     Json,
     Reason,
+    RequestId,
     Supervised,
+    Who,
+    opened,
     options,
     print_json,
     read_settings,
+    who,
 )
 
 if TYPE_CHECKING:
-    from pipeline.config import Schedule, Settings
-    from pipeline.register.sql import SqlRegistry
+    from pipeline.config import Schedule
+    from pipeline.register.orders import Act, Order
 
 app = typer.Typer(help="Do what is due by the clock, ask about it, steer it.")
 
@@ -46,7 +48,7 @@ def list_(as_json: Json = False) -> None:
     from pipeline.run.schedules_report import print_schedules
     from pipeline.serve.schedules import listed
 
-    with _opened() as (settings, registry):
+    with opened() as (settings, registry):
         answer = listed(settings, registry)
     if as_json:
         print_json(answer)
@@ -55,63 +57,58 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command("run-now")
-def run_now(name: Name, actor: Actor, reason: Reason, as_json: Json = False) -> None:
-    """Ask for a run without waiting for the clock, also of a schedule that is paused."""
-
-    def order(registry: SqlRegistry, found: Schedule) -> dict[str, Any]:
-        from pipeline.serve.answers import iso
-
-        asked = registry.run_schedule_now(found, actor=actor, reason=reason)
-        return {"asked": iso(asked.due)}
-
-    _steer(name, as_json, order, lambda _: "a scheduler will do it")
-
-
-@app.command()
-def pause(name: Name, actor: Actor, reason: Reason, as_json: Json = False) -> None:
-    """Have nothing done by a schedule until it is resumed."""
-
-    def order(registry: SqlRegistry, found: Schedule) -> dict[str, Any]:
-        return {"changed": registry.pause_schedule(found, actor=actor, reason=reason)}
-
-    _steer(name, as_json, order, lambda done: "paused" if done else "paused already")
-
-
-@app.command()
-def resume(name: Name, actor: Actor, reason: Reason, as_json: Json = False) -> None:
-    """Have a schedule count again, from now on: what was due meanwhile is not made up for."""
-
-    def order(registry: SqlRegistry, found: Schedule) -> dict[str, Any]:
-        return {"changed": registry.resume_schedule(found.name, actor=actor, reason=reason)}
-
-    _steer(name, as_json, order, lambda done: "goes on" if done else "was not paused")
-
-
-def _steer(
-    name: str,
-    as_json: bool,
-    order: Callable[[SqlRegistry, Schedule], dict[str, Any]],
-    say: Callable[[Any], str],
+def run_now(
+    name: Name,
+    reason: Reason,
+    actor: Who = None,
+    request_id: RequestId = None,
+    as_json: Json = False,
 ) -> None:
+    """Ask for a run without waiting for the clock, also of a schedule that is paused."""
+    from pipeline.register.orders import RunSchedule
+
+    _steer(name, lambda found: RunSchedule(schedule=found), who(actor, reason, request_id), as_json)
+
+
+@app.command()
+def pause(
+    name: Name,
+    reason: Reason,
+    actor: Who = None,
+    request_id: RequestId = None,
+    as_json: Json = False,
+) -> None:
+    """Have nothing done by a schedule until it is resumed."""
+    from pipeline.register.orders import PauseSchedule
+
+    act = who(actor, reason, request_id)
+    _steer(name, lambda found: PauseSchedule(schedule=found), act, as_json)
+
+
+@app.command()
+def resume(
+    name: Name,
+    reason: Reason,
+    actor: Who = None,
+    request_id: RequestId = None,
+    as_json: Json = False,
+) -> None:
+    """Have a schedule count again, from now on: what was due meanwhile is not made up for."""
+    from pipeline.register.orders import ResumeSchedule
+
+    act = who(actor, reason, request_id)
+    _steer(name, lambda found: ResumeSchedule(schedule=found), act, as_json)
+
+
+def _steer(name: str, order: Callable[[Schedule], Order], act: Act, as_json: bool) -> None:
     """Give an order about the schedule of a name, and say what came of it."""
     from pipeline.serve.schedules import find
 
-    with _opened() as (settings, registry):
-        answer = order(registry, find(settings, registry, name))
-    if as_json:
-        print_json({"schedule": name} | answer)
+    with opened() as (settings, registry):
+        done = registry.act(None, order(find(settings, registry, name)), act)
+    if not as_json:
+        typer.echo(done.sentence)
+    elif "due" in done.facts:
+        print_json({"schedule": name, "asked": done.facts["due"]})
     else:
-        typer.echo(f"{name}: {say(answer.get('changed'))}")
-
-
-@contextmanager
-def _opened() -> Iterator[tuple[Settings, SqlRegistry]]:
-    from pipeline.register.sql import SqlRegistry
-
-    settings = read_settings()
-    registry = SqlRegistry(settings.database)
-    try:
-        registry.check_schema()
-        yield settings, registry
-    finally:
-        registry.close()
+        print_json({"schedule": name, "changed": done.changed})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,6 @@ StreamName = Annotated[
 ]
 
 
-Actor = Annotated[str, typer.Option("--actor", help="Who asks; kept for the audit.")]
 Who = Annotated[
     str | None,
     typer.Option("--actor", help="Who decides; kept for the audit. Default: the login name."),
@@ -54,6 +54,20 @@ def read_settings(*, quiet: bool = False) -> Settings:
     settings = load(options.config)
     configure(settings.run.log_format, debug=options.debug, quiet=quiet)
     return settings
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Settings, SqlRegistry]]:
+    """Settings and registry, for what is of no one stream."""
+    from pipeline.register.sql import SqlRegistry
+
+    settings = read_settings()
+    registry = SqlRegistry(settings.database)
+    try:
+        registry.check_schema()
+        yield settings, registry
+    finally:
+        registry.close()
 
 
 def open_stream(name: str | None) -> tuple[SqlRegistry, Stream]:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pipeline.cli.shared import Actor, Json, Reason, print_json, read_settings
-
-if TYPE_CHECKING:
-    from pipeline.register.tokens import TokenBook
+from pipeline.cli.shared import Json, Reason, RequestId, Who, opened, print_json, who
 
 app = typer.Typer(help="Say who may ask over HTTP, and what they may do.", no_args_is_help=True)
 
@@ -30,49 +25,57 @@ class Role(StrEnum):
 @app.command()
 def add(
     name: Name,
-    actor: Actor,
     reason: Reason,
+    actor: Who = None,
     role: Annotated[Role, typer.Option("--role", help="What it lets in to.")] = Role.reader,
+    request_id: RequestId = None,
     as_json: Json = False,
 ) -> None:
     """Make a token, and print it: only here, and only once."""
-    with _book() as book:
-        token = book.add(name, role.value, actor=actor, reason=reason)
+    from pipeline.register.orders import AddToken
+
+    order, act = AddToken(name=name, role=role.value), who(actor, reason, request_id)
+    with opened() as (_, registry):
+        done = registry.act(None, order, act)
+    token = done.token or None
     if as_json:
         print_json({"name": name, "role": role.value, "token": token})
-    else:
+    elif token:
         typer.echo(token)
         typer.echo("it is kept nowhere: note it now", err=True)
+    else:
+        typer.echo(done.sentence, err=True)
 
 
 @app.command()
-def revoke(name: Name, actor: Actor, reason: Reason, as_json: Json = False) -> None:
+def revoke(
+    name: Name,
+    reason: Reason,
+    actor: Who = None,
+    request_id: RequestId = None,
+    as_json: Json = False,
+) -> None:
     """Let nobody in with a token from now on."""
-    with _book() as book:
-        book.revoke(name, actor=actor, reason=reason)
+    from pipeline.register.orders import RevokeToken
+
+    act = who(actor, reason, request_id)
+    with opened() as (_, registry):
+        done = registry.act(None, RevokeToken(name=name), act)
     if as_json:
         print_json({"name": name, "revoked": True})
     else:
-        typer.echo(f"the token {name} lets nobody in any more")
+        typer.echo(done.sentence)
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every token that there ever was: name, role, who made it, and whether it is good."""
+    from pipeline.register.tokens import TokenBook
     from pipeline.run.report import print_answer
-    from pipeline.serve.answers import iso
+    from pipeline.serve import answers
 
-    with _book() as book:
-        found = [
-            {
-                "name": token.name,
-                "role": token.role,
-                "made_by": token.actor,
-                "created": iso(token.created),
-                "revoked": iso(token.revoked),
-            }
-            for token in book.all()
-        ]
+    with opened() as (_, registry):
+        found = [answers.token(each) for each in TokenBook(registry.engine).all()]
     if as_json:
         print_json(found)
         return
@@ -80,18 +83,3 @@ def list_(as_json: Json = False) -> None:
         print_answer(each)
     if not found:
         typer.echo("none yet")
-
-
-@contextmanager
-def _book() -> Iterator[TokenBook]:
-    from pipeline.register.engine import connect
-    from pipeline.register.migrate import check_schema
-    from pipeline.register.tokens import TokenBook
-
-    settings = read_settings()
-    check_schema(settings.database)
-    engine = connect(settings.database)
-    try:
-        yield TokenBook(engine)
-    finally:
-        engine.dispose()

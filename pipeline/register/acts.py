@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import Connection, insert, select
 
 from pipeline.errors import PipelineError, RegistryError
@@ -25,6 +26,7 @@ from pipeline.register import (
     reign,
     requests,
     rollback,
+    steering,
     streams,
     versions,
 )
@@ -32,18 +34,23 @@ from pipeline.register import tables as t
 from pipeline.register.engine import moment
 from pipeline.register.orders import (
     Act,
+    AddToken,
     Agree,
     Approve,
     Done,
     Mark,
     Order,
     Pause,
+    PauseSchedule,
     Promote,
     Prune,
     Refuse,
     Resume,
+    ResumeSchedule,
     Retrain,
+    RevokeToken,
     RollBack,
+    RunSchedule,
 )
 from pipeline.register.scene import Scene
 
@@ -77,13 +84,13 @@ def perform(conn: Connection, stream_id: int | None, order: Order, act: Act, *, 
             )
         return msgspec.json.decode(row.answer, type=Done)
     done = _DO[type(order)](Scene(conn, stream_id, act, at), order)
-    answer = ledger.canonical(done)
+    answer = ledger.canonical(replace(done, token=msgspec.UNSET))
     conn.execute(
         insert(t.acts).values(
             request_id=act.request_id, stream_id=stream_id, asked=asked, answer=answer, at=at
         )
     )
-    return msgspec.json.decode(answer, type=Done)  # as it is told again
+    return replace(msgspec.json.decode(answer, type=Done), token=done.token)  # as told again
 
 
 def done_by_people(conn: Connection, stream_id: int) -> list[tuple[Act, str, Done]]:
@@ -215,4 +222,9 @@ _DO: dict[type[Order], Callable[[Scene, Any], Done]] = {
     Mark: _mark,
     Agree: _agree,
     Prune: _prune,
+    PauseSchedule: steering.pause,
+    ResumeSchedule: steering.resume,
+    RunSchedule: steering.run_now,
+    AddToken: steering.add_token,
+    RevokeToken: steering.revoke_token,
 }

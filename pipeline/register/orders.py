@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
+from pipeline.config import Schedule
 from pipeline.register.envelope import Limits
 
 
@@ -87,6 +88,37 @@ class Prune(Order, frozen=True, kw_only=True, tag="prune"):
     replays_all: bool
 
 
+class PauseSchedule(Order, frozen=True, kw_only=True, tag="schedule_pause"):
+    """Have nothing done by a schedule until it is resumed; of all streams, as the next four."""
+
+    schedule: Schedule
+
+
+class ResumeSchedule(Order, frozen=True, kw_only=True, tag="schedule_resume"):
+    """Have a schedule count from now on."""
+
+    schedule: Schedule
+
+
+class RunSchedule(Order, frozen=True, kw_only=True, tag="schedule_run"):
+    """Do what a schedule says without waiting for the clock."""
+
+    schedule: Schedule
+
+
+class AddToken(Order, frozen=True, kw_only=True, tag="token_add"):
+    """Make a token for HTTP."""
+
+    name: str
+    role: str
+
+
+class RevokeToken(Order, frozen=True, kw_only=True, tag="token_revoke"):
+    """Let nobody in with a token from now on."""
+
+    name: str
+
+
 class Done(Struct, frozen=True, kw_only=True):
     """What an act did."""
 
@@ -99,3 +131,5 @@ class Done(Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
     #: For people.
     sentence: str
+    #: Of a token that was made just now: it is kept nowhere, and not told again.
+    token: str | UnsetType = UNSET

@@ -44,6 +44,4 @@ class Scene:
     def note(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Write an entry of the ledger that only says what the act was."""
         entry = {**facts, "reason": self.act.reason, **self.more}
-        ledger.append(
-            self.conn, kind, entry, at=self.at, actor=self.act.actor, stream_id=self.stream_id
-        )
+        ledger.append(self.conn, kind, entry, at=self.at, actor=self.act.actor, stream_id=self.of)

@@ -22,6 +22,7 @@ from pipeline.records import Request
 from pipeline.register import ledger, requests
 from pipeline.register import tables as t
 from pipeline.register.engine import inserting
+from pipeline.register.scene import Scene
 
 #: Of the scheduler that acts, and who acts by the clock.
 LEASE = ACTOR = "scheduler"
@@ -90,63 +91,58 @@ def known(conn: Connection) -> list[Entry]:
     return [_entry(row) for row in conn.execute(select(t.schedules).order_by(t.schedules.c.name))]
 
 
-def pause(conn: Connection, definition: Schedule, *, actor: str, reason: str, at: int) -> bool:
-    """Let nothing be due; whether it was not paused before; RegistryError if nobody says so."""
-    _check(actor)
-    ledger.lock(conn)
-    _know(conn, definition, at)
-    c = t.schedules.c
-    values = {"paused": at, "paused_by": actor, "paused_because": reason}
+def pause(scene: Scene, definition: Schedule) -> bool:
+    """Let nothing be due; whether it was not paused before; RegistryError if the clock says so."""
+    _check(scene)
+    _know(scene.conn, definition, scene.at)
+    c, act = t.schedules.c, scene.act
+    values = {"paused": scene.at, "paused_by": act.actor, "paused_because": act.reason}
     this = (c.name == definition.name) & c.paused.is_(None)
-    if conn.execute(update(t.schedules).where(this).values(values)).rowcount != 1:
+    if scene.conn.execute(update(t.schedules).where(this).values(values)).rowcount != 1:
         return False
-    _told(conn, "schedule_paused", definition.name, actor, reason, at)
+    scene.note("schedule_paused", {"schedule": definition.name})
     return True
 
 
-def resume(conn: Connection, name: str, *, actor: str, reason: str, at: int) -> bool:
+def resume(scene: Scene, name: str) -> bool:
     """Count from now on: what was due meanwhile is nobody's; whether it was paused.
 
     Raises
     ------
     RegistryError
-        Nobody says so, or it is to be the clock.
+        The clock is to say so.
     """
-    _check(actor)
-    ledger.lock(conn)
+    _check(scene)
     c = t.schedules.c
-    values = {"paused": None, "paused_by": None, "paused_because": None, "since": at}
+    values = {"paused": None, "paused_by": None, "paused_because": None, "since": scene.at}
     this = (c.name == name) & c.paused.is_not(None)
-    if conn.execute(update(t.schedules).where(this).values(values)).rowcount != 1:
+    if scene.conn.execute(update(t.schedules).where(this).values(values)).rowcount != 1:
         return False
-    _told(conn, "schedule_resumed", name, actor, reason, at)
+    scene.note("schedule_resumed", {"schedule": name})
     return True
 
 
-def order(
-    conn: Connection, definition: Schedule, *, actor: str, reason: str, at: int
-) -> ScheduledRun:
-    """Ask for a run now, also of what is paused; the one that waits already, if one does.
+def order(scene: Scene, definition: Schedule) -> tuple[int, bool]:
+    """Ask for a run now, also of what is paused; its due time, and whether none waited already.
 
     Raises
     ------
     RegistryError
-        Nobody asks, or it is to be the clock.
+        The clock is to ask.
     """
-    _check(actor)
-    ledger.lock(conn)
-    _know(conn, definition, at)
+    _check(scene)
+    conn, act, due = scene.conn, scene.act, scene.at
+    _know(conn, definition, due)
     c = t.schedule_runs.c
-    waits = select(t.schedule_runs).where(
+    waits = select(c.due).where(
         c.schedule == definition.name, t.is_unfinished, c.started.is_(None), c.actor != ACTOR
     )
-    if (row := conn.execute(waits).first()) is not None:
-        return _run(row)
-    due = at
-    while not _insert(conn, definition, due, actor, reason):
+    if (waiting := conn.execute(waits).scalar()) is not None:
+        return int(waiting), False
+    while not _insert(conn, definition, due, act.actor, act.reason):
         due += 1
-    _told(conn, "schedule_ordered", definition.name, actor, reason, at)
-    return _run(conn.execute(waits).one())
+    scene.note("schedule_ordered", {"schedule": definition.name, "due": due})
+    return due, True
 
 
 def note_due(conn: Connection, definition: Schedule, due: int, owner: str, *, at: int) -> bool:
@@ -217,9 +213,9 @@ def last(conn: Connection, name: str, count: int) -> list[ScheduledRun]:
     return [_run(row) for row in conn.execute(rows)]
 
 
-def _check(actor: str) -> None:
-    if actor in ("", ACTOR):
-        raise RegistryError(f"{actor!r} is nobody's name: say who decides")
+def _check(scene: Scene) -> None:
+    if scene.act.actor == ACTOR:
+        raise RegistryError(f"{ACTOR!r} is nobody's name: say who decides")
 
 
 def _is_leader(conn: Connection, owner: str) -> bool:
@@ -274,10 +270,6 @@ def _note(conn: Connection, run: ScheduledRun, ok: bool, outcome: str, at: int) 
         "reason": run.reason,
     }
     ledger.append(conn, "schedule_run", facts, at=at, actor=run.actor)
-
-
-def _told(conn: Connection, kind: str, name: str, actor: str, reason: str, at: int) -> None:
-    ledger.append(conn, kind, {"schedule": name, "reason": reason}, at=at, actor=actor)
 
 
 def _this(run: ScheduledRun) -> ColumnElement[bool]:

@@ -624,21 +624,6 @@ class SqlRegistry:
         with reading(self.engine) as conn:
             return schedules.known(conn)
 
-    def pause_schedule(self, definition: Schedule, *, actor: str, reason: str) -> bool:
-        """Have nothing done by a schedule until it is resumed; whether it was not paused before."""
-        with writing(self.engine) as conn:
-            return schedules.pause(conn, definition, actor=actor, reason=reason, at=self.clock())
-
-    def resume_schedule(self, name: str, *, actor: str, reason: str) -> bool:
-        """Have a schedule count from now on; whether it was paused."""
-        with writing(self.engine) as conn:
-            return schedules.resume(conn, name, actor=actor, reason=reason, at=self.clock())
-
-    def run_schedule_now(self, definition: Schedule, *, actor: str, reason: str) -> ScheduledRun:
-        """Ask for a run without waiting for the clock; the one that waits already, if one does."""
-        with writing(self.engine) as conn:
-            return schedules.order(conn, definition, actor=actor, reason=reason, at=self.clock())
-
     def note_due(self, definition: Schedule, due: int, owner: str) -> bool:
         """A schedule is due, in place of what it left undone; False: it is known, or not ours."""
         with writing(self.engine) as conn:

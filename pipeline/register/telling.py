@@ -229,7 +229,10 @@ def hashes_of(entry: Row) -> list[str]:
 #: Columns of a stream that is paused.
 PAUSE = ("paused", "paused_by", "paused_because")
 #: Kinds that acts come to.
-ACTS = ("promotion", "rollback", "refused", "request", "paused", "resumed", "task_marked")
+ACTS = (
+    *("promotion", "rollback", "refused", "request", "paused", "resumed", "task_marked"),
+    *("schedule_paused", "schedule_resumed", "schedule_ordered", "token_added", "token_revoked"),
+)
 #: What tells a segment.
 SEGMENT = ("stream_id", "partition", "series", "segment")
 CHANNEL = ("stream_id", "partition", "series", "channel", "row")

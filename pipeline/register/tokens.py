@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, insert, select, update
 
 from pipeline.errors import RegistryError
 from pipeline.register import ledger
 from pipeline.register.engine import inserted, now_us, reading, writing
+from pipeline.register.scene import Scene
 from pipeline.register.tables import is_valid, tokens
 
 #: From what may only be read to what decides; each may do all that the ones before it may.
@@ -45,53 +46,11 @@ class Token:
 
 
 class TokenBook:
-    """The tokens of one database; each method is one transaction."""
+    """The tokens of one database, looked up; each method is one transaction."""
 
     def __init__(self, engine: Engine, *, clock: Callable[[], int] = now_us) -> None:
         self.engine = engine
         self.clock = clock
-
-    def add(self, name: str, role: str, *, actor: str, reason: str) -> str:
-        """A new token, which is told only here.
-
-        Raises
-        ------
-        RegistryError
-            There is one of that name, no such role, or the name cannot be printed.
-        """
-        if role not in ROLES:
-            raise RegistryError(f"no role {role}: a token is of a {', '.join(ROLES)}")
-        if not 0 < len(name) <= LONGEST or not name.isprintable():
-            raise RegistryError(f"a token's name has 1 to {LONGEST} printable characters: {name!r}")
-        if name in RESERVED:
-            raise RegistryError(f"{name} acts by itself: give the token a person's name")
-        secret = secrets.token_urlsafe(32)
-        with writing(self.engine) as conn:
-            ledger.lock(conn)
-            if conn.execute(select(tokens.c.id).where(is_valid, tokens.c.name == name)).first():
-                raise RegistryError(f"there is a token {name}: revoke it first")
-            at = self.clock()
-            row = {"name": name, "role": role, "actor": actor, "created": at}
-            number = inserted(conn, insert(tokens).values(row | {"sha256": secrets.token_hex(32)}))
-            token = f"{PREFIX}_{number}_{secret}"
-            this = tokens.c.id == number
-            conn.execute(update(tokens).where(this).values(sha256=_hash(token)))
-            facts = {"token": number, "name": name, "role": role, "reason": reason}
-            ledger.append(conn, "token_added", facts, at=at, actor=actor)
-        return token
-
-    def revoke(self, name: str, *, actor: str, reason: str) -> None:
-        """Let nobody in with it from now on; RegistryError if there is none of that name."""
-        with writing(self.engine) as conn:
-            ledger.lock(conn)
-            this = is_valid & (tokens.c.name == name)
-            row = conn.execute(select(tokens.c.id).where(this)).first()
-            if row is None:
-                raise RegistryError(f"there is no token {name}")
-            at = self.clock()
-            conn.execute(update(tokens).where(this).values(revoked=at))
-            facts = {"token": row.id, "name": name, "reason": reason}
-            ledger.append(conn, "token_revoked", facts, at=at, actor=actor)
 
     def all(self) -> list[Token]:
         """Every token that there ever was, in order."""
@@ -114,6 +73,45 @@ class TokenBook:
         """Keep in the ledger that somebody was not let in."""
         with writing(self.engine) as conn:
             ledger.append(conn, "login_failed", facts, at=self.clock(), actor="http")
+
+
+def add(scene: Scene, name: str, role: str) -> str:
+    """A new token, which is told only here.
+
+    Raises
+    ------
+    RegistryError
+        There is one of that name, no such role, or the name cannot be printed.
+    """
+    if role not in ROLES:
+        raise RegistryError(f"no role {role}: a token is of a {', '.join(ROLES)}")
+    if not 0 < len(name) <= LONGEST or not name.isprintable():
+        raise RegistryError(f"a token's name has 1 to {LONGEST} printable characters: {name!r}")
+    if name in RESERVED:
+        raise RegistryError(f"{name} acts by itself: give the token a person's name")
+    conn = scene.conn
+    if _valid(conn, name) is not None:
+        raise RegistryError(f"there is a token {name}: revoke it first")
+    row = {"name": name, "role": role, "actor": scene.act.actor, "created": scene.at}
+    number = inserted(conn, insert(tokens).values(row | {"sha256": secrets.token_hex(32)}))
+    token = f"{PREFIX}_{number}_{secrets.token_urlsafe(32)}"
+    conn.execute(update(tokens).where(tokens.c.id == number).values(sha256=_hash(token)))
+    scene.note("token_added", {"token": number, "name": name, "role": role})
+    return token
+
+
+def revoke(scene: Scene, name: str) -> None:
+    """Let nobody in with it from now on; RegistryError if there is none of that name."""
+    number = _valid(scene.conn, name)
+    if number is None:
+        raise RegistryError(f"there is no token {name}")
+    scene.conn.execute(update(tokens).where(tokens.c.id == number).values(revoked=scene.at))
+    scene.note("token_revoked", {"token": number, "name": name})
+
+
+def _valid(conn: Connection, name: str) -> int | None:
+    this = is_valid & (tokens.c.name == name)
+    return conn.execute(select(tokens.c.id).where(this)).scalar()
 
 
 def _hash(token: str) -> str:

@@ -289,6 +289,17 @@ def event(row: Any) -> Answer:
     }
 
 
+def token(row: Any) -> Answer:
+    """A `tokens.Token`."""
+    return {
+        "name": row.name,
+        "role": row.role,
+        "made_by": row.actor,
+        "created": iso(row.created),
+        "revoked": iso(row.revoked),
+    }
+
+
 def envelope(row: Any) -> Answer:
     """Limits that were agreed on, as `envelopes.Envelope` has them."""
     return {

@@ -17,6 +17,7 @@ from pipeline.config import Database
 from pipeline.errors import RegistryError
 from pipeline.records import Boundary, Candidate, Change, Claim, Decision, Request, Version
 from pipeline.register import tables
+from pipeline.register.orders import Act, AddToken
 from pipeline.register.sql import SqlRegistry, Stream
 
 SECOND = 1_000_000
@@ -117,6 +118,14 @@ def boundary(segment: int = 1, series: str = "pump", at: int = 500 * SECOND) -> 
             Change(kind="correlation", channel=0, other=1, change=-0.5, before=0.7, after=0.2),
         ),
     )
+
+
+def admitted(registry: SqlRegistry, name: str, role: str = "reader") -> str:
+    """A new token of that name."""
+    order = AddToken(name=name, role=role)
+    made = registry.act(None, order, Act(actor="root", reason="on call")).token
+    assert made
+    return made
 
 
 def asked(stream: Stream, segment: int = 1, **changes: Any) -> Request:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 import pipeline
-from pipeline.config import Database
+from pipeline.config import Database, Schedule
 from pipeline.records import Decision, Gap, SensorEvent, Settled
 from pipeline.register import tables
 from pipeline.register.agreement import differences, in_sql
@@ -28,12 +28,16 @@ from pipeline.register.orders import (
     Mark,
     Order,
     Pause,
+    PauseSchedule,
     Promote,
     Prune,
     Refuse,
     Resume,
+    ResumeSchedule,
     Retrain,
+    RevokeToken,
     RollBack,
+    RunSchedule,
 )
 from pipeline.register.proof import of_row, verify
 from pipeline.register.sql import SqlRegistry
@@ -42,6 +46,7 @@ from pipeline.register.triggers import drop_triggers
 from pipeline.register.unbundle import verify_bundle
 from tests.register.making import (
     Clock,
+    admitted,
     asked,
     boundary,
     by_hand,
@@ -57,6 +62,7 @@ from tests.register.making import (
 
 #: Location and deviation of two sensors that stand still.
 UNITS = np.zeros((2, 2))
+NIGHTLY = Schedule(name="nightly", cron="30 2 * * *")
 
 
 @pytest.fixture
@@ -144,11 +150,12 @@ def steer(registry: SqlRegistry) -> None:
     clock.pass_s(400 * 86_400)
     registry.act(None, Prune(keep_days=365, replays_all=False), ada("retention"))
     registry.act(None, Prune(keep_days=365, replays_all=False), ada("retention again"))
-    book = TokenBook(registry.engine, clock=clock)
     for name in ("eve", "bob"):
-        book.add(name, "reader", actor="root", reason="asked for")
-    book.revoke("eve", actor="root", reason="left")
-    book.note_failures({"address": "203.0.113.7", "failures": 3})
+        admitted(registry, name)
+    registry.act(None, RevokeToken(name="eve"), ada("left"))
+    for kind in (PauseSchedule, PauseSchedule, RunSchedule, RunSchedule, ResumeSchedule):
+        registry.act(None, kind(schedule=NIGHTLY), ada("plan 13"))
+    TokenBook(registry.engine, clock=clock).note_failures({"address": "203.0.113.7", "failures": 3})
     registry.note_settings("train", "readings", {"learn": {"epochs": 1}}, "ada")
 
 
@@ -230,6 +237,14 @@ STEERED = [
         "acts",
         "edited",
         "actor",
+    ),
+    ("DELETE FROM acts WHERE answer LIKE '%nightly: goes on%'", "acts", "deleted", "request_id"),
+    (
+        "UPDATE acts SET asked = REPLACE(asked, 'plan 13', 'plan 14') "
+        "WHERE answer LIKE '%nightly: paused\"%'",
+        "acts",
+        "edited",
+        "reason",
     ),
     ("UPDATE tokens SET role = 'approver' WHERE name = 'bob'", "tokens", "edited", "role"),
     ("UPDATE tokens SET revoked = NULL WHERE name = 'eve'", "tokens", "edited", "revoked"),

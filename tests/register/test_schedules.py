@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.config import Database, Schedule
-from pipeline.errors import RegistryError
+from pipeline.errors import PipelineError, RegistryError
+from pipeline.register.orders import Act, Order, PauseSchedule, ResumeSchedule, RunSchedule
 from pipeline.register.schedules import LEASE, ScheduledRun
 from pipeline.register.sql import SqlRegistry, Stream
 from tests.register.making import (
@@ -135,7 +136,8 @@ def test_a_run_that_was_left_is_begun_again_and_its_ghost_is_not_heard(
 
 def test_what_is_due_again_takes_the_place_of_what_was_left_undone(registry: SqlRegistry) -> None:
     """But not of what a person asked for."""
-    asked = registry.run_schedule_now(CHECK, actor="ada", reason="an audit")
+    registry.act(None, RunSchedule(schedule=CHECK), Act(actor="ada", reason="an audit"))
+    asked = waiting(registry)
     for n in range(3):
         registry.note_due(CHECK, DUE + n, "a")
     assert [run.due for run in registry.unfinished_runs()] == [asked.due, DUE + 2]
@@ -144,27 +146,64 @@ def test_what_is_due_again_takes_the_place_of_what_was_left_undone(registry: Sql
 
 
 def test_pauses_and_orders_are_told_once_with_who_and_why(registry: SqlRegistry) -> None:
-    """Before any scheduler has seen the schedule, too."""
-    assert registry.pause_schedule(NIGHTLY, actor="ada", reason="repair")
-    assert not registry.pause_schedule(NIGHTLY, actor="bob", reason="repair")
+    """Before any scheduler has seen the schedule, too; what is so already has no entry."""
+    pause, run, resume = (
+        kind(schedule=NIGHTLY) for kind in (PauseSchedule, RunSchedule, ResumeSchedule)
+    )
+
+    def changed(order: Order, actor: str, reason: str, request_id: str) -> bool:
+        act = Act(actor=actor, reason=reason, request_id=request_id)
+        return registry.act(None, order, act).changed
+
+    assert changed(pause, "ada", "repair", "1")
+    assert not changed(pause, "bob", "repair", "2")
     (entry,) = registry.schedules()
     assert (entry.definition, entry.paused_by, entry.paused_because) == (NIGHTLY, "ada", "repair")
-    first = registry.run_schedule_now(NIGHTLY, actor="ada", reason="a look")
-    assert registry.run_schedule_now(NIGHTLY, actor="bob", reason="a look") == first
-    assert registry.resume_schedule("nightly", actor="ada", reason="done")
-    assert not registry.resume_schedule("nightly", actor="ada", reason="done")
+    assert changed(run, "ada", "a look", "3")
+    asked = waiting(registry)
+    assert not changed(run, "bob", "a look", "4")
+    assert waiting(registry) == asked
+    assert changed(resume, "ada", "done", "5")
+    assert not changed(resume, "ada", "done", "6")
     kinds = ("schedule_paused", "schedule_ordered", "schedule_resumed")
     assert [told(registry, kind) for kind in kinds] == [
-        [{"schedule": "nightly", "reason": reason}] for reason in ("repair", "a look", "done")
+        [{"schedule": "nightly", "reason": "repair", "request_id": "1"}],
+        [{"schedule": "nightly", "reason": "a look", "request_id": "3", "due": asked.due}],
+        [{"schedule": "nightly", "reason": "done", "request_id": "5"}],
     ]
+
+
+@pytest.mark.parametrize("kind", [PauseSchedule, RunSchedule, ResumeSchedule])
+def test_the_same_request_steers_a_schedule_once(
+    registry: SqlRegistry, clock: Clock, kind: type[Order]
+) -> None:
+    """It gets the same answer, whatever the schedule has become meanwhile; nothing is written."""
+    if kind is ResumeSchedule:
+        registry.act(None, PauseSchedule(schedule=CHECK), Act(actor="ada", reason="repair"))
+    order, act = kind(schedule=CHECK), Act(actor="ada", reason="plan 12", request_id="r-1")
+    first = registry.act(None, order, act)
+    assert first.changed
+    for run in registry.unfinished_runs():
+        assert registry.begin_run(run, "a")
+        assert registry.end_run(run, "a", ok=True, outcome="done")
+    clock.pass_s(1)
+    opposite = ResumeSchedule if kind is PauseSchedule else PauseSchedule
+    registry.act(None, opposite(schedule=CHECK), Act(actor="bob", reason="other"))
+    before = everything(registry.engine)
+    assert registry.act(None, order, act) == first
+    with pytest.raises(RegistryError, match="request id r-1 was used for another act"):
+        registry.act(None, opposite(schedule=CHECK), act)
+    assert everything(registry.engine) == before
 
 
 @pytest.mark.parametrize("actor", ["", "scheduler"])
 def test_nobody_acts_by_the_clock_s_name(registry: SqlRegistry, actor: str) -> None:
     """What a person asked for must be told from what was due."""
-    for act in (registry.run_schedule_now, registry.pause_schedule):
-        with pytest.raises(RegistryError, match="nobody's name"):
-            act(NIGHTLY, actor=actor, reason="x")
+    before = everything(registry.engine)
+    for kind in (PauseSchedule, RunSchedule, ResumeSchedule):
+        with pytest.raises(PipelineError, match="nobody's name"):
+            registry.act(None, kind(schedule=NIGHTLY), Act(actor=actor, reason="x"))
+    assert everything(registry.engine) == before
 
 
 def test_a_due_time_is_added_once_however_many_ask(at_head: Database, clock: Clock) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from pipeline import cli
 from pipeline.config import Database
@@ -18,6 +19,7 @@ from pipeline.records import Request, SensorEvent
 from pipeline.register.checkpoints import State
 from pipeline.register.migrate import head
 from pipeline.register.sql import SqlRegistry
+from pipeline.register.tables import ledger
 from tests.brokers import free_ports
 from tests.register.making import next_version
 from tests.run import command
@@ -505,3 +507,46 @@ def test_a_schedule_is_steered_and_told_of(tidemark) -> None:
     done = tidemark("schedule", "pause", "daily", *word, **environ)
     assert done.returncode == 1
     assert done.stderr == "tidemark: no schedule daily; known: nightly\n"
+
+
+def test_who_may_ask_and_what_is_scheduled_change_once_a_request(tidemark, tmp_path: Path) -> None:
+    """A token is told the first time only; each entry has who, why and the request's id."""
+    tidemark("migrate")
+
+    def said(*arguments: str) -> subprocess.CompletedProcess[str]:
+        done = tidemark(
+            *arguments, "--actor", "ada", "--reason", "plan", TIDEMARK_SCHEDULE=SCHEDULE
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    add = ("token", "add", "eve", "--request-id", "1")
+    first, again = said(*add), said(*add)
+    assert first.stdout.startswith("tidemark_1_")
+    assert (again.stdout, again.stderr.count("\n")) == ("", 1)
+    assert "was told then" in again.stderr
+    assert json.loads(said(*add, "--json").stdout) == {
+        "name": "eve",
+        "role": "reader",
+        "token": None,
+    }
+    revoke = ("token", "revoke", "eve", "--request-id", "2")
+    assert said(*revoke).stdout == said(*revoke).stdout
+    assert "lets nobody in" in said(*revoke).stdout
+    for number, word in enumerate(("pause", "run-now", "resume"), 3):
+        steer = ("schedule", word, "nightly", "--request-id", str(number))
+        assert said(*steer).stdout == said(*steer).stdout
+    other = ("schedule", "pause", "nightly", "--request-id", "1", "--reason", "x")
+    refused = tidemark(*other, TIDEMARK_SCHEDULE=SCHEDULE)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("tidemark: request id 1 was used for another act: token_add,")
+    registry = SqlRegistry(Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"))
+    with registry.engine.connect() as conn:
+        rows = conn.execute(select(ledger).order_by(ledger.c.id)).all()
+    registry.close()
+    told = [(row.kind, row.actor, json.loads(row.entry)) for row in rows]
+    kinds = ("token_added", "token_revoked")
+    kinds += ("schedule_paused", "schedule_ordered", "schedule_resumed")
+    assert [(k, a, e["reason"], e["request_id"]) for k, a, e in told] == [
+        (kind, "ada", "plan", str(number)) for number, kind in enumerate(kinds, 1)
+    ]

@@ -12,7 +12,14 @@ from msgspec.structs import replace
 from pipeline.config import Database, Retrain, Run, Schedule, Settings
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.register.due import Timing
-from pipeline.register.orders import Act, Pause, Resume
+from pipeline.register.orders import (
+    Act,
+    Pause,
+    PauseSchedule,
+    Resume,
+    ResumeSchedule,
+    RunSchedule,
+)
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.chores import CHORES
 from pipeline.run.scheduler import Scheduler
@@ -174,10 +181,10 @@ def test_the_loop_looks_until_it_is_stopped(registry: SqlRegistry) -> None:
 def test_what_a_person_asks_for_is_done_at_once_and_by_his_name(registry: SqlRegistry) -> None:
     """Also while the schedule is paused; asked twice before it is done, it is done once."""
     scheduler = made(registry, NIGHTLY)
-    registry.pause_schedule(NIGHTLY, actor="ada", reason="repair")
+    registry.act(None, PauseSchedule(schedule=NIGHTLY), Act(actor="ada", reason="repair"))
     look(scheduler, "2026-03-02T08:00:00")
-    first = registry.run_schedule_now(NIGHTLY, actor="bob", reason="it is done")
-    assert registry.run_schedule_now(NIGHTLY, actor="bob", reason="it is done") == first
+    for _ in range(2):
+        registry.act(None, RunSchedule(schedule=NIGHTLY), Act(actor="bob", reason="it is done"))
     look(scheduler, "2026-03-02T08:00:01")
     (run,) = registry.schedule_runs("nightly", 9)
     assert (run.actor, run.reason, run.outcome) == ("bob", "it is done", "request 1")
@@ -189,12 +196,10 @@ def test_what_a_person_asks_for_is_done_at_once_and_by_his_name(registry: SqlReg
 def test_what_was_due_in_a_pause_is_not_made_up_for(registry: SqlRegistry) -> None:
     """Two nights pass; resumed on the third morning, it goes on with the fourth night."""
     scheduler = made(registry, NIGHTLY)
-    assert registry.pause_schedule(NIGHTLY, actor="ada", reason="repair")
-    assert not registry.pause_schedule(NIGHTLY, actor="ada", reason="repair")
+    registry.act(None, PauseSchedule(schedule=NIGHTLY), Act(actor="ada", reason="repair"))
     for day in (2, 3):
         look(scheduler, f"2026-03-0{day}T02:31:00")
-    assert registry.resume_schedule("nightly", actor="ada", reason="done")
-    assert not registry.resume_schedule("nightly", actor="ada", reason="done")
+    registry.act(None, ResumeSchedule(schedule=NIGHTLY), Act(actor="ada", reason="done"))
     look(scheduler, "2026-03-03T02:31:01")
     assert told(registry) == []
     look(scheduler, "2026-03-04T02:31:00")

@@ -1,80 +1,28 @@
-"""What a person may do: each once, by whom and why, in the ledger.
-
-Who acts is who the token names; without one, as on loopback, the request says it. The same request
-again, by `request_id` or the header Idempotency-Key, gets the same answer and does nothing.
-"""
+"""What a person may do to a stream: each once, by whom and why, in the ledger (see desk.py)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends
+from pydantic import Field
 from starlette.responses import Response
 
 from pipeline.errors import PipelineError
 from pipeline.register import orders
-from pipeline.register.acts import LONGEST_ID
 from pipeline.register.envelope import parsed
 from pipeline.register.marks import LONGEST
-from pipeline.register.orders import Act, Order
-from pipeline.register.sql import Stream
-from pipeline.register.tokens import RESERVED
 from pipeline.serve import answers
-from pipeline.serve.answers import iso
-from pipeline.serve.http.house import Asked, House, Named
+from pipeline.serve.http.desk import Desk, Said, of_a_stream
+from pipeline.serve.http.house import Asked, Named
 from pipeline.serve.http.problems import Problem
 from pipeline.serve.http.replies import Number, Sound, answer
-from pipeline.serve.http.security import Who, needs
 
 router = APIRouter(prefix="/streams/{name}", tags=["acts"])
 
 Told = dict[str, Any]
-
-
-def _said(text: str) -> str:
-    if not text.strip():
-        raise ValueError("it says nothing")
-    return text
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("it has printable characters only")
-    return text
-
-
-Id = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=LONGEST_ID)]
-Key = Annotated[
-    str | None,
-    AfterValidator(lambda text: text if text is None else _printable(text)),
-    Header(alias="Idempotency-Key", min_length=1, max_length=LONGEST_ID),
-]
-
-
-class Said(BaseModel):
-    """Why, and who says so."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: Annotated[Sound, AfterValidator(_said), Field(min_length=1, max_length=1000)]
-    actor: Annotated[Sound | None, Field(min_length=1, max_length=100)] = None
-    request_id: Id | None = None
-
-    def by(self, who: Who, key: str | None) -> Act:
-        """Who acts, for the ledger, and under which id."""
-        if who.name is not None and self.actor not in (None, who.name):
-            raise Problem(403, f"the token says who acts: {who.name}")
-        actor = who.name or self.actor
-        if actor is None or not actor.strip() or actor in RESERVED:
-            raise Problem(422, "actor: say who decides")
-        if None not in (key, self.request_id) and key != self.request_id:
-            raise Problem(422, "request_id: the header Idempotency-Key says another one")
-        request_id = self.request_id or key
-        if request_id is None:
-            return Act(actor=actor, reason=self.reason)
-        return Act(actor=actor, reason=self.reason, request_id=request_id)
+Operator = Annotated[Desk, Depends(of_a_stream("operator"))]
+Approver = Annotated[Desk, Depends(of_a_stream("approver"))]
 
 
 class Retraining(Said):
@@ -100,40 +48,6 @@ class Agreement(Said):
     """Limits, as in the file of `tidemark envelope set`; {} takes all of them away."""
 
     limits: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """Where somebody who may do it does something to a stream."""
-
-    house: House
-    stream: Stream
-    who: Who
-    key: str | None
-
-    def do(self, said: Said, order: Order) -> Response:
-        """Give an order; what was done, now or by the same request before."""
-        act = said.by(self.who, self.key)
-        done = self.house.registry.act(self.stream.id, order, act)
-        told = {"at": iso(done.at), "changed": done.changed, "said": done.sentence}
-        named = {"stream": self.stream.name, "request_id": act.request_id}
-        return answer(named | told | done.facts)
-
-
-def _operators(
-    house: Asked, known: Named, who: Annotated[Who, Depends(needs("operator"))], key: Key = None
-) -> Desk:
-    return Desk(house, known, who, key)
-
-
-def _approvers(
-    house: Asked, known: Named, who: Annotated[Who, Depends(needs("approver"))], key: Key = None
-) -> Desk:
-    return Desk(house, known, who, key)
-
-
-Operator = Annotated[Desk, Depends(_operators)]
-Approver = Annotated[Desk, Depends(_approvers)]
 
 
 @router.post("/retrain", response_model=Told)

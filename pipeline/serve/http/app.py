@@ -24,6 +24,7 @@ from pipeline.serve.http import (
     predict,
     problems,
     questions,
+    steering,
     things,
     timeline,
     versions,
@@ -78,7 +79,7 @@ def create(
 def _v1() -> APIRouter:
     """Everything that has a version in its path; a reader may see it, if not more is needed."""
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(needs("reader"))])
-    for part in (things, versions, timeline, questions, events, predict, acts):
+    for part in (things, versions, timeline, questions, events, predict, acts, steering):
         v1.include_router(part.router)
     return v1
 

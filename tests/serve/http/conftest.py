@@ -7,11 +7,12 @@ from fastapi.testclient import TestClient
 
 from pipeline.config import Database, Settings
 from pipeline.register.sql import SqlRegistry, Stream
-from pipeline.register.tokens import ROLES, TokenBook
+from pipeline.register.tokens import ROLES
 from pipeline.serve.http.app import create
 from tests.register.making import (
     SECOND,
     Clock,
+    admitted,
     by_hand,
     claimed,
     opened,
@@ -67,8 +68,7 @@ def connected(registry: SqlRegistry, **serve: object) -> TestClient:
 @pytest.fixture
 def tokens(registry: SqlRegistry) -> dict[str, str]:
     """A token of each role, by its name, which is the role's."""
-    book = TokenBook(registry.engine, clock=registry.clock)
-    return {role: book.add(role, role, actor="root", reason="test") for role in ROLES}
+    return {role: admitted(registry, role, role) for role in ROLES}
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from sqlalchemy import select
 from pipeline.config import Serve
 from pipeline.errors import SettingsError
 from pipeline.register import tables as t
+from pipeline.register.orders import Act, RevokeToken
 from pipeline.register.sql import SqlRegistry, Stream
-from pipeline.register.tokens import ROLES, Token, TokenBook
+from pipeline.register.tokens import ROLES, Token
 from pipeline.serve.http.headers import ALWAYS
 from pipeline.serve.http.limits import KNOWN, Failures, Rates
 from pipeline.serve.http.security import is_loopback, needs_tokens
@@ -25,15 +26,18 @@ OF = "/v1/streams/readings"
 #: What needs no token anywhere.
 PUBLIC = {"/healthz", "/readyz"}
 WORDS = ("promote", "approve", "refuse")
+STEERED = ("pause", "resume", "run-now")
 #: The least role that each act takes.
 ACTS = {
     **dict.fromkeys(
         (f"{OF}/{act}" for act in ("retrain", "pause", "resume", "tasks/1")), "operator"
     ),
+    **dict.fromkeys((f"/v1/schedules/nightly/{act}" for act in STEERED), "operator"),
     **dict.fromkeys(
         (f"{OF}/{act}" for act in ("rollback", "envelope", *map("versions/1/{}".format, WORDS))),
         "approver",
     ),
+    **dict.fromkeys(("/v1/tokens", "/v1/tokens/revoke"), "approver"),
 }
 ACT = {"reason": "r", "actor": "ada"}
 
@@ -100,7 +104,7 @@ def test_a_token_works_until_it_is_revoked(
     assert guarded.get("/v1/streams", headers=bearer(good)).status_code == 200
     for bad in (good[:-1], good + "x", good.swapcase(), tokens["operator"][:-1] + "x"):
         assert guarded.get("/v1/streams", headers=bearer(bad)).status_code == 401
-    TokenBook(registry.engine).revoke("reader", actor="root", reason="left")
+    registry.act(None, RevokeToken(name="reader"), Act(actor="root", reason="left"))
     assert guarded.get("/v1/streams", headers=bearer(good)).status_code == 401
 
 

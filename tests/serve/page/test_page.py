@@ -11,9 +11,8 @@ import pytest
 
 from pipeline.records import Request
 from pipeline.register import tables as t
-from pipeline.register.tokens import TokenBook
 from pipeline.serve.lineage import Lineage
-from tests.register.making import change
+from tests.register.making import admitted, change
 from tests.serve.page.conftest import Site, looking, opened, serving
 from tests.serve.page.running import SERIES, STREAM
 
@@ -237,8 +236,7 @@ def test_a_token_is_asked_for_where_one_is_needed_and_its_role_says_what_is_show
 ) -> None:
     """A wrong one is asked for again; a reader sees everything and no button that acts."""
     with serving(ran, tmp_path, tokens="always") as site, looking(chromium, refused="401") as page:
-        book = TokenBook(site.registry.engine, clock=site.registry.clock)
-        token = book.add("rita", "reader", actor="root", reason="test")
+        token = admitted(site.registry, "rita")
         answers: list[int] = []
         page.on("response", lambda response: answers.append(response.status))
         page.goto(site.stream)
