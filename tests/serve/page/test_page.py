@@ -11,8 +11,10 @@ import pytest
 
 from pipeline.records import Request
 from pipeline.register import tables as t
+from pipeline.register.envelope import Limits
+from pipeline.register.orders import Act, Agree
 from pipeline.serve.lineage import Lineage
-from tests.register.making import admitted, change
+from tests.register.making import admitted, candidate, change, next_version
 from tests.serve.page.conftest import Site, looking, opened, serving
 from tests.serve.page.running import SERIES, STREAM
 
@@ -197,6 +199,57 @@ def test_a_version_is_promoted_by_a_button(page: Page, own_site: Site) -> None:
     assert champion.number == 1
     last = entries(own_site, "promotion")[-1]
     assert (last["by"], last["reason"]) == ("ada", "it was calmer")
+
+
+def say(page: Page, button: Any, title: str, verb: str) -> None:
+    """Click, say who and why, and wait until it is done."""
+    button.click()
+    dialog = page.get_by_role("dialog", name=title)
+    dialog.get_by_label("Who decides").fill("ada")
+    dialog.get_by_label("Reason").fill(f"{verb}: plan 12")
+    dialog.get_by_role("button", name=verb).click()
+    dialog.wait_for(state="detached")
+
+
+def test_who_waits_is_shown_with_what_it_is_outside_of_and_gets_a_word(
+    page: Page, own_site: Site
+) -> None:
+    """Two wait: one is refused, one approved, and then training is paused, each by a button."""
+    registry = own_site.registry
+    known = registry.stream(STREAM)
+    assert known is not None
+    limits = Limits(triggers=("boundary",), max_promotions_a_day=0)
+    registry.act(known.id, Agree(limits=limits), Act(actor="eve", reason="plan 11"))
+    first, second = (
+        next_version(registry, known, made=candidate(weights=name)).number for name in (b"a", b"b")
+    )
+    opened(page, own_site.stream)
+
+    def group(number: int) -> Any:
+        return page.get_by_role("group", name=f"Version {number} waits")
+
+    waiting = registry.waiting(known.id)
+    assert [row.version for row, _ in waiting] == [first, second]
+    for number, held in ((row.version, held) for row, held in waiting):
+        said = [each.said for each in held.outside]
+        assert len(said) == 2
+        assert group(number).get_by_role("listitem").all_inner_texts() == said
+        assert "outside of envelope 1" in group(number).inner_text()
+    for number, verb in ((second, "Refuse"), (first, "Approve")):
+        say(page, group(number).get_by_role("button", name=verb), f"{verb} version {number}", verb)
+        group(number).wait_for(state="detached")
+    page.wait_for_selector(f'.versions [data-version="{first}"][data-status=champion]')
+    say(page, page.get_by_role("button", name="Pause"), "Pause", "Pause")
+    page.get_by_role("button", name="Resume").wait_for()
+    assert "Training is paused." in page.locator(".about").inner_text()
+    kinds = ("refused", "promotion", "paused")
+    last = [entries(own_site, kind)[-1] for kind in kinds]
+    assert [(each["by"], each["reason"]) for each in last] == [
+        ("ada", f"{verb}: plan 12") for verb in ("Refuse", "Approve", "Pause")
+    ]
+    champion = registry.champion(known.id)
+    assert champion is not None
+    assert champion.number == first
 
 
 def test_what_happens_elsewhere_is_seen_without_a_reload(page: Page, own_site: Site) -> None:

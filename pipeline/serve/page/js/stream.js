@@ -40,10 +40,10 @@ export async function open(place, name) {
   const draw = {
     timeline: drawn.refresh,
     async versions() {
-      const [all, reigns, requests, now] = await Promise.all([
-        newest(`${of}/versions`, MOST), newest(`${of}/promotions`, MOST), newest(`${of}/requests`, 100), get(of),
+      const [all, reigns, requests, waiting, now] = await Promise.all([
+        newest(`${of}/versions`, MOST), newest(`${of}/promotions`, MOST), newest(`${of}/requests`, 100), get(`${of}/waiting`), get(of),
       ]);
-      Object.assign(state, { versions: all, reigns, requests, stream: now });
+      Object.assign(state, { versions: all, reigns, requests, waiting, stream: now });
       about(head, state);
       versions(parts.versions.body, state);
       queue(parts.queue.body, state);

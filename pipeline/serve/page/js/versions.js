@@ -10,7 +10,7 @@ const STEP = 14, HIGH = 48;
 const NEWEST = 6;
 
 export function versions(place, state) {
-  const { versions: all, reigns } = state;
+  const { versions: all, reigns, waiting } = state;
   if (!all.length) {
     fill(place, h("p.dim", {}, "None yet."));
     return;
@@ -20,7 +20,6 @@ export function versions(place, state) {
   const rails = rail(shown);
   const width = STEP * Math.max(...rails.map((each) => each.lanes)) + 4;
   const begin = Math.min(...reigns.map((each) => ms(each.live_from)));
-  const waiting = all.filter((each) => each.status === "waiting");
   fill(place,
     waiting.map((each) => waits(each, state)),
     table("Versions", ["Lineage", "Version", "Why", "The gate's word", "Reign"], shown.map((version, i) => row([
@@ -38,10 +37,12 @@ export function versions(place, state) {
     }, `Show all ${all.length}`));
 }
 
-// A version that waits for a word, where it cannot be overlooked.
-function waits(version, state) {
-  return h("div.waits", { role: "group", "aria-label": `Version ${version.number} waits` },
-    h("p", {}, h("strong", {}, `Version ${version.number} waits for a word.`), ` ${version.decision}`),
+// A version that waits for a word, where it cannot be overlooked, and what agreed limits it passes.
+function waits({ version, because, envelope, outside }, state) {
+  return h("div.waits", { role: "group", "aria-label": `Version ${version} waits` },
+    h("p", {}, h("strong", {}, `Version ${version} waits for a word.`), ` ${because}`),
+    h("p", {}, `It is outside of envelope ${envelope}:`),
+    h("ul", {}, outside.map((each) => h("li", {}, each))),
     may(state.who, "approver") && h("div.acts", {},
       doing(state, version, "approve", "Approve", "strong", "It becomes champion."),
       doing(state, version, "refuse", "Refuse", "danger", "It never becomes champion by itself.")));
@@ -49,9 +50,9 @@ function waits(version, state) {
 
 function doing(state, version, what, verb, look, text) {
   return h(`button.${look}`, {
-    type: "button", "data-key": `${what}-${version.number}`,
+    type: "button", "data-key": `${what}-${version}`,
     async onclick() {
-      const answer = await decide({ title: `${verb} version ${version.number}`, text, verb, look, path: `${state.of}/versions/${version.number}/${what}` });
+      const answer = await decide({ title: `${verb} version ${version}`, text, verb, look, path: `${state.of}/versions/${version}/${what}` });
       if (answer) await state.again();
     },
   }, verb);
