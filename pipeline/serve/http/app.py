@@ -21,6 +21,7 @@ from pipeline.serve.http import (
     acts,
     events,
     health,
+    nowhere,
     predict,
     problems,
     questions,
@@ -69,6 +70,7 @@ def create(
     problems.install(app)
     app.include_router(health.router)
     app.include_router(_v1())
+    nowhere.install(app, "/v1")
     if page.is_dir():
         app.mount("/", StaticFiles(directory=page, html=True), name="page")
     app.add_middleware(Gate, serve=settings.serve, tokens=house.tokens, failures=failures)

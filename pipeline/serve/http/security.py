@@ -97,7 +97,7 @@ class Gate:
             self._check_rate(scope)
             self._check_way(headers)
             if scope["method"] not in READS:
-                _check_origin(headers, scope["scheme"])
+                _check_origin(scope["method"], headers, scope["scheme"])
             scope.setdefault("state", {})["who"] = await self._who(scope, headers)
             body = _Body(receive, headers, self.serve.max_body_bytes)
         except Problem as problem:
@@ -183,9 +183,10 @@ def address(scope: Scope) -> str:
     return host if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
 
 
-def _check_origin(headers: Headers, scheme: str) -> None:
+def _check_origin(method: str, headers: Headers, scheme: str) -> None:
     """No page but our own makes a browser act."""
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if method == "POST" and kind != "application/json":  # a form can send no other method
         raise Problem(415, "what acts is sent as application/json")
     origins = headers.getlist("origin")
     if any(origin.lower() != f"{scheme}://{headers['host']}".lower() for origin in origins):

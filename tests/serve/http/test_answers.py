@@ -63,7 +63,7 @@ def test_a_plus_that_nobody_escaped_is_still_one(client: TestClient) -> None:
         (f"{OF}/versions?cursor=AAAA", 422, "cursor: none that a page gave"),
         (f"{OF}/versions?cursor=%F0%9F%92%A9", 422, "cursor: none that a page gave"),
         ("/v1/ledger?stream=other", 404, "no stream other"),
-        ("/v1/nothing", 404, "Not Found"),
+        ("/v1/nothing", 404, "nothing is at this path"),
         ("/nothing", 404, "Not Found"),
     ],
 )
@@ -81,11 +81,47 @@ def test_what_is_not_there_or_cannot_be_is_a_problem(
     assert "\n" not in problem["detail"]
 
 
-def test_a_wrong_method_is_a_problem_that_names_the_right_one(client: TestClient) -> None:
-    """RFC 9110, section 15.5.6."""
-    found = client.delete("/v1/streams", headers={"Content-Type": "application/json"})
-    assert found.status_code == 405
-    assert "GET" in found.headers["allow"]
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/v1/streams", "GET"),
+        ("POST", "/v1/streams", "GET"),
+        ("HEAD", "/v1/streams", "GET"),
+        ("OPTIONS", "/v1/streams", "GET"),
+        ("PUT", "/v1/tokens", "GET, POST"),
+        ("PATCH", f"{OF}/tasks/1", "GET, POST"),
+        ("GET", f"{OF}/pause", "POST"),
+        ("GET", "/v1/schedules/nightly/run-now", "POST"),
+        ("QUERY", "/v1/streams", "GET"),
+        ("POST", "/v1/openapi.json", "GET, HEAD"),
+        ("POST", "/v1/nothing", None),
+        ("DELETE", "/v1/nothing", None),
+        ("GET", "/v1", None),
+        ("POST", "/v1", None),
+        ("GET", "/v1/", None),
+        ("GET", "/v1/streams/", None),
+        ("PUT", f"{OF}/pause/now", None),
+    ],
+)
+def test_what_no_route_answers_is_a_problem_that_says_what_is(
+    client: TestClient, method: str, path: str, allowed: str | None
+) -> None:
+    """405 with all the methods that the path has (RFC 9110, section 15.5.6); else 404."""
+    found = client.request(method, path, json={} if method == "POST" else None)
+    assert found.status_code == (404 if allowed is None else 405)
+    assert found.headers.get("allow") == allowed
+    assert found.headers["content-type"] == "application/problem+json"
+    if method != "HEAD":
+        assert found.json()["status"] == found.status_code
+        said = f"this path takes {allowed}" if allowed else "nothing is at this path"
+        assert found.json()["detail"] == said
+
+
+def test_what_stands_beside_the_routes_is_the_page_s(client: TestClient) -> None:
+    """Its files go on being answered; what is none is a problem too."""
+    assert client.get("/").headers["content-type"].startswith("text/html")
+    found = client.get("/v1.html")
+    assert (found.status_code, found.headers["content-type"]) == (404, "application/problem+json")
 
 
 def test_who_has_an_answer_gets_304_until_it_changes(
