@@ -170,22 +170,24 @@ def _used(d: Dialect, use: str, task: str, windows: str, sha256: str, source: st
 
 
 def _metrics(d: Dialect) -> str:
+    made = "v.created"
     figures = (
-        ("m.name", "NULL", "m.value", "metrics m ON m.version_id = v.id"),
-        ("'skill'", "t.number", "m.skill", "evaluations m ON m.version_id = v.id"),
-        ("'parent_skill'", "t.number", "m.parent_skill", "evaluations m ON m.version_id = v.id"),
+        ("m.name", "NULL", "m.value", "metrics", made),
+        ("'skill'", "t.number", "m.skill", "evaluations", made),
+        ("'parent_skill'", "t.number", "m.parent_skill", "evaluations", made),
+        ("'skill_again'", "t.number", "m.skill", "measurements", "m.measured"),
     )
     return " UNION ALL ".join(
         f"""
         SELECT s.name AS stream, v.number AS version, {name} AS name,
             CAST({task} AS INTEGER) AS task, {value} AS value,
-            {d.time("v.created")} AS measured_at
+            {d.time(measured)} AS measured_at
         FROM versions v
         JOIN streams s ON s.id = v.stream_id
-        JOIN {rows}
+        JOIN {rows} m ON m.version_id = v.id
         {"" if task == "NULL" else "JOIN tasks t ON t.id = m.task_id"}
         WHERE {value} IS NOT NULL"""
-        for name, task, value, rows in figures
+        for name, task, value, rows, measured in figures
     )
 
 

@@ -74,6 +74,8 @@ class Audit:
     def metrics_at(self, stream: str, at: int) -> Answer:
         """The figures of the version live at a time, as they were known then.
 
+        `..._again`: its skills as the clock had them measured last, up to that time.
+
         Raises
         ------
         PipelineError
@@ -81,12 +83,15 @@ class Audit:
         """
         with reading(self.engine) as conn:
             _, version = queries.live(conn, queries.stream(conn, stream), at)
+            again = queries.measured(conn, version.id, at)
             return {
                 "stream": stream,
                 "at": iso(at),
                 "version": version.number,
                 "measured_at": iso(version.created),
                 **_figures(conn, version),
+                "measured_again_at": iso(again[0].measured) if again else None,
+                "skills_again": answers.skills(again),
             }
 
     def decided(self, stream: str, number: int) -> Answer:

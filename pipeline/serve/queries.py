@@ -178,6 +178,20 @@ def evaluations(conn: Connection, wanted: Where) -> ByVersion:
     return _by_version(conn.execute(rows.where(wanted).order_by(t.tasks.c.number)))
 
 
+def measured(conn: Connection, version_id: int, at: int) -> Sequence[Row[Any]]:
+    """A version's skills as they were measured last up to a time, by the tasks' numbers."""
+    c = t.measurements.c
+    newest = (
+        select(c.request_id)
+        .where(c.version_id == version_id, c.measured <= at)
+        .order_by(c.measured.desc(), c.request_id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = select(t.measurements, t.tasks.c.number).join(t.tasks, t.tasks.c.id == c.task_id)
+    return conn.execute(rows.where(c.request_id == newest).order_by(t.tasks.c.number)).all()
+
+
 def _by_version(rows: Iterable[Row[Any]]) -> ByVersion:
     found: defaultdict[int, list[Row[Any]]] = defaultdict(list)
     for row in rows:

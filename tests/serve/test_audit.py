@@ -481,6 +481,78 @@ def test_a_microsecond_is_not_lost() -> None:
     assert parse_time(str(iso(at))) == at
 
 
+# Measured again -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(
+    registry: SqlRegistry, stream: Stream, clock: Clock, learned: tuple[int, dict[str, str]]
+) -> list[tuple[int, dict[str, float]]]:
+    """(when, skills) of three measurements: two of version 2, then 1 is live again, and one of it.
+
+    The second is of one task less, as that has become a fault, say.
+    """
+    del learned
+    (task,) = (each.id for each in registry.tasks(stream.id))
+    registry.submit(asked(stream, 2))
+    claim = claimed(registry)
+    other = registry.assign(claim, claim.id, np.full((2, 2), 99.0))
+    registry.finish(claim, "done")
+    found = []
+    for skills in ({task: 0.25, other: 0.75}, {task: 0.125, other: float("nan")}, {task: -0.5}):
+        clock.pass_s(10)
+        if len(found) == 2:
+            registry.roll_back(stream.id, actor="eve", reason="too warm")
+            clock.pass_s(10)
+        registry.submit(by_hand(stream, reason="evaluate", due=clock.now))
+        champion = registry.champion(stream.id)
+        assert champion is not None
+        registry.measured(claimed(registry), champion, skills, dict.fromkeys(skills, 40))
+        numbers = {task: "task 1", other: "task 2"}
+        told = {numbers[each]: skill for each, skill in skills.items() if skill == skill}
+        found.append((clock.now, told))
+    return found
+
+
+def test_what_was_measured_again_is_told_as_it_was_known_then(
+    audit: Audit, measured: list[tuple[int, dict[str, float]]]
+) -> None:
+    """To the microsecond; of the version that was live then, and beside what the gate saw."""
+    one, two, three = measured
+    cases = [
+        (one[0] - 1, 2, None),
+        (one[0], 2, one),
+        (two[0] - 1, 2, one),
+        (two[0], 2, two),
+        (three[0] - 10 * SECOND - 1, 2, two),
+        (three[0] - 10 * SECOND, 1, None),
+        (three[0] - 1, 1, None),
+        (three[0], 1, three),
+        (three[0] + 10**9, 1, three),
+    ]
+    for at, version, expected in cases:
+        told = audit.metrics_at("plant", at)
+        assert told["version"] == version
+        when, skills = expected or (None, {})
+        assert (told["measured_again_at"], told["skills_again"]) == (iso(when), skills), at
+        assert told["skills"] == ({"task 1": 0.5} if version == 2 else {})
+
+
+def test_the_view_tells_all_that_was_measured_again(
+    registry: SqlRegistry, measured: list[tuple[int, dict[str, float]]]
+) -> None:
+    """A row a task and time, beside the figures of the version."""
+    rows = view(registry, "audit_metrics", "name = 'skill_again' ORDER BY measured_at, task")
+    told = [(r["version"], r["measured_at"], f"task {r['task']}", r["value"]) for r in rows]
+    assert told == [
+        (version, iso(when), task, skill)
+        for version, (when, skills) in zip((2, 2, 1), measured, strict=True)
+        for task, skill in skills.items()
+    ]
+    rows = view(registry, "audit_metrics", "name = 'skill' AND version = 2")
+    assert [(r["value"], r["measured_at"]) for r in rows] == [(0.5, iso(START + 10 * SECOND))]
+
+
 # Views ----------------------------------------------------------------------------------------
 
 

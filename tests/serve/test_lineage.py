@@ -211,6 +211,8 @@ def test_metrics_are_those_of_the_version_that_was_live(
         "measured_at": iso(START + 10 * SECOND),
         "metrics": {"loss_after": 0.5, "windows": 0.0},
         "skills": {"task 1": 0.5},
+        "measured_again_at": None,
+        "skills_again": {},
     }
     later = lineage.metrics_at("readings", START + 20 * SECOND)
     assert later["version"] == 2

@@ -19,7 +19,7 @@ Asked = list[tuple[str, Any]]
 #: Tables that grow with the history, and their names inside queries.
 BIG = (
     *("versions", "requests", "request_inputs", "promotions", "boundaries", "segments", "scored"),
-    *("ledger", "metrics", "evaluations", "artifacts"),
+    *("ledger", "metrics", "evaluations", "artifacts", "measurements"),
 )
 ALIASES = ("parents", "parent", "back", "v", "r", "i", "p", "b", "c", "l", "m", "x", "q")
 QUESTIONS: dict[str, Callable[[Audit], Any]] = {
