@@ -1,7 +1,7 @@
 """Ledger and tables in, where they differ out: what was changed in a table behind its back.
 
-What can be seen is in telling.py. The ledger says nothing of which version scored which offsets, of
-checkpoints, leases and claims.
+What can be seen is in telling.py and telling_clock.py. The ledger says nothing of which version
+scored which offsets, of checkpoints, leases and claims.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from pipeline.register import tables as t
+from pipeline.register import telling_clock
 from pipeline.register.chain import BATCH
 from pipeline.register.telling import Key, Row, Rows, Rule, Values, rules
 
@@ -45,7 +47,7 @@ def differences(
     entries: Entries, rows: Rows, *, left_out: Collection[str] = ()
 ) -> Iterator[Difference]:
     """All that differ, table by table; left_out: tables that are not there to be compared."""
-    for rule in rules(rows):
+    for rule in chain(rules(rows), telling_clock.rules()):
         if rule.table not in left_out:
             yield from _differing(rule, _expected(rule, entries), rows)
 
@@ -84,6 +86,9 @@ def _expected(rule: Rule, entries: Entries) -> dict[Key, _Told]:
     told: dict[Key, _Told] = {}
     for entry in entries(rule.kinds):
         for key, values in _said(rule, entry):
+            if values is None:
+                told.pop(key, None)
+                continue
             if (before := told.get(key)) is not None:
                 values = msgspec.msgpack.decode(before.packed) | values
             packed = msgspec.msgpack.encode(values)
@@ -91,10 +96,11 @@ def _expected(rule: Rule, entries: Entries) -> dict[Key, _Told]:
     return told
 
 
-def _said(rule: Rule, entry: Row) -> list[tuple[Key, Values]]:
+def _said(rule: Rule, entry: Row) -> list[tuple[Key, Values | None]]:
     """What an entry says; nothing where it makes no sense: then the chain does not hold there."""
     try:
-        said = [(key, dict(values)) for key, values in rule.said(entry, json.loads(entry["entry"]))]
+        told = rule.said(entry, json.loads(entry["entry"]))
+        said = [(key, None if values is None else dict(values)) for key, values in told]
         return said if all(hash(key) is not None for key, _ in said) else []
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
@@ -116,7 +122,7 @@ def _differing(rule: Rule, told: dict[Key, _Told], rows: Rows) -> Iterator[Diffe
         if (shown := _shown(rule, row)) is None:
             continue
         if found is None:
-            if not rule.loose:
+            if not rule.loose and not rule.untold(row):
                 yield Difference(table=rule.table, row=named, what="inserted")
             continue
         meant = msgspec.msgpack.decode(found.packed)

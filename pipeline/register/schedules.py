@@ -24,6 +24,8 @@ from pipeline.register import tables as t
 from pipeline.register.engine import inserting
 from pipeline.register.scene import Scene
 
+#: What came of a run in whose place a later one was.
+LEFT_OUT = "left out: it was due again"
 #: Of the scheduler that acts, and who acts by the clock.
 LEASE = ACTOR = "scheduler"
 
@@ -94,7 +96,7 @@ def known(conn: Connection) -> list[Entry]:
 def pause(scene: Scene, definition: Schedule) -> bool:
     """Let nothing be due; whether it was not paused before; RegistryError if the clock says so."""
     _check(scene)
-    _know(scene.conn, definition, scene.at)
+    _know(scene, definition)
     c, act = t.schedules.c, scene.act
     values = {"paused": scene.at, "paused_by": act.actor, "paused_because": act.reason}
     this = (c.name == definition.name) & c.paused.is_(None)
@@ -132,7 +134,7 @@ def order(scene: Scene, definition: Schedule) -> tuple[int, bool]:
     """
     _check(scene)
     conn, act, due = scene.conn, scene.act, scene.at
-    _know(conn, definition, due)
+    _know(scene, definition)
     c = t.schedule_runs.c
     waits = select(c.due).where(
         c.schedule == definition.name, t.is_unfinished, c.started.is_(None), c.actor != ACTOR
@@ -141,7 +143,8 @@ def order(scene: Scene, definition: Schedule) -> tuple[int, bool]:
         return int(waiting), False
     while not _insert(conn, definition, due, act.actor, act.reason):
         due += 1
-    scene.note("schedule_ordered", {"schedule": definition.name, "due": due})
+    told = {"schedule": definition.name, "kind": definition.kind, "due": due}
+    scene.note("schedule_ordered", told)
     return due, True
 
 
@@ -153,8 +156,10 @@ def note_due(conn: Connection, definition: Schedule, due: int, owner: str, *, at
     if not _insert(conn, definition, due, ACTOR, ""):
         return False
     earlier = (c.schedule == definition.name) & (c.due < due) & (c.actor == ACTOR)
-    left_out = {"finished": at, "ok": False, "outcome": "left out: it was due again"}
-    conn.execute(update(t.schedule_runs).where(earlier, t.is_unfinished).values(left_out))
+    ended = {"finished": at, "ok": False, "outcome": LEFT_OUT}
+    left = update(t.schedule_runs).where(earlier, t.is_unfinished).values(ended)
+    for row in conn.execute(left.returning(t.schedule_runs)).all():
+        _note(conn, _run(row), False, LEFT_OUT, at)
     return True
 
 
@@ -225,10 +230,13 @@ def _is_leader(conn: Connection, owner: str) -> bool:
     return conn.execute(lease).scalar() == owner
 
 
-def _know(conn: Connection, definition: Schedule, at: int) -> None:
+def _know(scene: Scene, definition: Schedule) -> None:
     """Have a row of it, if no scheduler has seen it yet."""
-    new = inserting(conn, t.schedules).values(_columns(definition, at))
-    conn.execute(new.on_conflict_do_nothing())
+    conn, actor, at = scene.conn, scene.act.actor, scene.at
+    new = inserting(conn, t.schedules).values(_columns(definition, at)).on_conflict_do_nothing()
+    if conn.execute(new.returning(t.schedules.c.name)).first() is not None:
+        facts = {"schedule": definition.name, "before": None, "after": definition, "by": actor}
+        ledger.append(conn, "schedule_changed", facts, at=at, actor=actor)
 
 
 def _define(conn: Connection, definition: Schedule, at: int) -> None:

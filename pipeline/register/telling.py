@@ -3,7 +3,7 @@
 Streams and their pauses, boundaries with their ends, sensor events, gaps, regimes, what segments
 were named, requests and how they ended, versions with status, inputs, settings, figures and R's
 row, promotions and roll-backs, envelopes and how versions were held against them, what people did,
-tokens, and decisions on dead letters.
+tokens, and decisions on dead letters. What happens by the clock: telling_clock.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Values = dict[str, Any]
 Row = Mapping[str, Any]
 #: A table's name -> its rows in order of their keys.
 Rows = Callable[[str], Iterable[Row]]
-#: What an entry says: the row's key, and values of some of its columns.
-Said = Iterator[tuple[Key, Values]]
+#: What an entry says: the row's key, and values of some of its columns; None: it is gone.
+Said = Iterator[tuple[Key, Values | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,8 @@ class Rule:
     shown: Callable[[Row], Values | None] = dict
     #: Rows may be there that the ledger tells nothing of, or gone.
     loose: bool = False
+    #: Whether a row may be there that the ledger tells nothing of yet.
+    untold: Callable[[Row], bool] = lambda _: False
 
 
 def _stream(entry: Row, facts: Values) -> Said:
@@ -252,7 +254,7 @@ def rules(rows: Rows) -> Iterator[Rule]:
     task = ("stream_id", "number")
     yield Rule(table="tasks", key=task, kinds=("task", "task_marked"), said=_task)
     yield Rule(table="segments", key=SEGMENT, kinds=("task_named",), said=_segment)
-    ended = ("request", "request_failed", "request_done", "version")
+    ended = ("request", "request_failed", "request_done", "version", "measured")
     yield Rule(table="requests", key=("id",), kinds=ended, said=_request, shown=_request_shown)
     fates = ("version", "waiting", "refused", "promotion", "rollback")
     yield Rule(table="versions", key=("id",), kinds=fates, said=_version)

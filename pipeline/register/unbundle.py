@@ -30,6 +30,8 @@ from pipeline.register.telling import Row, hashes_of
 
 #: A longer line is none of ours, in bytes.
 LONGEST_LINE = 64 << 20
+#: Tables of no stream: they are not in a bundle.
+LEFT_OUT = ("tokens", "schedules", "schedule_runs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ class _History:
         """Of what the files say, whatever their manifest does."""
         try:
             yield from self._ledger(anchors, signed)
-            yield from map(of_row, differences(self._entries, self._rows, left_out=("tokens",)))
+            yield from map(of_row, differences(self._entries, self._rows, left_out=LEFT_OUT))
             yield from self._weights()
         except (ValueError, TypeError, KeyError, RecursionError) as exc:
             yield _edited("the bundle", f"a line is none of tidemark's: {exc}")

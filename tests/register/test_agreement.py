@@ -40,6 +40,7 @@ from pipeline.register.orders import (
     RunSchedule,
 )
 from pipeline.register.proof import of_row, verify
+from pipeline.register.schedules import LEASE
 from pipeline.register.sql import SqlRegistry
 from pipeline.register.tokens import TokenBook
 from pipeline.register.triggers import drop_triggers
@@ -63,6 +64,7 @@ from tests.register.making import (
 #: Location and deviation of two sensors that stand still.
 UNITS = np.zeros((2, 2))
 NIGHTLY = Schedule(name="nightly", cron="30 2 * * *")
+HOURLY = Schedule(name="hourly", every_s=3600.0, kind="evaluate")
 
 
 @pytest.fixture
@@ -155,8 +157,39 @@ def steer(registry: SqlRegistry) -> None:
     registry.act(None, RevokeToken(name="eve"), ada("left"))
     for kind in (PauseSchedule, PauseSchedule, RunSchedule, RunSchedule, ResumeSchedule):
         registry.act(None, kind(schedule=NIGHTLY), ada("plan 13"))
+    by_the_clock(registry)
     TokenBook(registry.engine, clock=clock).note_failures({"address": "203.0.113.7", "failures": 3})
     registry.note_settings("train", "readings", {"learn": {"epochs": 1}}, "ada")
+
+
+def by_the_clock(registry: SqlRegistry) -> None:
+    """Of each state that a schedule, a run and a measurement may be in, one or two."""
+    clock = registry.clock
+    assert isinstance(clock, Clock)
+    assert registry.lease(LEASE, "a", 60.0)
+    gone = Schedule(name="gone", every_s=60.0, kind="verify")
+    registry.adopt_schedules([NIGHTLY, HOURLY, gone], "a")
+    registry.adopt_schedules([NIGHTLY, HOURLY], "a")
+    registry.act(None, PauseSchedule(schedule=HOURLY), ada("plan 14"))
+    (ordered,) = registry.unfinished_runs()
+    assert registry.begin_run(ordered, "a")
+    assert registry.end_run(ordered, "a", ok=False, outcome="broken")
+    for due in (1, 2, 3):
+        assert registry.note_due(HOURLY, due, "a")
+    stream = registry.stream("readings")
+    assert stream is not None
+    (run,) = registry.unfinished_runs()
+    champion = registry.champion(stream.id)
+    assert champion is not None
+    registry.act(stream.id, Resume(), ada("plan 15"))
+    while (claim := registry.claim("trainer", 60.0)) is not None:
+        registry.finish(claim, "nothing to do")
+    registry.request_run(run, by_hand(stream, reason="evaluate", due=3), "a")
+    task = registry.tasks(stream.id)[0].id
+    skills = {task: 0.5, task + 1: float("nan")}
+    registry.measured(claimed(registry), champion, skills, dict.fromkeys(skills, 40))
+    registry.note_due(HOURLY, 4, "a")
+    registry.act(None, RunSchedule(schedule=NIGHTLY), ada("plan 16"))
 
 
 def ada(reason: str) -> Act:
@@ -254,6 +287,81 @@ STEERED = [
 def test_what_people_did_and_was_changed_is_found(steered: SqlRegistry) -> None:
     """As above: one change, one finding."""
     check_attacks(steered, STEERED)
+
+
+#: As ATTACKS, of what happens by the clock.
+CLOCKED = [
+    ("UPDATE schedules SET paused = NULL WHERE name = 'hourly'", "schedules", "edited", "paused"),
+    ("UPDATE schedules SET paused = 5 WHERE name = 'nightly'", "schedules", "edited", "paused"),
+    ("UPDATE schedules SET since = 5 WHERE name = 'nightly'", "schedules", "edited", "since"),
+    ("UPDATE schedules SET gone = NULL WHERE name = 'gone'", "schedules", "edited", "gone"),
+    (
+        "UPDATE schedules SET definition = REPLACE(definition, '3600', '60') WHERE name = 'hourly'",
+        "schedules",
+        "edited",
+        "name hourly: definition",
+    ),
+    ("DELETE FROM schedules WHERE name = 'gone'", "schedules", "deleted", "name gone"),
+    (
+        "INSERT INTO schedules (name, definition, since) VALUES ('new', '{}', 0)",
+        "schedules",
+        "inserted",
+        "name new",
+    ),
+    (
+        "UPDATE schedule_runs SET outcome = 'done' WHERE outcome = 'broken'",
+        "schedule_runs",
+        "edited",
+        "outcome",
+    ),
+    ("UPDATE schedule_runs SET ok = NOT ok WHERE due = 1", "schedule_runs", "edited", "due 1: ok"),
+    (
+        "UPDATE schedule_runs SET finished = NULL WHERE due = 3",
+        "schedule_runs",
+        "edited",
+        "due 3: finished",
+    ),
+    (
+        "UPDATE schedule_runs SET actor = 'eve' WHERE outcome = 'broken'",
+        "schedule_runs",
+        "edited",
+        "actor",
+    ),
+    ("DELETE FROM schedule_runs WHERE due = 2", "schedule_runs", "deleted", "due 2"),
+    (
+        "DELETE FROM schedule_runs WHERE finished IS NULL AND actor = 'ada'",
+        "schedule_runs",
+        "deleted",
+        "schedule nightly",
+    ),
+    (
+        "INSERT INTO schedule_runs (schedule, due, kind, actor, reason, finished) "
+        "VALUES ('nightly', 9, 'verify', 'scheduler', '', 10)",
+        "schedule_runs",
+        "inserted",
+        "due 9",
+    ),
+    ("UPDATE measurements SET skill = 0.75", "measurements", "edited", "skill"),
+    ("UPDATE measurements SET measured = 5", "measurements", "edited", "measured"),
+    ("DELETE FROM measurements", "measurements", "deleted", "task_id 1"),
+    (
+        "INSERT INTO measurements (request_id, task_id, version_id, skill, windows, measured) "
+        "VALUES (1, 1, 1, 1.0, 1, 1)",
+        "measurements",
+        "inserted",
+        "request_id 1, task_id 1",
+    ),
+]
+
+
+def test_what_the_clock_did_and_was_changed_is_found(steered: SqlRegistry) -> None:
+    """As above: a run that is to be done and was not yet has no entry, and is none of it."""
+    count = "SELECT COUNT(*) FROM schedule_runs WHERE finished IS NULL"
+    assert column(steered.engine, count) == [2]
+    check_attacks(steered, CLOCKED)
+    told = change(steered.engine, "DELETE FROM schedule_runs WHERE due = 4")
+    assert told == 1
+    assert verify(steered.database).findings == ()
 
 
 def test_what_was_not_pruned_is_not_taken_for_it(steered: SqlRegistry) -> None:

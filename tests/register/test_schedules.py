@@ -168,7 +168,15 @@ def test_pauses_and_orders_are_told_once_with_who_and_why(registry: SqlRegistry)
     kinds = ("schedule_paused", "schedule_ordered", "schedule_resumed")
     assert [told(registry, kind) for kind in kinds] == [
         [{"schedule": "nightly", "reason": "repair", "request_id": "1"}],
-        [{"schedule": "nightly", "reason": "a look", "request_id": "3", "due": asked.due}],
+        [
+            {
+                "schedule": "nightly",
+                "kind": "retrain",
+                "due": asked.due,
+                "reason": "a look",
+                "request_id": "3",
+            }
+        ],
         [{"schedule": "nightly", "reason": "done", "request_id": "5"}],
     ]
 
