@@ -163,7 +163,7 @@ def prune(
     request_id: RequestId = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Let old readings and weights go, of all streams; hashes, figures and decisions stay."""
+    """Let old readings and weights go, of all streams, and what is like them; decisions stay."""
     from pipeline.run.pruning import order
 
     act = who(actor, reason, request_id)

@@ -206,9 +206,7 @@ def _prune(scene: Scene, order: Prune) -> Done:
         more=scene.more,
     )
     said = f"pruned: {gone.sentence}"
-    return Done(
-        act="prune", at=scene.at, changed=bool(gone.artifacts), facts=gone.facts, sentence=said
-    )
+    return Done(act="prune", at=scene.at, changed=bool(gone), facts=gone.facts, sentence=said)
 
 
 _DO: dict[type[Order], Callable[[Scene, Any], Done]] = {

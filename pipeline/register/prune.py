@@ -1,5 +1,8 @@
 """Readings and weights that nobody will need again go; hashes, figures and decisions stay.
 
+So do runs of schedules, but for the newest of each, and what is drawn of readings that are old by
+their own time and by that of their series' newest.
+
 An artifact's row stays too, without its content and with who let it go, so that whatever refers to
 it still does. Its age is that of its last use: a request that brought it was done, a version was
 made from it, a version of these weights was live. What goes on needs these, however old:
@@ -20,9 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
-from pipeline.register import ledger, rollback, tasks, versions
+from pipeline.register import ledger, rollback, schedules, tasks, timeline, versions
 from pipeline.register import tables as t
 from pipeline.register.engine import moment
 
@@ -43,13 +46,23 @@ class Old:
     artifacts: Sequence[tuple[str, str, int]]
     #: Last used before, microseconds since 1970 UTC.
     before: int
+    #: (schedule, due time before which its runs that ended before then go, how many).
+    runs: Sequence[tuple[str, int, int]] = ()
+    #: Buckets of timelines.
+    buckets: int = 0
 
     @property
     def facts(self) -> dict[str, Any]:
         """Artifacts by kind, and bytes."""
         kinds = Counter(kind for _, kind, _ in self.artifacts)
         size = sum(size for *_, size in self.artifacts)
-        return {"artifacts": dict(sorted(kinds.items())), "bytes": size, "before": self.before}
+        return {
+            "artifacts": dict(sorted(kinds.items())),
+            "bytes": size,
+            "before": self.before,
+            "schedule_runs": sum(count for *_, count in self.runs),
+            "timeline_buckets": self.buckets,
+        }
 
     @property
     def sentence(self) -> str:
@@ -57,7 +70,13 @@ class Old:
         facts = self.facts
         kinds = ", ".join(f"{n} {kind}" for kind, n in facts["artifacts"].items()) or "nothing"
         since = moment(self.before).date()
-        return f"{kinds}, {facts['bytes']:,} bytes that nobody used since {since}"
+        said = f"{kinds}, {facts['bytes']:,} bytes that nobody used since {since}"
+        others = {"runs of schedules": facts["schedule_runs"], "pieces of timelines": self.buckets}
+        return "; ".join([said, *(f"{count:,} {name}" for name, count in others.items() if count)])
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.artifacts or self.runs or self.buckets)
 
 
 def old(conn: Connection, *, keep_days: int, replays_all: bool, at: int) -> Old:
@@ -75,7 +94,13 @@ def old(conn: Connection, *, keep_days: int, replays_all: bool, at: int) -> Old:
     for sha256, when in _uses(conn, replays_all) if rows else ():
         used[sha256] = max(when, used.get(sha256, 0))
     gone = [(r.sha256, r.kind, r.size) for r in rows if used.get(r.sha256, 0) < before]
-    return Old(artifacts=gone, before=before)
+    buckets = select(func.count()).select_from(t.timeline_buckets)
+    return Old(
+        artifacts=gone,
+        before=before,
+        runs=schedules.old(conn, before),
+        buckets=conn.execute(buckets.where(timeline.old(before, keep_days * DAY_US))).scalar_one(),
+    )
 
 
 def prune(
@@ -102,6 +127,14 @@ def prune(
         size = sum(size for *_, size in batch)
         told = {"hashes": hashes, "bytes": size, "keep_days": keep_days, "before": found.before}
         entries.append({**told, "reason": reason, **more})
+    if found.runs or found.buckets:
+        schedules.forget(conn, found.runs, before=found.before)
+        conn.execute(
+            delete(t.timeline_buckets).where(timeline.old(found.before, keep_days * DAY_US))
+        )
+        runs = [(name, until) for name, until, _ in found.runs]
+        told = {"runs": runs, "buckets": found.buckets, "keep_days": keep_days}
+        entries.append({**told, "before": found.before, "reason": reason, **more})
     ledger.append(conn, "pruned", *entries, at=at, actor=actor)
     return found
 

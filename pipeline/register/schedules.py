@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
 from pipeline.config import Schedule
 from pipeline.errors import RegistryError
@@ -216,6 +216,33 @@ def last(conn: Connection, name: str, count: int) -> list[ScheduledRun]:
     c = t.schedule_runs.c
     rows = select(t.schedule_runs).where(c.schedule == name).order_by(c.due.desc()).limit(count)
     return [_run(row) for row in conn.execute(rows)]
+
+
+def old(conn: Connection, before: int) -> list[tuple[str, int, int]]:
+    """(schedule, due time, how many of its runs are older and ended before a time); by name.
+
+    The newest by the clock stays: without it, its time would be due again.
+    """
+    c = t.schedule_runs.c
+    newest = select(c.schedule, func.max(c.due).label("due")).where(c.actor == ACTOR)
+    known = newest.group_by(c.schedule).subquery()
+    until = func.coalesce(known.c.due, before)
+    rows = (
+        select(c.schedule, until.label("until"), func.count().label("runs"))
+        .outerjoin(known, known.c.schedule == c.schedule)
+        .where(c.finished < before, c.due < until)
+        .group_by(c.schedule, until)
+        .order_by(c.schedule)
+    )
+    return [(row.schedule, int(row.until), row.runs) for row in conn.execute(rows)]
+
+
+def forget(conn: Connection, runs: Sequence[tuple[str, int, int]], *, before: int) -> None:
+    """Let runs go, as `old` finds them; the ledger tells of each."""
+    c = t.schedule_runs.c
+    for name, until, _ in runs:
+        these = (c.schedule == name) & (c.due < until) & (c.finished < before)
+        conn.execute(delete(t.schedule_runs).where(these))
 
 
 def _check(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Connection, Row, and_, literal, select, tuple_
 
 from pipeline.records import FloatArray, IntArray
 from pipeline.register.engine import inserting
@@ -225,6 +225,31 @@ def _read(
         some = wanted[begin : begin + AT_ONCE]
         found += conn.execute(query.where(tuple_(c.slot, c.bucket).in_(some)))
     return unpacked(found, like.cells.shape[2])
+
+
+def old(before: int, keep: int) -> ColumnElement[bool]:
+    """Buckets whose readings lie before a time, and so long before their series' newest.
+
+    before, keep: microseconds. One of which a coarser bucket is still to be made stays.
+    """
+    c, newer = timeline_buckets.c, timeline_buckets.alias()
+    keys = ("stream_id", "partition", "slot")
+    rows = select(timelines.c.rows).where(*(timelines.c[key] == c[key] for key in keys))
+    newest = select(newer.c.last_time).where(
+        *(newer.c[key] == c[key] for key in keys), newer.c.level == 0
+    )
+    newest = newest.order_by(newer.c.first_time.desc()).limit(1)
+    is_in_coarser = (c.bucket // FACTOR + 1) * _size(c.level + 1) <= rows.scalar_subquery()
+    return and_(
+        c.last_time < before,
+        c.last_time < newest.scalar_subquery() - keep,
+        is_in_coarser,
+    )
+
+
+def _size(level: ColumnElement[int]) -> ColumnElement[int]:
+    """`size`, in SQL: 64 * 4^level = 2^(6 + 2 * level)."""
+    return literal(1, BigInteger).bitwise_lshift(6 + 2 * level)
 
 
 def unpacked(rows: Sequence[Row[Any]], width: int) -> Buckets:

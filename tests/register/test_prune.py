@@ -8,21 +8,30 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from pipeline.config import Audit, Database, Learn, Settings
+from pipeline.config import Audit, Database, Learn, Schedule, Settings
 from pipeline.errors import ArtifactCorrupt, ArtifactPruned, PipelineError
+from pipeline.ingest.series import group
+from pipeline.records import Batch
 from pipeline.register.chain import sound
 from pipeline.register.engine import reading
 from pipeline.register.envelope import Limits
-from pipeline.register.orders import Act, Agree, Mark, Prune, RollBack
+from pipeline.register.orders import Act, Agree, Mark, Prune, RollBack, RunSchedule
+from pipeline.register.proof import verify
+from pipeline.register.schedules import LEASE
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.register.tasks import HELD_OUT_SEGMENTS
 from pipeline.run.pruning import order
+from pipeline.serve.timeline import timeline
+from tests.register import timelines
 from tests.register.making import (
+    SECOND,
     Clock,
     asked,
     by_hand,
     candidate,
+    change,
     claimed,
     column,
     everything,
@@ -32,6 +41,7 @@ from tests.register.making import (
     register,
     rejected,
 )
+from tests.register.timelines import Follower, stored, values_of
 
 DAY_S = 86_400.0
 KEEP = 183
@@ -280,3 +290,106 @@ def test_the_policy_follows_the_settings(strategy: str, all_: bool) -> None:
     assert order(settings, 201) == Prune(keep_days=201, replays_all=all_)
     with pytest.raises(PipelineError, match=r"^199 days are fewer than audit.min_keep_days = 200$"):
         order(settings, 199)
+
+
+# Runs and timelines ----------------------------------------------------------------------------
+
+DAILY = Schedule(name="daily", every_s=DAY_S, kind="verify")
+YEARLY = Schedule(name="yearly", cron="0 0 1 1 *", kind="verify")
+
+
+def run(registry: SqlRegistry, schedule: Schedule, due: int) -> None:
+    """What is due is done at once."""
+    assert registry.lease(LEASE, "a", 60.0)
+    assert registry.note_due(schedule, due, "a")
+    for each in registry.unfinished_runs():
+        assert registry.begin_run(each, "a")
+        assert registry.end_run(each, "a", ok=True, outcome="done")
+
+
+def test_old_runs_of_schedules_go_but_for_the_newest(registry: SqlRegistry, clock: Clock) -> None:
+    """Three days' runs, 400 days ago, each with another that was asked for and done with the next,
+    the last of them today; the yearly one stays, as its time would be due again. The ledger keeps
+    them all, and agrees."""
+    run(registry, YEARLY, clock.now)
+    for day in range(3):
+        run(registry, DAILY, clock.now)
+        clock.pass_s(DAY_S / 2)
+        registry.act(None, RunSchedule(schedule=DAILY), Act(actor="ada", reason=f"look {day}"))
+        waited = clock.now
+        clock.pass_s(DAY_S / 2)
+    clock.pass_s(400 * DAY_S)
+    last = clock.now
+    run(registry, DAILY, last)
+    told = column(registry.engine, "SELECT COUNT(*) FROM ledger WHERE kind = 'schedule_run'")
+    assert registry.prunable(POLICY).runs == [("daily", last, 5)]
+    done = registry.act(None, POLICY, ADA)
+    assert (done.changed, done.facts["schedule_runs"]) == (True, 5)
+    assert done.sentence.endswith("; 5 runs of schedules")
+    assert [each.due for each in registry.schedule_runs("daily", 9)] == [last, waited]
+    assert len(registry.schedule_runs("yearly", 9)) == 1
+    for schedule, due in ((DAILY, last), (YEARLY, 1_000 * SECOND)):
+        assert not registry.note_due(schedule, due, "a")
+    assert told == [8]
+    assert column(registry.engine, "SELECT COUNT(*) FROM ledger WHERE kind = 'schedule_run'") == [8]
+    assert verify(registry.database).findings == ()
+    assert not registry.prunable(POLICY)
+    back = "INSERT INTO schedule_runs (schedule, due, kind, actor, reason, finished) "
+    change(registry.engine, back + "VALUES ('daily', 5, 'verify', 'scheduler', '', 6)")
+    (finding,) = verify(registry.database).findings
+    assert (finding.where, finding.what) == ("schedule_runs", "inserted")
+
+
+HOUR = 3_600 * SECOND
+#: Readings, one an hour: 208 days of them; and so many that a bucket of level 4 is complete.
+ROWS, MORE = 5_000, 17_000
+
+
+def hourly(values: NDArray[np.float32], first: int) -> Batch:
+    offsets = np.arange(first, first + len(values))
+    return group(
+        topic="plant", partition=0, ids=np.zeros(len(values), np.int64), names=["pump"],
+        offsets=offsets, times=HOUR * offsets, values=values, next_offset=first + len(values),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("now", [150 * 24, ROWS + 50 * 24])
+def test_old_pieces_of_timelines_go_where_a_coarser_one_is_complete(
+    registry: SqlRegistry, stream: Stream, clock: Clock, now: int
+) -> None:
+    """Those that ended 100 days before now, and before the series' newest; by the definition. What
+    is made of the rest later is what it would have been."""
+    values = values_of(MORE)
+    follower = Follower(registry, stream)
+    follower.take(hourly(values[:ROWS], 0))
+    follower.save()
+    clock.now = now * HOUR
+    until = min(now, ROWS - 1) - 100 * 24  # hour
+    kept, gone = [], 0
+    for level in range(5):
+        size = 64 * 4**level
+        every = range(-(-ROWS // size) if not level else ROWS // size)
+        left = [
+            b
+            for b in every
+            if min((b + 1) * size, ROWS) - 1 >= until or (b // 4 + 1) * 4 * size > ROWS
+        ]
+        kept.append(left)
+        gone += len(every) - len(left)
+    assert gone > 10
+    done = registry.act(None, Prune(keep_days=100, replays_all=False), ADA)
+    assert done.facts["timeline_buckets"] == gone
+    assert done.sentence.endswith(f"; {gone} pieces of timelines")
+    assert [stored(registry, 0, level).numbers.tolist() for level in range(5)] == kept
+    with reading(registry.engine) as conn:
+        drawn = timeline(conn, "plant", 0, "pump")
+    assert drawn["points"]["from"]
+    follower.take(hourly(values[ROWS:], ROWS))
+    follower.save()
+    wide = np.column_stack([values, np.full(MORE, np.nan, np.float32)])
+    made = stored(registry, 0, 4)
+    (whole,) = timelines.expected(wide, np.arange(MORE), 64 * 4**4, open_=False)
+    assert made.rows.tolist() == [whole["rows"]]
+    for i, name in enumerate(("low", "high", "mean", "count")):
+        np.testing.assert_allclose(made.cells[0, i], whole[name], rtol=4e-6)
+    assert verify(registry.database).findings == ()
