@@ -180,8 +180,10 @@ class KafkaSource:
             return []
         if polled:
             self.outage.over()
-        if self.topic_id() not in (None, self._topic_id):
-            raise MadeAnew(self.topic, f"its id is {self.topic_id()}, and was {self._topic_id}")
+        now = self.topic_id()
+        self._topic_id = self._topic_id or now  # the first answers may not have come at `subscribe`
+        if now not in (None, self._topic_id):
+            raise MadeAnew(self.topic, f"its id is {now}, and was {self._topic_id}")
         self._take_over(listener)
         return [
             Records(
