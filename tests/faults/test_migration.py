@@ -123,7 +123,7 @@ def test_a_fault_at_any_statement_of_a_migration_leaves_all_or_nothing(
     assert moved(done, clean) == ""
     expected = state(done)
     assert expected != was
-    for number in range(0, len(clean.seen), 1 if kind == "sqlite" else every):
+    for number in range(0, len(clean.seen), every):
         database, fault = fresh(), Steps(at=number, faults=FAULTS[kind])
         told = moved(database, fault)
         where = f"{clean.seen[number]}: {fault.raised}, told as {told}"
