@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -14,18 +15,30 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from pipeline.config import Database
 from pipeline.errors import RegistryError
+from pipeline.records import Decision
 from pipeline.register import migrate, tables
 from pipeline.register.engine import connect
-from pipeline.register.sql import SqlRegistry, journal_mode
+from pipeline.register.envelope import Limits
+from pipeline.register.orders import Act, Agree, Approve, Order, Promote, Refuse, RollBack
+from pipeline.register.proof import verify
+from pipeline.register.sql import SqlRegistry, Stream, journal_mode
 from pipeline.register.triggers import create_triggers
 from pipeline.register.views import create_views
 from tests.databases import new_database
-from tests.register.making import change, column
+from tests.register.making import (
+    Clock,
+    candidate,
+    change,
+    column,
+    next_version,
+    opened,
+    rejected,
+)
 from tests.register.processes import migrated_by_itself
 
 ROOT = Path(__file__).parents[2]
@@ -417,6 +430,64 @@ def test_requests_from_before_are_found_by_their_artifacts(
     migrate.upgrade(database)
     found = "SELECT request_id || role || sha256 FROM request_inputs ORDER BY request_id, role"
     assert column(engine, found) == ["1reservoirr", "1segments", "3segmentt"]
+
+
+def refusals(database: Database) -> dict[int, int]:
+    """Version's id -> when it was refused, by reading all of the ledger; of a history in which the
+    gate or a person refused versions, and some of those were promoted by a person later."""
+    clock, ada = Clock(), "ada"
+    with opened(database, clock) as registry:
+        for name in ("plant", "other"):  # numbers are a stream's own, ids the table's
+            stream = registry.open_stream(name, ["a"])
+
+            def made(weights: bytes, decision: Decision | None = None, of: Stream = stream) -> int:
+                clock.pass_s(1)
+                found = candidate(weights=weights + of.name.encode())
+                return next_version(registry, of, decision, found).number
+
+            def ordered(order: Order, of: Stream = stream) -> None:
+                clock.pass_s(1)
+                registry.act(of.id, order, Act(actor=ada, reason="plan 12"))
+
+            made(b"first")
+            made(b"worse", rejected())
+            ordered(Promote(version=made(b"worse, and promoted", rejected())))
+            ordered(Agree(limits=Limits(triggers=("boundary",))))
+            ordered(Refuse(version=made(b"refused")))
+            again = made(b"refused, and promoted")
+            ordered(Refuse(version=again))
+            ordered(Promote(version=again))
+            ordered(Approve(version=made(b"approved")))
+            made(b"waits")
+            ordered(Agree(limits=Limits()))
+            made(b"inside")
+            ordered(RollBack())
+        with registry.engine.connect() as conn:
+            rows = conn.execute(select(tables.ledger).order_by(tables.ledger.c.id)).all()
+    told = [(row.kind, row.at, json.loads(row.entry)) for row in rows]
+    return {
+        entry["version"]: at
+        for kind, at, entry in told
+        if kind == "refused" or (kind == "version" and entry["status"] == "rejected")
+    }
+
+
+def test_when_a_version_was_refused_is_filled_in_as_the_ledger_says(
+    database: Database, engine: Engine
+) -> None:
+    """Whatever a person did with it later; of one that was never refused nothing is."""
+    told = refusals(database)
+    assert len(told) == 8
+    query = select(tables.versions.c.id, tables.versions.c.rejected)
+    migrate.downgrade(database, "0015")
+    columns = {each["name"] for each in inspect(engine).get_columns("versions")}
+    assert "rejected" not in columns
+    migrate.upgrade(database)
+    with engine.connect() as conn:
+        found = {row.id: row.rejected for row in conn.execute(query)}
+    assert len(found) == 16
+    assert {number: at for number, at in found.items() if at is not None} == told
+    assert verify(database).findings == ()
 
 
 # What a person is told ------------------------------------------------------------------------
