@@ -55,7 +55,7 @@ def mark(
     actor: str,
     reason: str,
     at: int,
-    more: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any],
 ) -> Marked:
     """Give a task a kind, a name or both; None leaves what there is, "" takes the name away.
 
@@ -75,7 +75,7 @@ def mark(
     before = {"kind": row.kind, "name": row.name}
     after = {"kind": kind or row.kind, "name": row.name if name is None else name or None}
     conn.execute(update(t.tasks).where(t.tasks.c.id == row.id).values(after))
-    facts = {"task": number, "before": before, "after": after, "reason": reason, **(more or {})}
+    facts = {"task": number, "before": before, "after": after, "reason": reason, **more}
     ledger.append(conn, MARKED, facts, at=at, actor=actor, stream_id=stream_id)
     made = knowledge(conn, stream_id)
     learned_by = tuple(version.number for version in made if row.id in version.tasks)

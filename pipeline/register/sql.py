@@ -55,7 +55,6 @@ from pipeline.register import requests as queue
 from pipeline.register.checkpoints import Checkpoint, Key, Piece, State
 from pipeline.register.engine import connect, now_us, reading, writing
 from pipeline.register.envelopes import Envelope, Judgement
-from pipeline.register.marks import Marked
 from pipeline.register.orders import Act, Done, Order, Prune
 from pipeline.register.recorded import Recipe
 from pipeline.register.schedules import Entry, ScheduledRun
@@ -378,29 +377,6 @@ class SqlRegistry:
         """
         with writing(self.engine) as conn:
             return naming.assign(conn, claim, request_id, units, ask=ask, at=self.clock())
-
-    def mark(
-        self,
-        stream_id: int,
-        number: int,
-        *,
-        kind: str | None = None,
-        name: str | None = None,
-        actor: str,
-        reason: str,
-    ) -> Marked:
-        """Give a task a kind, a name or both; PipelineError if there is none of that number."""
-        with writing(self.engine) as conn:
-            return marks.mark(
-                conn,
-                stream_id,
-                number,
-                kind=kind,
-                name=name,
-                actor=actor,
-                reason=reason,
-                at=self.clock(),
-            )
 
     def places(self, stream_id: int) -> dict[tuple[int, str, int], int]:
         """(partition, series, segment) -> id of its task, for every named segment."""

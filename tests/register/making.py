@@ -17,7 +17,7 @@ from pipeline.config import Database
 from pipeline.errors import RegistryError
 from pipeline.records import Boundary, Candidate, Change, Claim, Decision, Request, Version
 from pipeline.register import tables
-from pipeline.register.orders import Act, AddToken
+from pipeline.register.orders import Act, AddToken, Mark
 from pipeline.register.sql import SqlRegistry, Stream
 
 SECOND = 1_000_000
@@ -126,6 +126,13 @@ def admitted(registry: SqlRegistry, name: str, role: str = "reader") -> str:
     made = registry.act(None, order, Act(actor="root", reason="on call")).token
     assert made
     return made
+
+
+def marked(
+    registry: SqlRegistry, stream_id: int, number: int, *, by: str = "ada", why: str, **what: str
+) -> dict[str, Any]:
+    """What a person says of a task, and what came of it."""
+    return registry.act(stream_id, Mark(task=number, **what), Act(actor=by, reason=why)).facts
 
 
 def asked(stream: Stream, segment: int = 1, **changes: Any) -> Request:

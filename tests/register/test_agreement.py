@@ -55,6 +55,7 @@ from tests.register.making import (
     change,
     claimed,
     column,
+    marked,
     next_version,
     opened,
     register,
@@ -112,7 +113,7 @@ def fill(registry: SqlRegistry) -> None:
     registry.submit(by_hand(stream))
     registry.fail(claimed(registry), "no data", retry=False)
     registry.submit(by_hand(stream))
-    registry.mark(stream.id, 1, kind="fault", name="cavitation", actor="ada", reason="seen")
+    marked(registry, stream.id, 1, kind="fault", name="cavitation", why="seen")
     book = LetterBook(registry.database, stream.id, clock=clock)
     places = [Place(0, offset, "f" * 64) for offset in range(3)]
     book.begin(places[:1], {0: 70}, actor="ada", reason="mended")

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from pipeline.config import Database
 from pipeline.errors import PipelineError, VersionConflict
 from pipeline.records import Claim, Version
-from pipeline.register import ledger, marks
+from pipeline.register import ledger
 from pipeline.register import tables as t
 from pipeline.register.chain import sound
 from pipeline.register.engine import reading
@@ -29,6 +29,7 @@ from tests.register.making import (
     claimed,
     column,
     everything,
+    marked,
     opened,
     promoted,
     race,
@@ -86,8 +87,10 @@ def shown(
     return claim, [registry.assign(claim, n, units(level), ask=ask) for n, level in named]
 
 
-def fault(registry: SqlRegistry, stream: Stream, number: int, kind: str = "fault") -> marks.Marked:
-    return registry.mark(stream.id, number, kind=kind, actor="ada", reason="it shook")
+def fault(
+    registry: SqlRegistry, stream: Stream, number: int, kind: str = "fault"
+) -> dict[str, Any]:
+    return marked(registry, stream.id, number, kind=kind, why="it shook")
 
 
 def requests(registry: SqlRegistry) -> list[tuple[str, str | None]]:
@@ -105,8 +108,8 @@ def test_what_was_said_is_kept_with_who_and_why_and_what_it_was_before(
 ) -> None:
     """Named, marked, and marked normal again: three entries, and the task as it was."""
     shown(registry, stream, 0, 9)
-    named = registry.mark(stream.id, 2, name="bearing", actor="ada", reason="heard it")
-    assert (named.before, named.after) == (
+    named = marked(registry, stream.id, 2, name="bearing", why="heard it")
+    assert (named["before"], named["after"]) == (
         {"kind": "normal", "name": None},
         {"kind": "normal", "name": "bearing"},
     )
@@ -115,7 +118,7 @@ def test_what_was_said_is_kept_with_who_and_why_and_what_it_was_before(
         ("normal", None),
         ("fault", "bearing"),
     ]
-    registry.mark(stream.id, 2, kind="normal", name="", actor="bob", reason="the new pump")
+    marked(registry, stream.id, 2, kind="normal", name="", by="bob", why="the new pump")
     assert [(t.kind, t.name) for t in registry.tasks(stream.id)] == [("normal", None)] * 2
     assert [
         (said["actor"], said["reason"], said["before"]["kind"], said["after"]["kind"])
@@ -146,7 +149,7 @@ def test_what_cannot_be_said_is_refused_and_changes_nothing(
     shown(registry, stream, 0, 9)
     before = everything(registry.engine)
     with pytest.raises(PipelineError, match=says):
-        registry.mark(stream.id, number, actor="ada", reason="why", **what)
+        marked(registry, stream.id, number, why="why", **what)
     assert everything(registry.engine) == before
 
 
@@ -304,7 +307,7 @@ def test_a_word_releases_what_waited_for_it(
     claim, _ = shown(registry, stream, 9, ask=True)
     assert registry.admit(claim) is None
     assert registry.claim("t", 60.0) is None
-    registry.mark(stream.id, 2, kind=kind, name="pump off", actor="ada", reason="saw it")
+    marked(registry, stream.id, 2, kind=kind, name="pump off", why="saw it")
     again = claimed(registry)
     assert (again.id, again.attempts) == (claim.id, 1)
     admitted = registry.admit(again)
@@ -318,7 +321,7 @@ def test_a_name_alone_says_nothing_of_what_it_is(registry: SqlRegistry, stream: 
     admitted = registry.admit(claim)
     assert admitted is not None
     registry.finish(admitted, "done")
-    registry.mark(stream.id, 2, name="pump off", actor="ada", reason="saw it")
+    marked(registry, stream.id, 2, name="pump off", why="saw it")
     assert registry.tasks(stream.id)[1].kind == "asked"
     assert registry.claim("t", 60.0) is None
 
@@ -376,7 +379,7 @@ def test_versions_that_learned_a_task_are_named(
     """From its readings, its replayed windows, what measured them, or from a version that had."""
     expected = [[1, 2, 3, 4, 5, 6], [3, 4, 5], [5]]
     assert learned_by(lineage) == expected
-    assert [list(fault(registry, stream, n).learned_by) for n in (1, 2, 3)] == expected
+    assert [list(fault(registry, stream, n)["learned_by"]) for n in (1, 2, 3)] == expected
     assert lineage.task("readings", 2)["learned_by"] == [3, 4, 5]
 
 
@@ -500,12 +503,12 @@ def test_marking_races_with_registering(
         fault(registry, stream, 2, "normal")
         registry.submit(by_hand(stream))
         claim = claimed(registry)
-        made, marked = race(
+        made, told = race(
             lambda c=claim: register(registry, c, rejected(), parent=None, inputs=inputs),
             lambda: fault(second, stream, 2),
         )
         refused = isinstance(made, VersionConflict)
-        assert refused != (not refused and made.number in marked.learned_by)
+        assert refused != (not refused and made.number in told["learned_by"])
         if refused:
             registry.release(claim, str(made))
             registry.finish(claimed(registry), "enough")
@@ -543,7 +546,7 @@ def test_tasks_are_told_with_what_waits_for_them(
     """By number; where it was seen, and since when."""
     claim, _ = shown(registry, stream, 0, 9, 0, ask=True)
     registry.admit(claim)
-    registry.mark(stream.id, 2, name="bearing", actor="ada", reason="heard it")
+    marked(registry, stream.id, 2, name="bearing", why="heard it")
     told = {"since": "1970-01-01T00:16:40.000000+00:00", "learned_by": []}
     assert registry.clock() == 1000 * SECOND
     assert lineage.tasks("readings") == [

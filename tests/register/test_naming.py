@@ -25,6 +25,7 @@ from tests.register.making import (
     boundary,
     column,
     everything,
+    marked,
     opened,
     race,
 )
@@ -267,7 +268,7 @@ def test_what_people_said_of_a_task_is_told_with_it(
 ) -> None:
     """A fault is recognised when it returns: marking it leaves its fingerprints."""
     at.save(print_of(0, 0), print_of(1, 9))
-    registry.mark(stream.id, 2, kind="fault", name="bearing", actor="ada", reason="it shook")
+    marked(registry, stream.id, 2, kind="fault", name="bearing", why="it shook")
     clock.pass_s(1)
     told = at.save(print_of(2, 9.01), print_of(3, 0))
     assert [(n.task, n.recurrence, n.kind, n.name) for n in told] == [

@@ -33,6 +33,7 @@ from tests.register.making import (
     by_hand,
     claimed,
     everything,
+    marked,
     next_version,
     opened,
     promoted,
@@ -136,7 +137,7 @@ def admitting(registry: SqlRegistry, stream: Stream) -> Callable[[], Any]:
     claim = claimed(registry)
     registry.assign(claim, claim.id, PRINT)
     registry.assign(claim, claim.folded[0][0], PRINT + 50.0)
-    registry.mark(stream.id, 2, kind="fault", actor="ada", reason="it shook")
+    marked(registry, stream.id, 2, kind="fault", why="it shook")
     return lambda: registry.admit(claim).folded  # type: ignore[union-attr]
 
 

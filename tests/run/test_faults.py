@@ -25,6 +25,7 @@ from pipeline.run import trainer as trainers
 from pipeline.run.stream import Streamer
 from pipeline.run.trainer import Trainer
 from pipeline.serve.lineage import Lineage
+from tests.register.making import marked
 
 #: Readings of each segment, and the level of its regime: normal, a fault, another normal one.
 NORMAL, FAULT, OTHER = 0.0, 8.0, -8.0
@@ -75,8 +76,8 @@ class Line:
         while self.trainer.work_once():
             pass
 
-    def mark(self, task: int, kind: str, **more: str) -> Any:
-        return self.registry.mark(1, task, kind=kind, actor="ada", reason="it shook", **more)
+    def mark(self, task: int, kind: str, **more: str) -> dict[str, Any]:
+        return marked(self.registry, 1, task, kind=kind, why="it shook", **more)
 
     def sent(self, topic: str, event: str) -> list[dict[str, Any]]:
         """Messages of that kind, once each, however often they were sent."""
@@ -135,9 +136,9 @@ def test_a_fault_that_returns_is_told_and_not_learned(line: Line) -> None:
     line.reads(NORMAL, FAULT, NORMAL)
     before = len(line.inputs())
     assert len(line.offsets(line.inputs()[-1]) & line.of(FAULT)) > 200
-    marked = line.mark(2, "fault", name="bearing")
-    assert marked.learned_by
-    assert marked.learned_by[-1] == before
+    learned_by = line.mark(2, "fault", name="bearing")["learned_by"]
+    assert learned_by
+    assert learned_by[-1] == before
     line.reads(FAULT, NORMAL, OTHER)
 
     told = line.sent("events", "task_returned")
