@@ -37,7 +37,7 @@ STEERED: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         "/schedules/nightly/run-now",
         {},
         "schedule_ordered",
-        {"schedule": "nightly", "kind": "retrain", "due": 1_030_000_000},
+        {"schedule": "nightly", "kind": "retrain", "due": 1_000_000_000},
     ),
     ("/schedules/nightly/resume", {}, "schedule_resumed", {"schedule": "nightly"}),
     (
