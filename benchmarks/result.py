@@ -33,6 +33,16 @@ def machine() -> dict[str, Any]:
     }
 
 
+def told_machine() -> str:
+    """The same in a page's words, with how busy it is."""
+    found = machine()
+    load = ", ".join(f"{mean:.1f}" for mean in os.getloadavg())
+    return (
+        f"{found['cores']} cores ({found['cpu']}), Python {found['python']}, "
+        f"load of the last 1, 5 and 15 minutes {load}"
+    )
+
+
 def write(
     name: str,
     rows: Sequence[Mapping[str, Any]],

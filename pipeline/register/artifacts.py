@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.errors import ArtifactCorrupt, ArtifactPruned
 from pipeline.register.engine import inserting, moment
 from pipeline.register.tables import artifacts
+
+_CONTENT = select(artifacts.c.content, artifacts.c.pruned, artifacts.c.pruned_by).where(
+    artifacts.c.sha256 == bindparam("sha256")
+)
 
 
 def put(conn: Connection, kind: str, content: bytes, *, at: int) -> str:
@@ -40,8 +44,7 @@ def get(conn: Connection, sha256: str) -> bytes:
     ArtifactPruned
         They were there, and are gone.
     """
-    c = artifacts.c
-    row = conn.execute(select(c.content, c.pruned, c.pruned_by).where(c.sha256 == sha256)).first()
+    row = conn.execute(_CONTENT, {"sha256": sha256}).first()
     if row is None:
         raise ArtifactCorrupt(f"artifact {sha256} is not in the database")
     if row.pruned is not None:

@@ -7,8 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
+from pipeline.register.engine import tuples
 from pipeline.register.ledger import GENESIS, Facts
 from pipeline.register.tables import ledger
 
@@ -36,6 +37,9 @@ class Entry(NamedTuple):
         return facts.hash(previous)
 
 
+_ID = Entry._fields.index("id")
+_FIRST = select(*(ledger.c[name] for name in Entry._fields)).order_by(ledger.c.id).limit(BATCH)
+_NEXT = _FIRST.where(ledger.c.id > bindparam("last"))
 Batches = Iterable[Sequence[Entry]]
 #: Called with (entries looked at, entries in all).
 Progress = Callable[[int, int], None]
@@ -55,17 +59,15 @@ class Head:
 def stored(
     conn: Connection, progress: Progress | None = None
 ) -> Generator[Sequence[Entry], None, None]:
-    """All entries in order of their numbers, in batches, by a cursor of the server."""
+    """All entries in order of their numbers, in batches."""
     total = conn.execute(select(func.count()).select_from(ledger)).scalar_one() if progress else 0
-    columns = [ledger.c[name] for name in Entry._fields]
-    query = select(*columns).order_by(ledger.c.id)
-    done = 0
-    with conn.execute(query, execution_options={"yield_per": BATCH}) as result:
-        for rows in result.partitions():
-            yield rows  # type: ignore[misc] # a row is a tuple of these fields
-            done += len(rows)
-            if progress:
-                progress(done, total)
+    rows, done = tuples(conn, _FIRST, {}), 0
+    while rows:
+        yield rows
+        done += len(rows)
+        if progress:
+            progress(done, total)
+        rows = tuples(conn, _NEXT, {"last": rows[-1][_ID]})
 
 
 def sound(conn: Connection, progress: Progress | None = None) -> bool:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, func, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    Select,
+    Table,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
@@ -184,6 +194,20 @@ def passing(exc: DBAPIError) -> bool:
         return state in PASSING_STATES or state[:2] in PASSING_CLASSES
     refused = any(words in str(orig) for words in REFUSALS)
     return exc.connection_invalidated or (isinstance(exc, OperationalError) and not refused)
+
+
+def tuples(conn: Connection, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
+    """A query's rows as the driver has them: SQLAlchemy's take half as long again. For columns of
+    types that it leaves alone.
+    """
+    with conn.execute(query, values) as result:
+        cursor: Any = result.cursor
+        failure: Any = conn.dialect.loaded_dbapi.Error
+        try:
+            rows: Sequence[Any] = cursor.fetchall()
+        except failure as exc:
+            raise DBAPIError.instance(str(query), None, exc, failure) from exc
+    return rows
 
 
 def shown(url: URL) -> str:

@@ -9,13 +9,19 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, exists, func, insert, or_, select
+from sqlalchemy import Connection, Row, Select, bindparam, exists, func, insert, or_, select
 
 from pipeline.records import Version
 from pipeline.register import ledger
 from pipeline.register import tables as t
 from pipeline.register.engine import EPOCH, inserted, moment, next_number
 from pipeline.register.envelope import Facts, Limits, Passed, day_of, judge
+
+_JUDGEMENT = (
+    select(t.judgements, t.envelopes.c.number)
+    .join(t.envelopes, t.envelopes.c.id == t.judgements.c.envelope_id)
+    .where(t.judgements.c.version_id == bindparam("version"))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +122,7 @@ def hold(
 
 def judgement(conn: Connection, version_id: int) -> Judgement | None:
     """How a version was held against an envelope; None: it never was."""
-    row = conn.execute(
-        select(t.judgements, t.envelopes.c.number)
-        .join(t.envelopes, t.envelopes.c.id == t.judgements.c.envelope_id)
-        .where(t.judgements.c.version_id == version_id)
-    ).first()
+    row = conn.execute(_JUDGEMENT, {"version": version_id}).first()
     return _judgement(row) if row else None
 
 

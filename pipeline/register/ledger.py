@@ -21,6 +21,8 @@ from pipeline.register.tables import ledger
 GENESIS = "0" * 64
 #: Names the lock that PostgreSQL's appenders queue at.
 _LOCK = 7_233_001
+#: OpenSSL takes as long to look the algorithm up as to hash an entry; a copy has it.
+_SHA256 = hashlib.sha256()
 _encode = msgspec.json.Encoder().encode
 #: Kind -> what an entry of it tells.
 KINDS = {
@@ -83,7 +85,9 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
 
     def hash(self, previous: str) -> str:
         """Its hash behind an entry of hash `previous`."""
-        return hashlib.sha256(previous.encode() + b"\n" + _encode(self)).hexdigest()
+        sha256 = _SHA256.copy()
+        sha256.update(previous.encode() + b"\n" + _encode(self))
+        return sha256.hexdigest()
 
 
 def canonical(value: Any) -> str:

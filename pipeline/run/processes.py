@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -139,6 +140,9 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         host, port = listener.getsockname()[:2]
         scheme = "https" if settings.serve.tls_cert else "http"
         log.info("serve_started", address=f"{scheme}://{host}:{port}/")
+        gc.collect()
+        gc.freeze()  # what is there now stays; nobody waits for an answer while it is gone through
+        stack.callback(gc.unfreeze)
         server.run(app, settings.serve, listener, stop, service.ready)
     log.info("serve_stopped")
 

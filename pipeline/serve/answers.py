@@ -29,17 +29,17 @@ def iso(time: int | None) -> str | None:
         ) from None
 
 
-def live(stream: str, at: int, promotion: Any, version: Any) -> Answer:
-    """Who was live at a time, since when and why."""
+def live(stream: str, at: int, row: Any) -> Answer:
+    """Who was live at a time, since when and why; row: as `queries.live` has it."""
     return {
         "stream": stream,
         "at": iso(at),
-        "version": version.number,
-        "sha256": version.sha256,
-        "live_from": iso(promotion.live_from),
-        "live_until": iso(promotion.live_until),
-        "promoted_by": promotion.actor,
-        "because": promotion.reason,
+        "version": row.number,
+        "sha256": row.sha256,
+        "live_from": iso(row.live_from),
+        "live_until": iso(row.live_until),
+        "promoted_by": row.actor,
+        "because": row.reason,
     }
 
 
@@ -149,7 +149,7 @@ def ancestor(row: Any, parent: int | None, others: Sequence[Any]) -> Answer:
         "decision": row.decision,
         "created": iso(row.created),
         "sha256": row.sha256,
-        "others": [{"version": other.number, "fate": other.status} for other in others],
+        "others": [{"version": other.other, "fate": other.other_fate} for other in others],
     }
 
 

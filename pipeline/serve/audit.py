@@ -7,11 +7,23 @@ The same can be read from the views of register/views.py.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Integer,
+    Row,
+    Select,
+    bindparam,
+    func,
+    literal,
+    select,
+    tuple_,
+)
 
 from pipeline.config import Database
 from pipeline.errors import ArtifactCorrupt, PipelineError
@@ -23,6 +35,8 @@ from pipeline.serve.answers import Answer, iso
 
 #: Refusals in one answer, if nobody says how many.
 PAGE = 100
+#: Before and after every time.
+EARLIEST, LATEST = -(2**63), 2**63 - 1
 
 
 class Audit:
@@ -51,8 +65,7 @@ class Audit:
             No version was live then; it says since when there is one.
         """
         with reading(self.engine) as conn:
-            promotion, version = queries.live(conn, queries.stream(conn, stream), at)
-            return answers.live(stream, at, promotion, version)
+            return answers.live(stream, at, queries.live(conn, queries.stream(conn, stream), at))
 
     def why(self, stream: str, number: int) -> Answer:
         """Why a version was trained: the boundary with its test, or who asked; and the gate."""
@@ -69,7 +82,8 @@ class Audit:
         """What a version was made from: offsets, times, readings per task, hashes, replay."""
         with reading(self.engine) as conn:
             version = queries.numbered(conn, queries.stream(conn, stream), number)
-            return data.made_from(conn, stream, version)
+            (answer,) = data.made_from(conn, stream, [version])
+            return answer
 
     def metrics_at(self, stream: str, at: int) -> Answer:
         """The figures of the version live at a time, as they were known then.
@@ -82,14 +96,15 @@ class Audit:
             No version was live then.
         """
         with reading(self.engine) as conn:
-            _, version = queries.live(conn, queries.stream(conn, stream), at)
+            version = queries.live(conn, queries.stream(conn, stream), at)
+            (figures,) = _figures(conn, [version])
             again = queries.measured(conn, version.id, at)
             return {
                 "stream": stream,
                 "at": iso(at),
                 "version": version.number,
                 "measured_at": iso(version.created),
-                **_figures(conn, version),
+                **figures,
                 "measured_again_at": iso(again[0].measured) if again else None,
                 "skills_again": answers.skills(again),
             }
@@ -119,15 +134,11 @@ class Audit:
             last = None if after is None else queries.numbered(conn, stream_id, after)
             if last is not None and last.rejected is None:
                 raise PipelineError(f"version {after} was never refused: no page ended there")
-            v = t.versions.c
-            rows = queries.versions().where(v.stream_id == stream_id, v.rejected.is_not(None))
-            if start is not None:
-                rows = rows.where(v.rejected >= start)
-            if end is not None:
-                rows = rows.where(v.rejected < end)
+            since = (EARLIEST if start is None else start, 0)
             if last is not None:
-                rows = rows.where(tuple_(v.rejected, v.number) > (last.rejected, last.number))
-            found = conn.execute(rows.order_by(v.rejected, v.number).limit(limit + 1)).all()
+                since = max(since, (last.rejected, last.number))
+            which = {"stream": stream_id, "since": since[0], "after": since[1], "limit": limit + 1}
+            found = conn.execute(_REJECTED, which | {"end": LATEST if end is None else end}).all()
             told = decisions.refusals(conn, found[:limit])
         return {
             "stream": stream,
@@ -146,21 +157,13 @@ class Audit:
             None did; it says how far the partition has been scored.
         """
         with reading(self.engine) as conn:
-            s = t.scored.c
-            mine = (s.stream_id == queries.stream(conn, stream)) & (s.partition == partition)
-            version = (t.versions.c.number, t.versions.c.sha256)
-            row = conn.execute(
-                select(s.first_offset, s.end_offset, *version)
-                .join(t.versions, t.versions.c.id == s.version_id)
-                .where(mine, s.first_offset <= offset)
-                .order_by(s.first_offset.desc())
-                .limit(1)
-            ).first()
+            where = {"stream": queries.stream(conn, stream), "partition": partition}
+            row = conn.execute(_SCORED, where | {"offset": offset}).first()
             if row is None or offset >= row.end_offset:
-                end = conn.execute(select(func.max(s.end_offset)).where(mine)).scalar()
+                end = conn.execute(_REACHED, where).scalar()
                 reached = f"it is scored up to {end - 1}" if end else "nothing of it is"
-                where = f"offset {offset} of partition {partition}"
-                raise PipelineError(f"{where} was scored by no version: {reached}")
+                asked = f"offset {offset} of partition {partition}"
+                raise PipelineError(f"{asked} was scored by no version: {reached}")
         return {
             "stream": stream,
             "partition": partition,
@@ -178,20 +181,20 @@ class Audit:
         """
         with reading(self.engine) as conn:
             stream_id = queries.stream(conn, stream)
-            one, two = (queries.numbered(conn, stream_id, n) for n in (number, other))
-            before, after = _figures(conn, one), _figures(conn, two)
-            made = [json.loads(row.settings) | _made(row) for row in (one, two)]
+            both = [queries.numbered(conn, stream_id, n) for n in (number, other)]
+            before, after = _figures(conn, both)
+            made = [json.loads(row.settings) | _made(row) for row in both]
             answer = {
                 "stream": stream,
                 "from": number,
                 "to": other,
                 "settings": difference.settings(*made),
-                "data": difference.data(*(data.made_from(conn, stream, row) for row in (one, two))),
+                "data": difference.data(*data.made_from(conn, stream, both)),
                 "metrics": difference.figures(before["metrics"], after["metrics"]),
                 "skills": difference.figures(before["skills"], after["skills"]),
             }
             try:
-                contents = [artifacts.get(conn, row.sha256) for row in (one, two)]
+                contents = [artifacts.get(conn, row.sha256) for row in both]
                 return answer | {"weights": difference.weights(*contents)}
             except ArtifactCorrupt as exc:
                 return answer | {"weights": None, "weights_missing": str(exc)}
@@ -204,26 +207,27 @@ class Audit:
         with reading(self.engine) as conn:
             stream_id = queries.stream(conn, stream)
             first = queries.numbered(conn, stream_id, number)
-            chain = _chain(conn, first.id)
-            others = _children(conn, first.id, {row.id for row in chain})
-        above = [*(row.number for row in chain[1:]), None]
+            rows = conn.execute(_DESCENT, {"version": first.id}).all()
+        chain = [list(same) for _, same in groupby(rows, key=attrgetter("number"))]
+        above = [*(same[0].number for same in chain[1:]), None]
         return {
             "stream": stream,
             "version": number,
             "depth": len(chain),
             "chain": [
-                answers.ancestor(row, parent, others[row.id])
-                for row, parent in zip(chain, above, strict=True)
+                answers.ancestor(same[0], parent, [row for row in same if row.other is not None])
+                for same, parent in zip(chain, above, strict=True)
             ],
         }
 
 
-def _figures(conn: Connection, version: Row[Any]) -> Answer:
-    this = t.versions.c.id == version.id
-    return {
-        "metrics": answers.metrics(queries.metrics(conn, this)[version.id]),
-        "skills": answers.skills(queries.evaluations(conn, this)[version.id]),
-    }
+def _figures(conn: Connection, versions: Sequence[Row[Any]]) -> list[Answer]:
+    ids = [version.id for version in versions]
+    metrics = queries.metrics(conn, queries.THESE, ids)
+    measured = queries.evaluations(conn, queries.THESE, ids)
+    return [
+        {"metrics": answers.metrics(metrics[n]), "skills": answers.skills(measured[n])} for n in ids
+    ]
 
 
 def _made(version: Row[Any]) -> Answer:
@@ -231,28 +235,56 @@ def _made(version: Row[Any]) -> Answer:
     return {name: getattr(version, name) for name in ("strategy", "seed", "code_version")}
 
 
-def _forebears(version_id: int) -> Any:
-    """Ids of a version and its parents, back to the first."""
-    ids = select(t.versions.c.id, t.versions.c.parent_id)
-    chain = ids.where(t.versions.c.id == version_id).cte("chain", recursive=True)
-    return chain.union_all(ids.join(chain, t.versions.c.id == chain.c.parent_id))
-
-
-def _chain(conn: Connection, version_id: int) -> Sequence[Any]:
-    chain, v = _forebears(version_id), t.versions.c
-    told = (v.id, v.number, v.status, v.decision, v.created, v.sha256, t.requests.c.reason)
-    rows = select(*told).join(chain, chain.c.id == v.id).join(t.requests)
-    return conn.execute(rows.order_by(v.number.desc())).all()
-
-
-def _children(conn: Connection, version_id: int, chain: set[int]) -> defaultdict[int, list[Any]]:
-    """Version id -> the versions made of it that are not in the chain."""
-    forebears, v = _forebears(version_id), t.versions.c
-    rows = select(v.id, v.parent_id, v.number, v.status).join(
-        forebears, forebears.c.id == v.parent_id
+def _rejected() -> Select[Any]:
+    """Refusals in order behind one of (`since`, `after`), and before `end`."""
+    v = t.versions.c
+    since = tuple_(bindparam("since", type_=BigInteger), bindparam("after", type_=Integer))
+    return (
+        queries.versions()
+        .where(v.stream_id == bindparam("stream"), tuple_(v.rejected, v.number) > since)
+        .where(v.rejected < bindparam("end"))
+        .order_by(v.rejected, v.number)
+        .limit(bindparam("limit"))
     )
-    found: defaultdict[int, list[Any]] = defaultdict(list)
-    for row in conn.execute(rows.order_by(v.number)):
-        if row.id not in chain:
-            found[row.parent_id].append(row)
-    return found
+
+
+def _scored() -> Select[Any]:
+    """The range of a partition that begins at an offset, or is the last to begin before it."""
+    s = t.scored.c
+    return (
+        select(s.first_offset, s.end_offset, t.versions.c.number, t.versions.c.sha256)
+        .join(t.versions, t.versions.c.id == s.version_id)
+        .where(s.stream_id == bindparam("stream"), s.partition == bindparam("partition"))
+        .where(s.first_offset <= bindparam("offset"))
+        .order_by(s.first_offset.desc())
+        .limit(1)
+    )
+
+
+def _reached() -> Select[Any]:
+    """How far a partition was scored."""
+    s = t.scored.c
+    mine = (s.stream_id == bindparam("stream")) & (s.partition == bindparam("partition"))
+    return select(func.max(s.end_offset)).where(mine)
+
+
+def _descent() -> Select[Any]:
+    """A version and its parents, back to the first; a row for each other version made of one, or
+    one row with `other` NULL.
+    """
+    v, others = t.versions.c, t.versions.alias("others")
+    first = select(v.id, v.parent_id, literal(0).label("heir")).where(v.id == bindparam("version"))
+    chain = first.cte("chain", recursive=True)
+    chain = chain.union_all(select(v.id, v.parent_id, chain.c.id).where(v.id == chain.c.parent_id))
+    told = (v.number, v.status, v.decision, v.created, v.sha256, t.requests.c.reason)
+    return (
+        select(*told, others.c.number.label("other"), others.c.status.label("other_fate"))
+        .select_from(chain)
+        .join(t.versions, v.id == chain.c.id)
+        .join(t.requests, t.requests.c.id == v.request_id)
+        .outerjoin(others, (others.c.parent_id == chain.c.id) & (others.c.id != chain.c.heir))
+        .order_by(v.number.desc(), others.c.number)
+    )
+
+
+_REJECTED, _SCORED, _REACHED, _DESCENT = _rejected(), _scored(), _reached(), _descent()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from pipeline.consolidate.readings import Readings
 from pipeline.errors import ArtifactCorrupt
@@ -23,22 +23,36 @@ AT_ONCE = 500
 LISTS = ("ended", "earlier", "reservoirs")
 
 
-def made_from(conn: Connection, stream: str, version: Row[Any]) -> Answer:
-    """The answer to `data`; version: as `queries.numbered` has it."""
-    inputs = json.loads(version.inputs)
-    used = list(_used(inputs))
-    numbers = queries.task_numbers(conn, {task for _, task, _ in used if task is not None})
-    origins = _origins(conn, version.stream_id, [sha for _, _, sha in used])
-    parts: dict[str, list[Answer]] = {use: [] for use in ("learned", "held_out", *LISTS)}
-    for use, task, sha in used:
-        number = None if task is None else numbers.get(task)
-        parts[use].append(_part(conn, sha, number, origins.get(sha)))
-    replayed = inputs.get("replayed", {})
-    names = queries.task_numbers(conn, {int(task) for task in replayed})
-    left_out = inputs.get("left_out", ())
+def made_from(conn: Connection, stream: str, versions: Sequence[Row[Any]]) -> list[Answer]:
+    """The answer to `data` for each; versions: as `queries.numbered` has them."""
+    inputs = [json.loads(version.inputs) for version in versions]
+    used = [list(_used(each)) for each in inputs]
+    tasks = {task for one in used for _, task, _ in one if task is not None}
+    tasks |= {int(task) for each in inputs for task in each.get("replayed", ())}
+    numbers = queries.task_numbers(conn, tasks)
+    shas = list({sha for one in used for _, _, sha in one})
+    origins = _origins(conn, versions[0].stream_id, shas)
+    found = []
+    for version, each, one in zip(versions, inputs, used, strict=True):
+        parts: dict[str, list[Answer]] = {use: [] for use in ("learned", "held_out", *LISTS)}
+        for use, task, sha in one:
+            number = None if task is None else numbers.get(task)
+            parts[use].append(_part(conn, sha, number, origins.get(sha)))
+        found.append(_told(stream, version, each, parts, numbers))
+    return found
+
+
+def _told(
+    stream: str,
+    version: Row[Any],
+    inputs: Mapping[str, Any],
+    parts: dict[str, list[Answer]],
+    numbers: Mapping[int, int],
+) -> Answer:
+    left_out, replayed = inputs.get("left_out", ()), inputs.get("replayed", {})
     reservoirs = [
         {"partition": part["partition"], "sha256": part["sha256"], "left_out": gone or []}
-        for part, gone in zip_longest(parts.pop("reservoirs"), left_out)
+        for part, gone in zip_longest(parts["reservoirs"], left_out)
     ]
     return {
         "stream": stream,
@@ -48,7 +62,7 @@ def made_from(conn: Connection, stream: str, version: Row[Any]) -> Answer:
         "partitions": _ranges(parts["learned"]),
         "readings": _readings(parts["learned"]),
         **parts,
-        "replayed": {f"task {names[int(task)]}": count for task, count in replayed.items()},
+        "replayed": {f"task {numbers[int(task)]}": count for task, count in replayed.items()},
         "reservoirs": reservoirs,
         "weights_sha256": version.sha256,
         "ewc_sha256": version.ewc_sha256,
@@ -85,18 +99,10 @@ def _origins(conn: Connection, stream_id: int, shas: Sequence[str]) -> dict[str,
 
     The first, so that a later request with the same bytes changes no answer.
     """
-    i, r, b = t.request_inputs.c, t.requests.c, t.boundaries.c
-    same = (b.stream_id == r.stream_id) & (b.partition == r.partition)
-    rows = (
-        select(t.request_inputs, r.partition, r.series, r.segment, b.boundary_time)
-        .join(t.requests, r.id == i.request_id)
-        .outerjoin(t.boundaries, same & (b.series == r.series) & (b.segment == r.segment))
-        .where(r.stream_id == stream_id)
-    )
     found: dict[str, Row[Any]] = {}
     for first in range(0, len(shas), AT_ONCE):
-        wanted = rows.where(i.sha256.in_(shas[first : first + AT_ONCE]))
-        for row in conn.execute(wanted.order_by(i.request_id)):
+        some = {"stream": stream_id, "shas": shas[first : first + AT_ONCE]}
+        for row in conn.execute(_ORIGINS, some):
             found.setdefault(row.sha256, row)
     return found
 
@@ -145,3 +151,21 @@ def _readings(parts: Sequence[Answer]) -> dict[str, int]:
     for part in parts:
         counted[part["task"]] += part["readings"] or 0
     return {f"task {task}": count for task, count in sorted(counted.items())}
+
+
+def _from() -> Select[Any]:
+    """What brought some artifacts, the first request first."""
+    i, r, b = t.request_inputs.c, t.requests.c, t.boundaries.c
+    same = (b.stream_id == r.stream_id) & (b.partition == r.partition)
+    extent = (i.sha256, i.role, i.readings, i.first_offset, i.last_offset, i.until)
+    return (
+        select(*extent, r.partition, r.series, r.segment, b.boundary_time)
+        .join(t.requests, r.id == i.request_id)
+        .outerjoin(t.boundaries, same & (b.series == r.series) & (b.segment == r.segment))
+        .where(r.stream_id == bindparam("stream"))
+        .where(i.sha256.in_(bindparam("shas", expanding=True)))
+        .order_by(i.request_id)
+    )
+
+
+_ORIGINS = _from()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from pipeline.register import envelopes
 from pipeline.register import tables as t
@@ -29,7 +29,7 @@ def decided(conn: Connection, stream: str, version: Row[Any]) -> Answer:
     figures = json.loads(version.figures)
     tasks = {int(task) for name in BY_TASK for task in figures.get(name, ())}
     numbers = queries.task_numbers(conn, tasks)
-    lives = queries.promotions(conn, t.versions.c.id == version.id)[version.id]
+    lives = queries.promotions(conn, queries.THESE, [version.id])[version.id]
     left = queries.roll_backs(conn, version.stream_id, version.id)[version.id]
     times = {version.created, *(live.live_from for live in lives)}
     times |= {live.live_until for live in lives if live.live_until is not None}
@@ -96,13 +96,10 @@ def _refused(conn: Connection, versions: Sequence[Row[Any]]) -> dict[int, tuple[
     """Version id -> the person that refused it, and why."""
     if not versions:
         return {}
-    entry, times = t.ledger.c, [version.rejected for version in versions]
-    rows = select(entry.actor, entry.entry).where(
-        entry.stream_id == versions[0].stream_id,
-        entry.kind == "refused",
-        entry.at.between(min(times), max(times)),
-    )
-    told = [(row.actor, json.loads(row.entry)) for row in conn.execute(rows)]
+    times = [version.rejected for version in versions]
+    span = {"first": min(times), "last": max(times)}
+    rows = conn.execute(_REFUSED, span | {"stream": versions[0].stream_id})
+    told = [(row.actor, json.loads(row.entry)) for row in rows]
     return {facts["version"]: (actor, facts["reason"]) for actor, facts in told}
 
 
@@ -152,18 +149,36 @@ def _entries(conn: Connection, version: Row[Any], times: Iterable[int]) -> Itera
     An entry has, to the microsecond, the time at which the version was made, was refused, went live
     or ended.
     """
-    entry = t.ledger.c
-    rows = (
-        select(entry.id, entry.at, entry.kind, entry.actor, entry.entry, entry.hash)
-        .where(entry.stream_id == version.stream_id, entry.at.in_(sorted(times)))
-        .where(entry.kind.in_(KINDS))
-        .order_by(entry.id)
-    )
-    for row in conn.execute(rows):
+    about = {"stream": version.stream_id, "times": sorted(times)}
+    for row in conn.execute(_ENTRIES, about):
         facts = json.loads(row.entry)
         if row.kind == "version":
-            about = facts["number"] == version.number
+            mine = facts["number"] == version.number
         else:
-            about = version.id in (facts["version"], facts.get("to"))
-        if about:
+            mine = version.id in (facts["version"], facts.get("to"))
+        if mine:
             yield row, facts
+
+
+def _told() -> Select[Any]:
+    """Entries about versions of a stream that have one of some times, in order."""
+    entry = t.ledger.c
+    return (
+        select(entry.id, entry.at, entry.kind, entry.actor, entry.entry, entry.hash)
+        .where(entry.stream_id == bindparam("stream"), entry.kind.in_(KINDS))
+        .where(entry.at.in_(bindparam("times", expanding=True)))
+        .order_by(entry.id)
+    )
+
+
+def _refusals() -> Select[Any]:
+    """Persons' refusals in a span of time, its end included."""
+    entry = t.ledger.c
+    return select(entry.actor, entry.entry).where(
+        entry.stream_id == bindparam("stream"),
+        entry.kind == "refused",
+        entry.at.between(bindparam("first"), bindparam("last")),
+    )
+
+
+_ENTRIES, _REFUSED = _told(), _refusals()

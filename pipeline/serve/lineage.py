@@ -6,7 +6,6 @@ Read only, as the audit's nine questions are.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -27,7 +26,7 @@ class Lineage(Audit):
         """Every version: parent, reason, figures, fate, when it was live."""
         with reading(self.engine) as conn:
             known = queries.stream(conn, stream)
-            return _told(conn, known, t.versions.c.stream_id == known, t.versions.c.number)
+            return _told(conn, known)
 
     def card(self, stream: str, number: int) -> Card:
         """Everything that one must know of a version.
@@ -40,7 +39,7 @@ class Lineage(Audit):
         with reading(self.engine) as conn:
             stream_id = queries.stream(conn, stream)
             version = queries.numbered(conn, stream_id, number)
-            this = t.versions.c.id == version.id
+            these = (queries.THESE, [version.id])
             figures, inputs = json.loads(version.figures), json.loads(version.inputs)
             channels = queries.channels(conn, stream_id)
             requests = queries.reasons(conn, version.request_id)
@@ -62,12 +61,13 @@ class Lineage(Audit):
                 seed=version.seed,
                 code_version=version.code_version,
                 skills=tuple(
-                    cards.measured(r, figures) for r in queries.evaluations(conn, this)[version.id]
+                    cards.measured(r, figures)
+                    for r in queries.evaluations(conn, *these)[version.id]
                 ),
-                metrics=answers.metrics(queries.metrics(conn, this)[version.id]),
+                metrics=answers.metrics(queries.metrics(conn, *these)[version.id]),
                 decision=version.decision,
                 figures=figures,
-                live=tuple(cards.live(row) for row in queries.promotions(conn, this)[version.id]),
+                live=tuple(cards.live(row) for row in queries.promotions(conn, *these)[version.id]),
                 rolled_back=tuple(cards.Left(**each) for each in left),
             )
 
@@ -175,9 +175,10 @@ class Lineage(Audit):
         Tasks by number. A parent's skill is that from before the version was trained.
         """
         with reading(self.engine) as conn:
-            mine = t.versions.c.stream_id == queries.stream(conn, stream)
-            measured = queries.evaluations(conn, mine)
-            rows = conn.execute(select(t.versions).where(mine).order_by(t.versions.c.number))
+            known = queries.stream(conn, stream)
+            measured = queries.evaluations(conn, queries.OF_STREAM, known)
+            v = t.versions.c
+            rows = conn.execute(select(t.versions).where(v.stream_id == known).order_by(v.number))
             return [
                 {
                     "version": row.number,
@@ -189,11 +190,12 @@ class Lineage(Audit):
             ]
 
 
-def _told(conn: Connection, stream_id: int, wanted: queries.Where, order: Any) -> list[Answer]:
+def _told(conn: Connection, stream_id: int) -> list[Answer]:
     """Versions with everything that happened to them, in as many queries for many as for one."""
+    all_, v = (queries.OF_STREAM, stream_id), t.versions.c
     left = queries.roll_backs(conn, stream_id)
-    lives, figures = queries.promotions(conn, wanted), queries.metrics(conn, wanted)
-    measured = queries.evaluations(conn, wanted)
+    lives, figures = queries.promotions(conn, *all_), queries.metrics(conn, *all_)
+    measured = queries.evaluations(conn, *all_)
     return [
         answers.version(
             row,
@@ -202,7 +204,9 @@ def _told(conn: Connection, stream_id: int, wanted: queries.Where, order: Any) -
             answers.skills(measured[row.id]),
             left[row.id],
         )
-        for row in conn.execute(queries.versions().where(wanted).order_by(order))
+        for row in conn.execute(
+            queries.versions().where(v.stream_id == stream_id).order_by(v.number)
+        )
     ]
 
 

@@ -1,13 +1,17 @@
-"""What the questions have in common, as SQL: streams and versions, and the rows of theirs."""
+"""What the questions have in common, as SQL: streams and versions, and the rows of theirs.
+
+Statements are made once: SQLAlchemy takes several times as long to make one as to run it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, or_, select
 
 from pipeline.errors import PipelineError
 from pipeline.register import tables as t
@@ -17,6 +21,9 @@ from pipeline.serve.answers import Answer, iso
 Where = ColumnElement[bool]
 #: Rows of several versions, by version id.
 ByVersion = Mapping[int, Sequence[Row[Any]]]
+#: Which versions are asked about: some by their ids, or all of a stream.
+THESE: Where = t.versions.c.id.in_(bindparam("of", expanding=True))
+OF_STREAM: Where = t.versions.c.stream_id == bindparam("of")
 
 parents = t.versions.alias("parents")
 task_columns = (t.tasks.c.number, t.tasks.c.kind, t.tasks.c.name)
@@ -29,7 +36,7 @@ told_task = (
 
 def stream(conn: Connection, name: str) -> int:
     """Id of a stream; PipelineError names those that are known."""
-    number = conn.execute(select(t.streams.c.id).where(t.streams.c.name == name)).scalar()
+    number = conn.execute(_STREAM, {"name": name}).scalar()
     if number is None:
         names = conn.execute(select(t.streams.c.name).order_by(t.streams.c.name)).scalars()
         raise PipelineError(f"no stream {name}; known: {', '.join(names) or 'none yet'}")
@@ -38,36 +45,24 @@ def stream(conn: Connection, name: str) -> int:
 
 def channels(conn: Connection, stream_id: int) -> list[str]:
     """Names of a stream's sensors."""
-    named = select(t.streams.c.channels).where(t.streams.c.id == stream_id)
-    found: list[str] = json.loads(conn.execute(named).scalar_one())
+    found: list[str] = json.loads(conn.execute(_CHANNELS, {"stream": stream_id}).scalar_one())
     return found
 
 
-def live(conn: Connection, stream_id: int, at: int) -> tuple[Row[Any], Row[Any]]:
-    """The promotion that held at a time, and its version; PipelineError if none did."""
-    p = t.promotions.c
-    promotion = conn.execute(
-        select(t.promotions)
-        .where(
-            p.stream_id == stream_id,
-            p.live_from <= at,
-            or_(p.live_until.is_(None), p.live_until > at),
-        )
-        .order_by(p.live_from.desc())
-        .limit(1)
-    ).first()
-    if promotion is None:
+def live(conn: Connection, stream_id: int, at: int) -> Row[Any]:
+    """The promotion that held at a time, with its version; PipelineError if none did."""
+    row = conn.execute(_LIVE, {"stream": stream_id, "at": at}).first()
+    if row is None:
+        p = t.promotions.c
         first = conn.execute(select(func.min(p.live_from)).where(p.stream_id == stream_id)).scalar()
         since = f"the first went live at {iso(first)}" if first is not None else "there is none yet"
         raise PipelineError(f"no version was live at {iso(at)}: {since}")
-    this = t.versions.c.id == promotion.version_id
-    return promotion, conn.execute(select(t.versions).where(this)).one()
+    return row
 
 
 def numbered(conn: Connection, stream_id: int, number: int) -> Row[Any]:
     """A version of a stream, as `versions` has it; PipelineError if it has none of that number."""
-    this = (t.versions.c.stream_id == stream_id) & (t.versions.c.number == number)
-    row = conn.execute(versions().where(this)).first()
+    row = conn.execute(_NUMBERED, {"of": stream_id, "number": number}).first()
     if row is None:
         last = conn.execute(
             select(func.max(t.versions.c.number)).where(t.versions.c.stream_id == stream_id)
@@ -102,18 +97,7 @@ def reasons(conn: Connection, request_id: int) -> Sequence[Any]:
 
     `boundary_row` is None where there is none.
     """
-    r, b, s = t.requests.c, t.boundaries.c, t.segments.c
-    asked = (r.id.label("request"), r.reason, r.actor, r.note, r.created)
-    rows = conn.execute(
-        select(*b, *told_task, s.recurrence, s.distance, *asked)
-        .select_from(t.requests)
-        .outerjoin(t.boundaries, _same_segment(r, b))
-        .outerjoin(t.segments, _same_segment(b, s))
-        .outerjoin(t.tasks, t.tasks.c.id == s.task_id)
-        .where(or_(r.id == request_id, r.folded_into == request_id))
-        .order_by(r.id)
-    )
-    return rows.all()
+    return conn.execute(_REASONS, {"request": request_id}).all()
 
 
 def boundaries() -> Select[Any]:
@@ -128,8 +112,7 @@ def boundaries() -> Select[Any]:
 
 def task_numbers(conn: Connection, ids: Collection[int]) -> dict[int, int]:
     """Task id -> its number in the stream."""
-    c = t.tasks.c
-    return {row.id: row.number for row in conn.execute(select(c.id, c.number).where(c.id.in_(ids)))}
+    return {row.id: row.number for row in conn.execute(_TASKS, {"ids": list(ids)})}
 
 
 def roll_backs(
@@ -139,43 +122,36 @@ def roll_backs(
 
     A version is left at the end of a time in which it was live, to the microsecond.
     """
-    entry, known = t.ledger.c, t.versions.c
-    rows = select(t.ledger).where(entry.stream_id == stream_id, entry.kind == "rollback")
-    numbers = select(known.id, known.number).where(known.stream_id == stream_id)
-    if version_id is not None:
-        ended = select(t.promotions.c.live_until).where(t.promotions.c.version_id == version_id)
-        rows = rows.where(entry.at.in_(ended))
-    told = [(row, json.loads(row.entry)) for row in conn.execute(rows.order_by(entry.id))]
-    if version_id is not None:
+    one = version_id is not None
+    query = _LEFT if one else _ROLL_BACKS
+    rows = conn.execute(query, {"stream": stream_id, "version": version_id})
+    told = [(row, json.loads(row.entry)) for row in rows]
+    if one:
         told = [(row, facts) for row, facts in told if facts["version"] == version_id]
-        numbers = numbers.where(known.id.in_({facts["to"] for _, facts in told}))
-    back = {row.id: row.number for row in conn.execute(numbers)} if told else {}
+    if not told:
+        return defaultdict(list)
+    which = (THESE, [facts["to"] for _, facts in told]) if one else (OF_STREAM, stream_id)
+    numbers = conn.execute(_numbers(which[0]), {"of": which[1]})
+    back = {row.id: row.number for row in numbers}
     found: defaultdict[int, list[Answer]] = defaultdict(list)
     for row, facts in told:
         found[facts["version"]].append(answers.roll_back(row, back[facts["to"]]))
     return found
 
 
-def promotions(conn: Connection, wanted: Where) -> ByVersion:
-    """When versions were live."""
-    rows = select(t.promotions).join(t.versions, t.versions.c.id == t.promotions.c.version_id)
-    return _by_version(conn.execute(rows.where(wanted).order_by(t.promotions.c.live_from)))
+def promotions(conn: Connection, wanted: Where, of: int | Sequence[int]) -> ByVersion:
+    """When versions were live; wanted: THESE or OF_STREAM, of: which, as in the next two."""
+    return _by_version(conn.execute(_promotions(wanted), {"of": of}))
 
 
-def metrics(conn: Connection, wanted: Where) -> ByVersion:
+def metrics(conn: Connection, wanted: Where, of: int | Sequence[int]) -> ByVersion:
     """Versions' figures."""
-    rows = select(t.metrics).join(t.versions, t.versions.c.id == t.metrics.c.version_id)
-    return _by_version(conn.execute(rows.where(wanted).order_by(t.metrics.c.name)))
+    return _by_version(conn.execute(_metrics(wanted), {"of": of}))
 
 
-def evaluations(conn: Connection, wanted: Where) -> ByVersion:
+def evaluations(conn: Connection, wanted: Where, of: int | Sequence[int]) -> ByVersion:
     """Versions' rows of R, by the tasks' numbers."""
-    rows = (
-        select(t.evaluations, t.tasks.c.number)
-        .join(t.versions, t.versions.c.id == t.evaluations.c.version_id)
-        .join(t.tasks, t.tasks.c.id == t.evaluations.c.task_id)
-    )
-    return _by_version(conn.execute(rows.where(wanted).order_by(t.tasks.c.number)))
+    return _by_version(conn.execute(_evaluations(wanted), {"of": of}))
 
 
 def measured(conn: Connection, version_id: int, at: int) -> Sequence[Row[Any]]:
@@ -208,3 +184,87 @@ def _same_segment(one: Any, other: Any) -> ColumnElement[bool]:
         & (one.segment == other.segment)
     )
     return same
+
+
+_STREAM = select(t.streams.c.id).where(t.streams.c.name == bindparam("name"))
+_CHANNELS = select(t.streams.c.channels).where(t.streams.c.id == bindparam("stream"))
+_NUMBERED = versions().where(OF_STREAM, t.versions.c.number == bindparam("number"))
+_TASKS = select(t.tasks.c.id, t.tasks.c.number).where(
+    t.tasks.c.id.in_(bindparam("ids", expanding=True))
+)
+
+
+def _live() -> Select[Any]:
+    p, v = t.promotions.c, t.versions.c
+    return (
+        select(p.live_from, p.live_until, p.actor, p.reason, v.id, v.number, v.sha256, v.created)
+        .join(t.versions, v.id == p.version_id)
+        .where(
+            p.stream_id == bindparam("stream"),
+            p.live_from <= bindparam("at"),
+            or_(p.live_until.is_(None), p.live_until > bindparam("at")),
+        )
+        .order_by(p.live_from.desc())
+        .limit(1)
+    )
+
+
+def _reasons() -> Select[Any]:
+    r, b, s = t.requests.c, t.boundaries.c, t.segments.c
+    asked = (r.id.label("request"), r.reason, r.actor, r.note, r.created)
+    this: Any = bindparam("request")
+    return (
+        select(*b, *told_task, s.recurrence, s.distance, *asked)
+        .select_from(t.requests)
+        .outerjoin(t.boundaries, _same_segment(r, b))
+        .outerjoin(t.segments, _same_segment(b, s))
+        .outerjoin(t.tasks, t.tasks.c.id == s.task_id)
+        .where(or_(r.id == this, r.folded_into == this))
+        .order_by(r.id)
+    )
+
+
+def _roll_backs() -> Select[Any]:
+    entry = t.ledger.c
+    return (
+        select(entry.at, entry.actor, entry.entry)
+        .where(entry.stream_id == bindparam("stream"), entry.kind == "rollback")
+        .order_by(entry.id)
+    )
+
+
+def _ended() -> Select[Any]:
+    """When a version's times live ended."""
+    p = t.promotions.c
+    return select(p.live_until).where(p.version_id == bindparam("version"))
+
+
+_LIVE, _REASONS, _ROLL_BACKS = _live(), _reasons(), _roll_backs()
+_LEFT = _ROLL_BACKS.where(t.ledger.c.at.in_(_ended()))
+
+
+@cache
+def _promotions(wanted: Where) -> Select[Any]:
+    rows = select(t.promotions).join(t.versions, t.versions.c.id == t.promotions.c.version_id)
+    return rows.where(wanted).order_by(t.promotions.c.live_from)
+
+
+@cache
+def _metrics(wanted: Where) -> Select[Any]:
+    rows = select(t.metrics).join(t.versions, t.versions.c.id == t.metrics.c.version_id)
+    return rows.where(wanted).order_by(t.metrics.c.name)
+
+
+@cache
+def _evaluations(wanted: Where) -> Select[Any]:
+    rows = (
+        select(t.evaluations, t.tasks.c.number)
+        .join(t.versions, t.versions.c.id == t.evaluations.c.version_id)
+        .join(t.tasks, t.tasks.c.id == t.evaluations.c.task_id)
+    )
+    return rows.where(wanted).order_by(t.tasks.c.number)
+
+
+@cache
+def _numbers(wanted: Where) -> Select[Any]:
+    return select(t.versions.c.id, t.versions.c.number).where(wanted)

@@ -7,16 +7,19 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.config import Database
+from pipeline.errors import RegistryError
 from pipeline.register import ledger, tables
-from pipeline.register.chain import sound, stored
+from pipeline.register.chain import BATCH, Entry, sound, stored
 from pipeline.register.damage import diagnose
-from pipeline.register.engine import connect, writing
+from pipeline.register.engine import connect, reading, writing
+from pipeline.register.migrate import upgrade
 from pipeline.register.triggers import create_triggers, drop_triggers
 from tests.register.making import change, column, race
 
@@ -196,6 +199,36 @@ def test_an_entry_of_a_transaction_that_fails_leaves_no_hole(engine: Engine) -> 
         ledger.append(conn, "tested", {}, at=8)
     assert column(engine, "SELECT id FROM ledger ORDER BY id") == list(range(1, ENTRIES + 2))
     assert broken(engine) == []
+
+
+def test_no_entry_is_passed_over_whatever_its_number(engine: Engine) -> None:
+    """They are read some at a time: those of the next page, and those below 1 and at the end of the
+    numbers that a database has, where only a forger puts them."""
+    count = BATCH + 1
+    least, most = -(2**63), 2**63 - 1
+    with engine.begin() as conn:
+        ledger.append(conn, "tested", *({} for _ in range(count - ENTRIES)), at=7)
+    forged = "INSERT INTO ledger SELECT {0}, stream_id, at, kind, actor, entry, '{0}', '{0}' "
+    for number in (least, most):
+        change(engine, forged.format(number) + "FROM ledger WHERE id = 3")
+    with engine.connect() as conn:
+        read = [entry[Entry._fields.index("id")] for rows in stored(conn) for entry in rows]
+    assert read == [least, *range(1, count + 1), most]
+
+
+def test_a_row_that_the_driver_cannot_read_is_a_refusal_in_one_line(tmp_path: Path) -> None:
+    """SQLite finds out row by row, when the statement has begun: no traceback of the driver's."""
+    database = Database(url=f"sqlite:///{tmp_path}/spoilt.db")
+    upgrade(database)
+    engine = connect(database)
+    with writing(engine) as conn:
+        ledger.append(conn, "tested", {}, at=7)
+        drop_triggers(conn)
+        conn.exec_driver_sql("UPDATE ledger SET entry = CAST(x'ff' AS TEXT)")
+    with pytest.raises(RegistryError, match="UTF-8") as refused, reading(engine) as conn:
+        sound(conn)
+    engine.dispose()
+    assert "\n" not in str(refused.value)
 
 
 def test_appenders_queue_up(engine: Engine) -> None:

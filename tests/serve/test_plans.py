@@ -21,7 +21,7 @@ BIG = (
     *("versions", "requests", "request_inputs", "promotions", "boundaries", "segments", "scored"),
     *("ledger", "metrics", "evaluations", "artifacts", "measurements"),
 )
-ALIASES = ("parents", "parent", "back", "v", "r", "i", "p", "b", "c", "l", "m", "x", "q")
+ALIASES = ("others", "parents", "parent", "back", "v", "r", "i", "p", "b", "c", "l", "m", "x", "q")
 QUESTIONS: dict[str, Callable[[Audit], Any]] = {
     "live_at": lambda audit: audit.live_at("plant", 10**9),
     "why": lambda audit: audit.why("plant", 3),
