@@ -126,7 +126,11 @@ def _differing(rule: Rule, told: dict[Key, _Told], rows: Rows) -> Iterator[Diffe
                 yield Difference(table=rule.table, row=named, what="inserted")
             continue
         meant = msgspec.msgpack.decode(found.packed)
-        columns = tuple(name for name in meant if _worded(shown.get(name)) != _worded(meant[name]))
+        columns = tuple(
+            name
+            for name, value in meant.items()
+            if shown.get(name) != value and _worded(shown.get(name)) != _worded(value)
+        )
         if columns:
             yield _difference(rule, named, found, "edited", columns)
     for key, found in () if rule.loose else told.items():
