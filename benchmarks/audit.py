@@ -54,7 +54,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     size = SMALL if args.small else FULL
-    rows = list(_measured(args, size))
+    rows = []
+    for row in _measured(args, size):
+        print(*row.values(), sep="\t", file=sys.stderr)  # one that is stopped has told what it knew
+        rows.append(row)
     result.write(
         "audit", rows, seeds=[SEED], compared=["sqlalchemy", "psycopg"], as_json=args.json,
         versions_=size.versions, boundaries=size.boundaries, scored=size.scored,
@@ -92,6 +95,10 @@ def _ours(kind: str, database: Database, size: Size, calls: int) -> Iterator[dic
     fill(engine, size)
     engine.dispose()
     print(f"{kind}: filled in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    yield from _asked(kind, database, size, calls)
+
+
+def _asked(kind: str, database: Database, size: Size, calls: int) -> Iterator[dict[str, Any]]:
     audit, rng = Audit(database), random.Random(SEED)
     gc.collect()
     gc.freeze()  # as in `tidemark serve`

@@ -21,6 +21,8 @@ from pipeline.serve.answers import Answer, iso
 AT_ONCE = 500
 #: Lists of hashes among a version's inputs.
 LISTS = ("ended", "earlier", "reservoirs")
+#: Where an artifact is from that no request brought: as `_from` has it.
+UNKNOWN = (None, "segment", *(None,) * 8)
 
 
 def made_from(conn: Connection, stream: str, versions: Sequence[Row[Any]]) -> list[Answer]:
@@ -108,14 +110,12 @@ def _origins(conn: Connection, stream_id: int, shas: Sequence[str]) -> dict[str,
 
 
 def _part(conn: Connection, sha: str, task: int | None, origin: Row[Any] | None) -> Answer:
-    part: Answer = {"task": task}
-    part |= {name: getattr(origin, name, None) for name in ("partition", "series", "segment")}
-    if origin is not None and origin.readings is not None:
-        names = ("readings", "first_offset", "last_offset")
-        part |= {name: getattr(origin, name) for name in names}
-    elif origin is None or origin.role == "segment":
+    _, role, readings, first, last, until, partition, series, segment, since = origin or UNKNOWN
+    part = {"task": task, "partition": partition, "series": series, "segment": segment}
+    if readings is not None:
+        part |= {"readings": readings, "first_offset": first, "last_offset": last}
+    elif role == "segment":
         part |= _looked_up(conn, sha)
-    since, until = getattr(origin, "boundary_time", None), getattr(origin, "until", None)
     return part | {"since": iso(since), "until": iso(until), "sha256": sha}
 
 
