@@ -156,16 +156,7 @@ def evaluations(conn: Connection, wanted: Where, of: int | Sequence[int]) -> ByV
 
 def measured(conn: Connection, version_id: int, at: int) -> Sequence[Row[Any]]:
     """A version's skills as they were measured last up to a time, by the tasks' numbers."""
-    c = t.measurements.c
-    newest = (
-        select(c.request_id)
-        .where(c.version_id == version_id, c.measured <= at)
-        .order_by(c.measured.desc(), c.request_id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    rows = select(t.measurements, t.tasks.c.number).join(t.tasks, t.tasks.c.id == c.task_id)
-    return conn.execute(rows.where(c.request_id == newest).order_by(t.tasks.c.number)).all()
+    return conn.execute(_MEASURED, {"version": version_id, "at": at}).all()
 
 
 def _by_version(rows: Iterable[Row[Any]]) -> ByVersion:
@@ -233,13 +224,26 @@ def _roll_backs() -> Select[Any]:
     )
 
 
+def _measured() -> Select[Any]:
+    c = t.measurements.c
+    newest = (
+        select(c.request_id)
+        .where(c.version_id == bindparam("version"), c.measured <= bindparam("at"))
+        .order_by(c.measured.desc(), c.request_id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = select(t.measurements, t.tasks.c.number).join(t.tasks, t.tasks.c.id == c.task_id)
+    return rows.where(c.request_id == newest).order_by(t.tasks.c.number)
+
+
 def _ended() -> Select[Any]:
     """When a version's times live ended."""
     p = t.promotions.c
     return select(p.live_until).where(p.version_id == bindparam("version"))
 
 
-_LIVE, _REASONS, _ROLL_BACKS = _live(), _reasons(), _roll_backs()
+_LIVE, _REASONS, _ROLL_BACKS, _MEASURED = _live(), _reasons(), _roll_backs(), _measured()
 _LEFT = _ROLL_BACKS.where(t.ledger.c.at.in_(_ended()))
 
 
