@@ -110,7 +110,8 @@ def _origins(conn: Connection, stream_id: int, shas: Sequence[str]) -> dict[str,
 
 
 def _part(conn: Connection, sha: str, task: int | None, origin: Row[Any] | None) -> Answer:
-    _, role, readings, first, last, until, partition, series, segment, since = origin or UNKNOWN
+    known: Any = origin or UNKNOWN
+    _, role, readings, first, last, until, partition, series, segment, since = known
     part = {"task": task, "partition": partition, "series": series, "segment": segment}
     if readings is not None:
         part |= {"readings": readings, "first_offset": first, "last_offset": last}
