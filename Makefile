@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint chaos fuzz soak clean
+.PHONY: help install demo test lint chaos faults fuzz soak clean
 
 help: ## This list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ lint: install ## Style, types, and who may import whom
 
 fuzz: install ## Mutated messages through decode (MESSAGES=1000000 ARGS="--seed 8")
 	@$(BIN)/python -m tests.fuzz --messages $(or $(MESSAGES),1000000) $(ARGS)
+
+faults: install ## An error at every single step of a poll, a consolidation, a migration
+	FAULTS=all $(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/faults $(ARGS)
 
 soak: install ## What a stream process holds over many readings (READINGS=10000000)
 	@$(BIN)/python -m benchmarks.soak --readings $(or $(READINGS),10000000) $(ARGS)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Learn
 from pipeline.consolidate.readings import Readings
-from pipeline.records import CHUNK, LONG_CHUNK, Batch, Boundary, IntArray, Log
+from pipeline.records import CHUNK, LONG_CHUNK, Batch, Boundary, FloatArray, IntArray, Log
 
 #: Newest readings that are kept of a long segment: where a boundary lies further back, the next
 #: segment begins with these.
@@ -272,10 +272,7 @@ class Staging:
         return found
 
     def _write_head(self, slots: IntArray, rows: IntArray, found: NDArray[np.void]) -> None:
-        values, offsets = found["values"], found["offset"]
-        for begin, end in _runs(slots, rows):  # in stretches: a row by itself costs as much as ten
-            at = slots[begin], slice(rows[begin], rows[begin] + end - begin)
-            self._values[at], self._offsets[at] = values[begin:end], offsets[begin:end]
+        _put(self._values, self._offsets, slots, rows, found)
         row = rows + self._first[slots]
         newest = row >= self._rows[slots] - HELD
         self._write_tail(slots[newest], row[newest], found[newest])
@@ -293,12 +290,22 @@ class Staging:
         return found
 
     def _write_tail(self, slots: IntArray, rows: IntArray, found: NDArray[np.void]) -> None:
-        at = (slots, rows % HELD)
-        self._tail[at], self._tail_offsets[at] = found["values"], found["offset"]
+        _put(self._tail, self._tail_offsets, slots, rows % HELD, found)
 
 
-def _runs(slots: IntArray, rows: IntArray) -> list[tuple[int, int]]:
-    """(begin, end) of the stretches of (N,) rows that follow each other in one series."""
+def _put(
+    values: FloatArray, offsets: IntArray, slots: IntArray, rows: IntArray, found: NDArray[np.void]
+) -> None:
+    """Write (N,) rows of series where they belong, in stretches of one series that follow each
+    other: a row by itself costs as much as ten.
+    """
+    if not len(rows):
+        return
     breaks = np.flatnonzero((np.diff(slots) != 0) | (np.diff(rows) != 1)) + 1
-    edges = [0, *breaks.tolist(), len(rows)] if len(rows) else []
-    return list(pairwise(edges))
+    edges = [0, *breaks.tolist(), len(rows)]
+    first = slots[edges[:-1]].tolist(), rows[edges[:-1]].tolist()
+    from_values, from_offsets = found["values"], found["offset"]
+    for slot, row, (begin, end) in zip(*first, pairwise(edges), strict=True):
+        there = slice(row, row + end - begin)
+        values[slot, there] = from_values[begin:end]
+        offsets[slot, there] = from_offsets[begin:end]

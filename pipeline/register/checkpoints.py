@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from pipeline.errors import ArtifactCorrupt, RegistryError, StaleEpoch
-from pipeline.register.engine import inserting
+from pipeline.register.engine import inserting, tuples
 from pipeline.register.tables import checkpoint_pieces, checkpoints, scored
 
 #: Of what a checkpoint's pieces are; another one is refused, never misread.
@@ -36,6 +36,21 @@ FORMAT = 5
 WHOLE = -1
 #: Pieces that go to SQL, or come from it, at once.
 AT_ONCE = 1000
+
+_C = checkpoint_pieces.c
+_FIRST = (
+    select(_C.slot, _C.number, _C.content, _C.crc32)
+    .where(
+        _C.stream_id == bindparam("stream"),
+        _C.partition == bindparam("partition"),
+        _C.kind == bindparam("kind"),
+    )
+    .order_by(_C.slot, _C.number)
+    .limit(AT_ONCE)
+)
+_NEXT = _FIRST.where(
+    tuple_(_C.slot, _C.number) > tuple_(bindparam("after_slot"), bindparam("after_number"))
+)
 
 
 class Key(NamedTuple):
@@ -182,16 +197,9 @@ def read(
     ArtifactCorrupt
         A piece is not what was written.
     """
-    c = checkpoint_pieces.c
-    page = (
-        select(c.slot, c.number, c.content, c.crc32)
-        .where(*_of(checkpoint_pieces, stream_id, partition), c.kind == kind)
-        .order_by(c.slot, c.number)
-        .limit(AT_ONCE)
-    )
-    if after is not None:
-        page = page.where(tuple_(c.slot, c.number) > (after.slot, after.number))
-    rows = conn.execute(page).all()
+    last = {} if after is None else {"after_slot": after.slot, "after_number": after.number}
+    whose = {"stream": stream_id, "partition": partition, "kind": kind}
+    rows = tuples(conn, _NEXT if last else _FIRST, whose | last)
     mine = select(checkpoints.c.epoch).where(*_of(checkpoints, stream_id, partition))
     if conn.execute(mine).scalar() != epoch:  # after the page: what it holds was this epoch's
         raise StaleEpoch(f"partition {partition} has another owner (epoch {epoch} is over)")

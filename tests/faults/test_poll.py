@@ -24,6 +24,8 @@ from tests.register.making import Rows
 #: Of which a trainer works requests off before the next.
 TRAINED_AFTER = 0
 POLLS = range(ROWS // POLL)
+#: The poll with the most steps: all of them are swept, of the others' some (`FAULTS=all`: all).
+FULLEST = 1
 #: Cases that a sweep's steps are dealt to, so that several workers share it.
 PARTS = 4
 FAULTS = {"sql": s.SQLITE, "kafka": s.KAFKA, "work": s.WORK}
@@ -76,6 +78,7 @@ def test_the_polls_do_all_that_there_is_to_do(undisturbed: list[Undisturbed]) ->
     for kind in ("scores", "boundaries", "dead"):
         assert f"readings.{kind}" in sent
     assert min(len(each.steps) for each in undisturbed) > 50
+    assert max(undisturbed, key=lambda each: len(each.steps)) is undisturbed[FULLEST]
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -97,7 +100,8 @@ def test_a_fault_at_any_step_of_a_poll_costs_nothing(
         fault = Steps(at=number, faults=FAULTS, turn=poll + lasting, lasting=lasting)
         return Process(database, clock_of(poll), (poll + 1) * POLL, fault), fault
 
-    swept = list(enumerate(clean.steps))[:: every if lasting else 1]
+    dense = poll == FULLEST and not lasting
+    swept = list(enumerate(clean.steps))[:: 1 if dense else every]
     for number, step in swept[part::PARTS]:
         first, fault = life(number)
         told = first.die()
