@@ -32,7 +32,7 @@ from benchmarks import result
 from benchmarks.detection_goals import at_most
 from pipeline.config import Database, Detect, Settings
 from pipeline.records import Batch
-from pipeline.register.checkpoints import Checkpoint, Piece, State, paged
+from pipeline.register.checkpoints import AT_ONCE, Checkpoint, Piece, State, paged
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.partition import Partition
@@ -181,7 +181,7 @@ def fleet(registry: SqlRegistry, series: int, repeat: int) -> Iterator[dict[str,
             head=msgspec.json.encode(head | {"series": series}),
             kinds=sorted({piece.kind for piece in copies}),
         ),
-        lambda kind: sorted(piece for piece in copies if piece.kind == kind),
+        lambda kind: _pages([piece for piece in copies if piece.kind == kind]),
     )
     registry.save(
         line.stream.id, 0, line.epoch, next_offset=line.offset, state=State(state.head, copies)
@@ -208,6 +208,12 @@ def fleet(registry: SqlRegistry, series: int, repeat: int) -> Iterator[dict[str,
     yield _row(case, "seconds to go on", line.go_on(), 5.0)
     yield _row(case, "CPU seconds to go on", time.process_time() - before)
     yield _row(case, "seconds of a bare read of the same bytes", alone)
+
+
+def _pages(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    pieces.sort()
+    for begin in range(0, len(pieces), AT_ONCE):
+        yield pieces[begin : begin + AT_ONCE]
 
 
 def _copies(pieces: list[Piece], fed: int, series: int) -> Iterator[Piece]:

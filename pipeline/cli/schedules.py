@@ -21,7 +21,6 @@ from pipeline.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.config import Schedule
     from pipeline.register.orders import Act, Order
 
 app = typer.Typer(help="Do what is due by the clock, ask about it, steer it.")
@@ -67,7 +66,7 @@ def run_now(
     """Ask for a run without waiting for the clock, also of a schedule that is paused."""
     from pipeline.register.orders import RunSchedule
 
-    _steer(name, lambda found: RunSchedule(schedule=found), who(actor, reason, request_id), as_json)
+    _steer(name, RunSchedule, who(actor, reason, request_id), as_json)
 
 
 @app.command()
@@ -81,8 +80,7 @@ def pause(
     """Have nothing done by a schedule until it is resumed."""
     from pipeline.register.orders import PauseSchedule
 
-    act = who(actor, reason, request_id)
-    _steer(name, lambda found: PauseSchedule(schedule=found), act, as_json)
+    _steer(name, PauseSchedule, who(actor, reason, request_id), as_json)
 
 
 @app.command()
@@ -96,16 +94,15 @@ def resume(
     """Have a schedule count again, from now on: what was due meanwhile is not made up for."""
     from pipeline.register.orders import ResumeSchedule
 
-    act = who(actor, reason, request_id)
-    _steer(name, lambda found: ResumeSchedule(schedule=found), act, as_json)
+    _steer(name, ResumeSchedule, who(actor, reason, request_id), as_json)
 
 
-def _steer(name: str, order: Callable[[Schedule], Order], act: Act, as_json: bool) -> None:
+def _steer(name: str, kind: Callable[..., Order], act: Act, as_json: bool) -> None:
     """Give an order about the schedule of a name, and say what came of it."""
     from pipeline.serve.schedules import find
 
     with opened() as (settings, registry):
-        done = registry.act(None, order(find(settings, registry, name)), act)
+        done = registry.act(None, kind(schedule=find(settings, registry, name)), act)
     if not as_json:
         typer.echo(done.sentence)
     elif "due" in done.facts:

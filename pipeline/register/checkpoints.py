@@ -169,18 +169,22 @@ def _of(table: Table, stream_id: int, partition: int) -> tuple[ColumnElement[boo
     return (table.c.stream_id == stream_id, table.c.partition == partition)
 
 
+def _stale(partition: int, epoch: int) -> StaleEpoch:
+    return StaleEpoch(f"partition {partition} has another owner (epoch {epoch} is over)")
+
+
 def paged(
     read: Callable[[str, Key | None], Sequence[Piece]],
-) -> Callable[[str], Iterator[Piece]]:
-    """All pieces of a kind, of which `read` gives some that follow one."""
+) -> Callable[[str], Iterator[Sequence[Piece]]]:
+    """All pages of a kind's pieces, of which `read` gives the one that follows a piece."""
 
-    def pieces(kind: str) -> Iterator[Piece]:
+    def pages(kind: str) -> Iterator[Sequence[Piece]]:
         after = None
         while page := read(kind, after):
-            yield from page
+            yield page
             after = Key(*page[-1][:3])
 
-    return pieces
+    return pages
 
 
 def read(
@@ -202,7 +206,7 @@ def read(
     rows = tuples(conn, _NEXT if last else _FIRST, whose | last)
     mine = select(checkpoints.c.epoch).where(*_of(checkpoints, stream_id, partition))
     if conn.execute(mine).scalar() != epoch:  # after the page: what it holds was this epoch's
-        raise StaleEpoch(f"partition {partition} has another owner (epoch {epoch} is over)")
+        raise _stale(partition, epoch)
     for slot, number, content, crc in rows:
         if zlib.crc32(content) != crc:
             raise ArtifactCorrupt(
@@ -243,7 +247,7 @@ def write(
         )
     )
     if changed.rowcount != 1:
-        raise StaleEpoch(f"partition {partition} has another owner (epoch {epoch} is over)")
+        raise _stale(partition, epoch)
     whose = {"stream_id": stream_id, "partition": partition}
     if state.gone:
         key = [checkpoint_pieces.c[name] == bindparam(f"b_{name}") for name in Key._fields]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -198,10 +199,12 @@ class Partition:
         self._pieces.written()
         self._offered = self.reservoir.seen
 
-    def restore(self, checkpoint: Checkpoint, pieces: Callable[[str], Iterable[Piece]]) -> None:
+    def restore(
+        self, checkpoint: Checkpoint, pages: Callable[[str], Iterable[Sequence[Piece]]]
+    ) -> None:
         """Go on from what was written, having seen nothing.
 
-        pieces: those of a kind, in their order.
+        pages: the pieces of a kind, in their order.
 
         Raises
         ------
@@ -218,11 +221,11 @@ class Partition:
             )
         if more := set(checkpoint.kinds) - {SERIES, RESERVOIR, *self._pieces.logs}:
             raise ArtifactCorrupt(f"checkpoint: pieces of no known kind ({', '.join(more)})")
-        rows = rows_of(pieces(SERIES))
+        rows = rows_of(chain.from_iterable(pages(SERIES)))
         if len(rows) != meta["series"]:
             raise ArtifactCorrupt("checkpoint: a series is missing")
         self.slots = {row.name: slot for slot, row in enumerate(rows)}
-        for kept in pieces(RESERVOIR):
+        for kept in chain.from_iterable(pages(RESERVOIR)):
             self.reservoir.restore(unpack(kept.content))
             self._offered = self.reservoir.seen
         arrays = arrays_of(rows, meta["layout"])
@@ -230,7 +233,7 @@ class Partition:
         self.detector.restore(arrays["detector"], [row.river for row in rows])
         self.staging.restore(arrays["staging"])
         for i, kind in enumerate(self._pieces.logs):
-            self._pieces.fill(kind, pieces(kind), [row.newest[i] for row in rows])
+            self._pieces.fill(kind, pages(kind), [row.newest[i] for row in rows])
 
     def _fit(self) -> dict[str, Any]:
         """The settings that shape the state; all others may change from one start to the next."""

@@ -7,7 +7,6 @@ checkpoints there were on the way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import lz4.block
@@ -23,7 +22,7 @@ from pipeline.register.checkpoints import Key, Piece
 SERIES = "series"
 #: Chunks that a generation of a log has, at most.
 MOST = 1 << 32
-#: Series whose rows are made, and chunks that are read or put back, at once.
+#: Series whose rows are made, and chunks that are read, at once.
 AT_ONCE = 1000
 #: What lz4 gives up for speed: a series packs 3 % larger, in 70 % of the time.
 ACCELERATION = 8
@@ -146,8 +145,10 @@ class Pieces:
 
     # In ---------------------------------------------------------------------------------------
 
-    def fill(self, kind: str, chunks: Iterable[Piece], newest: Sequence[bytes]) -> None:
+    def fill(self, kind: str, pages: Iterable[Sequence[Piece]], newest: Sequence[bytes]) -> None:
         """Put the rows of a log back, of every series; its spans are known already.
+
+        pages: its chunks in their order, none of the pages empty.
 
         Raises
         ------
@@ -159,7 +160,7 @@ class Pieces:
         span = _span(log, slots)
         self._written[kind] = np.stack(span)
         wanted = _numbers(slots, span.generation, span.low, span.high)
-        for some in _some(chunks):
+        for some in pages:
             here, wanted = wanted[: len(some)], wanted[len(some) :]
             if not np.array_equal(here, [(piece.slot, piece.number) for piece in some]):
                 raise ArtifactCorrupt(f"checkpoint: chunks of {kind} that do not belong")
@@ -254,13 +255,6 @@ def _ranges(low: IntArray, high: IntArray) -> tuple[IntArray, IntArray]:
     counts = np.maximum(high - low, 0)
     of = np.repeat(np.arange(len(low)), counts)
     return of, np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts) + low[of]
-
-
-def _some(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """`AT_ONCE` at a time, and none of them longer than that."""
-    each = iter(pieces)
-    while some := list(islice(each, AT_ONCE)):
-        yield some
 
 
 def _rows_of(log: Log, numbers: IntArray) -> IntArray:

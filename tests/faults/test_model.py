@@ -159,12 +159,12 @@ class Registry(RuleBasedStateMachine):
     def read(self, which: int, late: int) -> None:
         """Its own state, or nothing that somebody else may be writing just now."""
         own, stream = self.owned[which], self.streams[which]
-        pieces = paged(partial(self.registry.pieces, stream.id, 0, own.epoch - late))
+        pages = paged(partial(self.registry.pieces, stream.id, 0, own.epoch - late))
         if late or not own.epoch:
             with pytest.raises(StaleEpoch):
-                next(pieces("series"))
+                next(pages("series"))
         else:
-            found = {piece.slot: piece.content for piece in pieces("series")}
+            found = {piece.slot: piece.content for page in pages("series") for piece in page}
             assert list(found.items()) == sorted(own.pieces.items())
 
     @precondition(lambda self: any(own.epoch for own in self.owned))

@@ -105,8 +105,8 @@ def put(registry: SqlRegistry, stream: Stream, epoch: int, state: State, end: in
 
 def stored(registry: SqlRegistry, stream: Stream, partition: int = 0) -> list[Piece]:
     found = registry.acquire(stream.id, partition, "reader")
-    pieces = paged(partial(registry.pieces, stream.id, partition, found.epoch))
-    return [piece for kind in found.kinds for piece in pieces(kind)]
+    pages = paged(partial(registry.pieces, stream.id, partition, found.epoch))
+    return [piece for kind in found.kinds for page in pages(kind) for piece in page]
 
 
 A, B = Piece("series", 0, 0, b"a"), Piece("series", 1, 0, b"b\x00")
@@ -163,10 +163,10 @@ def test_a_changed_piece_is_refused(registry: SqlRegistry, stream: Stream, colum
     with registry.engine.begin() as conn:
         table = t.checkpoint_pieces
         conn.execute(update(table).where(table.c.kind == "series").values({column: other}))
-    pieces = paged(partial(registry.pieces, stream.id, 0, epoch))
-    assert list(pieces("head")) == [CHUNK]
+    pages = paged(partial(registry.pieces, stream.id, 0, epoch))
+    assert list(pages("head")) == [[CHUNK]]
     with pytest.raises(ArtifactCorrupt, match="partition 0: series 0/0 was changed"):
-        list(pieces("series"))
+        list(pages("series"))
 
 
 def test_who_is_replaced_while_it_reads_reads_no_further(
@@ -176,9 +176,9 @@ def test_who_is_replaced_while_it_reads_reads_no_further(
     many = [Piece("series", slot, 0, b"old") for slot in range(AT_ONCE + 1)]
     epoch = registry.acquire(stream.id, 0, "w").epoch
     put(registry, stream, epoch, State(b"h", pieces=many))
-    pieces = paged(partial(registry.pieces, stream.id, 0, epoch))("series")
-    assert [next(pieces) for _ in range(AT_ONCE)] == many[:-1]
+    pages = paged(partial(registry.pieces, stream.id, 0, epoch))("series")
+    assert next(pages) == many[:-1]
     epoch = registry.acquire(stream.id, 0, "other").epoch
     put(registry, stream, epoch, State(b"h", pieces=[many[-1]._replace(content=b"new")]), 2)
     with pytest.raises(StaleEpoch, match="partition 0 has another owner"):
-        next(pieces)
+        next(pages)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from pipeline.register.checkpoints import Checkpoint, Piece
+from pipeline.register.checkpoints import AT_ONCE, Checkpoint, Piece
 from pipeline.run.partition import Partition
 
 
@@ -13,4 +13,10 @@ def restore(made: Partition, head: bytes, pieces: Iterable[Piece]) -> None:
     stored = sorted(pieces)
     kinds = sorted({piece.kind for piece in stored})
     checkpoint = Checkpoint(epoch=1, next_offset=0, head=head, kinds=kinds)
-    made.restore(checkpoint, lambda kind: [piece for piece in stored if piece.kind == kind])
+
+    def pages(kind: str) -> Iterator[list[Piece]]:
+        mine = [piece for piece in stored if piece.kind == kind]
+        for begin in range(0, len(mine), AT_ONCE):
+            yield mine[begin : begin + AT_ONCE]
+
+    made.restore(checkpoint, pages)
