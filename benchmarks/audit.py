@@ -30,7 +30,7 @@ from sqlalchemy import make_url
 
 from benchmarks import audit_peer, result
 from benchmarks.audit_fill import PARTITIONS, RANGE, STREAM, Size, fill, time_of
-from benchmarks.detection_goals import Goal, at_most
+from benchmarks.detection_goals import Goal, at_most, verdict
 from pipeline.config import Database
 from pipeline.register.engine import connect, reading
 from pipeline.register.migrate import upgrade
@@ -163,7 +163,7 @@ def _row(
         "processor_ms": round(float(cpu[0]), 2),
         "processor_p99_ms": round(float(cpu[1]), 2),
         "goal_ms": str(goal or ""),
-        "verdict": "" if goal is None else "met" if goal.met(most) else "MISSED",
+        "verdict": verdict(most, goal),
     }
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import result
 from benchmarks.audit_fill import CHANNELS, STREAM
-from benchmarks.detection_goals import at_least
+from benchmarks.detection_goals import at_least, judged
 from pipeline.config import Database
 from pipeline.records import Boundary, Change
 from pipeline.register import boundaries
@@ -83,8 +83,7 @@ def _row(
         "entries": f"{entries:,}",
         "a_second": f"{wall:,.0f}",
         "a_processor_second": f"{cpu:,.0f}",
-        "goal": str(goal or ""),
-        "verdict": "" if goal is None else "met" if goal.met(wall) else "MISSED",
+        **judged(wall, goal),
     }
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from sqlalchemy import text
 
 from benchmarks import result
-from benchmarks.detection_goals import at_most
+from benchmarks.detection_goals import figure_row
 from pipeline.config import Database, Detect, Settings
 from pipeline.records import Batch
 from pipeline.register.checkpoints import AT_ONCE, Checkpoint, Piece, State, paged
@@ -43,6 +43,8 @@ SENSORS, SEED = 8, 0
 FED, READINGS, BETWEEN = 200, 2500, 10
 #: Of the plant.
 PLANT, INTERVAL_S = 64, 10.0
+
+_row = partial(figure_row, digits=3)
 
 
 def main() -> None:
@@ -242,17 +244,6 @@ def plant(registry: SqlRegistry, repeat: int) -> Iterator[dict[str, Any]]:
         times.append(line.save()[0])
     case = f"{PLANT} series, every {INTERVAL_S:g} s"
     yield _row(case, "% of the time", 100 * statistics.median(times) / INTERVAL_S, 3.0)
-
-
-def _row(case: str, figure: str, value: float, most: float | None = None) -> dict[str, Any]:
-    goal = None if most is None else at_most(most)
-    return {
-        "case": case,
-        "figure": figure,
-        "value": round(value, 3),
-        "goal": str(goal or ""),
-        "verdict": "" if goal is None else "met" if goal.met(value) else "MISSED",
-    }
 
 
 if __name__ == "__main__":

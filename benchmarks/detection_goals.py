@@ -37,6 +37,24 @@ def at_most(bound: float) -> Goal:
     return Goal("<=", bound)
 
 
+def judged(value: Value, goal: Goal | None) -> dict[str, str]:
+    """A row's goal and verdict; both empty where there is none to meet."""
+    return {"goal": str(goal or ""), "verdict": verdict(value, goal)}
+
+
+def verdict(value: Value, goal: Goal | None) -> str:
+    """What a table says of a figure; empty where there is no goal."""
+    return "" if goal is None else "met" if goal.met(value) else "MISSED"
+
+
+def figure_row(
+    case: str, figure: str, value: float, most: float | None = None, *, digits: int
+) -> dict[str, Any]:
+    """One figure of a case, and the most that it may be."""
+    told = {"case": case, "figure": figure, "value": round(value, digits)}
+    return told | judged(value, None if most is None else at_most(most))
+
+
 F1, MEAN_F1, ABOVE = "F1 pooled", "F1 mean of the streams", "F1 above the periodic control"
 HITS, FALSE, A_TRANSITION = "hits", "false alarms", "alarms a transition"
 DELAY, ERROR = "median delay, rows", "median location error, rows"
@@ -131,8 +149,7 @@ def row(
         "case": case,
         "figure": figure,
         "value": _rounded(value),
-        "goal": str(goal or ""),
-        "verdict": "" if goal is None else "met" if goal.met(value) else "MISSED",
+        **judged(value, goal),
         "periodic_control": _rounded(periodic),
         "ADWIN": _rounded(adwin),
         "best_peer, published in the design notes": peer,

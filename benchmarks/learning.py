@@ -23,7 +23,7 @@ import torch
 from benchmarks import learning_peer as peer
 from benchmarks import learning_speed as speed
 from benchmarks import result
-from benchmarks.detection_goals import Goal, at_least, at_most
+from benchmarks.detection_goals import Goal, at_least, at_most, judged
 from benchmarks.detection_page import plain
 from benchmarks.learning_data import Problem, digits, forecasting, gas
 from benchmarks.learning_sequence import run, summary
@@ -84,8 +84,7 @@ def _row(
         "figure": figure,
         "value": value,
         "spread": float(np.std(values)) if len(values) else None,
-        "goal": str(goal or ""),
-        "verdict": ("met" if goal.met(value) else "MISSED") if goal else "",
+        **judged(value, goal),
     }
 
 

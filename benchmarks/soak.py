@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -215,8 +216,10 @@ def _sample(pid: int, conn: sqlite3.Connection, database: Path, readings: int) -
     (boundaries,) = conn.execute("SELECT COUNT(*) FROM boundaries").fetchone()
     state = _state_bytes(conn, page)
     log = Path(f"{database}-wal")
+    ticks = (proc / "stat").read_text().rpartition(")")[2].split()[11:13]  # user, system
     return {
         "readings": readings,
+        "processor seconds": sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
         "boundaries": boundaries,
         "resident memory": int(status["VmRSS"].split()[0]) / 1e3,
         "threads": int(status["Threads"]),

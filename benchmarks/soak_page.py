@@ -50,7 +50,9 @@ def judged(name: str, samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def growth(samples: Sequence[Sample]) -> dict[str, float]:
-    """What history takes: boundaries from warm-up to the end, and kB that each added."""
+    """What history takes: boundaries from warm-up to the end, kB that each added; and what the
+    processor has to do for a million readings in the second quarter and in the last.
+    """
     most = max(sample["readings"] for sample in samples)
     first = next(sample for sample in samples if sample["readings"] >= WARM_UP * most)
     boundaries = samples[-1]["boundaries"] - first["boundaries"]
@@ -59,7 +61,17 @@ def growth(samples: Sequence[Sample]) -> dict[str, float]:
         "boundaries": samples[-1]["boundaries"],
         "history, MB": round(samples[-1]["history"], 1),
         "kB of history a boundary": round(1000 * megabytes / max(boundaries, 1), 1),
+        "processor seconds a million readings in the second quarter": _seconds(samples, 0.25),
+        "in the last": _seconds(samples, 0.75),
     }
+
+
+def _seconds(samples: Sequence[Sample], begin: float) -> float:
+    """Processor seconds a million readings, in the quarter that begins there."""
+    most = samples[-1]["readings"]
+    some = [s for s in samples if begin * most <= s["readings"] <= (begin + 0.25) * most]
+    took = some[-1]["processor seconds"] - some[0]["processor seconds"]
+    return round(1e6 * took / max(some[-1]["readings"] - some[0]["readings"], 1), 2)
 
 
 def page(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> str:

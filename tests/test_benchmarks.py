@@ -320,11 +320,21 @@ def test_warm_up_may_grow() -> None:
 
 
 def test_history_is_told_by_the_boundary() -> None:
-    """From a quarter on: 30 boundaries and 6 MB, so 200 kB each."""
+    """From a quarter on: 30 boundaries and 6 MB, so 200 kB each. And 100 readings in the second
+    quarter in a processor's second, in the last in five.
+    """
     samples = [
-        {"readings": 100 * k, "boundaries": 10.0 * k, "history": 2.0 * k + 1} for k in range(5)
+        {
+            "readings": 100 * k,
+            "processor seconds": seconds,
+            "boundaries": 10.0 * k,
+            "history": 2.0 * k + 1,
+        }
+        for k, seconds in enumerate((0, 1, 2, 4, 9))
     ]
-    assert growth(samples)["kB of history a boundary"] == 200.0
+    found = growth(samples)
+    assert found["kB of history a boundary"] == 200.0
+    assert list(found.values())[-2:] == [10_000.0, 50_000.0]
 
 
 def test_a_soak_moves_each_series_to_the_next_regime_in_its_turn() -> None:
