@@ -19,7 +19,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from pipeline.config import Stream
+from pipeline.config import Kafka, Stream
+from pipeline.ingest.kafka_client import client
 
 #: Longest wait for a broker's first answer, in seconds.
 START_S = 180.0
@@ -193,9 +194,8 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def _admin(address: str, timeout_ms: int = 10_000) -> KafkaAdminClient:
-    return KafkaAdminClient(
-        bootstrap_servers=address, request_timeout_ms=timeout_ms, bootstrap_timeout_ms=timeout_ms
-    )
+    within = {"request_timeout_ms": timeout_ms, "bootstrap_timeout_ms": timeout_ms}
+    return client(KafkaAdminClient, Kafka(bootstrap_servers=address), **within)
 
 
 def create_topic(

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy import Engine
 
 from pipeline.config import Database
 from pipeline.ingest.embedded import EmbeddedBroker
 from pipeline.register.migrate import upgrade
 from tests.brokers import RealKafka, kafka_home
-from tests.databases import new_database, postgres_server
+from tests.databases import Compiled, drop, new_database, postgres_server
 
 # Log lines ------------------------------------------------------------------------------------
 
@@ -84,6 +85,21 @@ def forgotten_sockets() -> Iterator[None]:
 # Databases ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """A statement is compiled once for all engines of a kind: a test has new ones, and compiling
+    takes longer than the statement itself."""
+    compiled, make = Compiled(10_000), Engine.__init__
+
+    def made(engine: Engine, *args: Any, **options: Any) -> None:
+        make(engine, *args, **options)
+        engine._compiled_cache = compiled
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "__init__", made)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a real PostgreSQL server's first database, one server for the whole run."""
@@ -103,9 +119,11 @@ def sqlite_database(tmp_path: Path) -> Database:
 
 
 @pytest.fixture
-def postgresql_database(postgres: str) -> Database:
+def postgresql_database(postgres: str) -> Iterator[Database]:
     """An empty PostgreSQL database, without a schema."""
-    return new_database(postgres)
+    made = new_database(postgres)
+    yield made
+    drop(made)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -139,9 +157,11 @@ def sqlite_at_head(sqlite_database: Database, sqlite_template: Path, tmp_path: P
 
 
 @pytest.fixture
-def postgresql_at_head(postgres: str, postgresql_template: Database) -> Database:
+def postgresql_at_head(postgres: str, postgresql_template: Database) -> Iterator[Database]:
     """A PostgreSQL database with the schema and nothing in it."""
-    return new_database(postgres, postgresql_template)
+    made = new_database(postgres, postgresql_template)
+    yield made
+    drop(made)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

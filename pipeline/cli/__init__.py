@@ -11,6 +11,7 @@ regimes are, `dead_letters` goes through what could not be read, `tokens` says w
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -95,6 +96,7 @@ def before(
 def main() -> NoReturn:
     """Run one command; every failure is one line, every exit code 0, 1 or 2."""
     try:
+        _check(sys.argv)
         code = app(standalone_mode=False)
     except SettingsError as exc:
         code = _failed(exc, 2)
@@ -110,6 +112,15 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _check(arguments: Sequence[str]) -> None:
+    """SettingsError if one is no text: it could be neither kept nor printed."""
+    for each in arguments:
+        try:
+            each.encode()
+        except UnicodeEncodeError:
+            raise SettingsError(f"an argument is not UTF-8: {each!r}") from None
+
+
 def _failed(exc: Exception, code: int) -> int:
     """Say what went wrong in one line, with --debug where; the exit code either way."""
     if options.debug:
@@ -117,7 +128,9 @@ def _failed(exc: Exception, code: int) -> int:
 
         print_exception(exc)
     else:
-        typer.echo(f"tidemark: {_in_one_line(exc)}", err=True)
+        from pipeline.telemetry import printable
+
+        typer.echo(f"tidemark: {printable(_in_one_line(exc))}", err=True)
         for line in getattr(exc, "lines", ()):
             typer.echo(f"  | {line}", err=True)
     return code

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.shared import (
+    LAST,
     Json,
+    Number,
     Reason,
     RequestId,
     StreamName,
@@ -20,8 +22,6 @@ from pipeline.cli.shared import (
 )
 
 app = typer.Typer()
-
-Number = Annotated[int, typer.Argument(help="Number of the version in its stream.", min=1)]
 
 
 @app.command()
@@ -45,7 +45,9 @@ def rollback(
     actor: Who = None,
     to: Annotated[
         int | None,
-        typer.Option("--to", help="Version to go back to; default: the champion before.", min=1),
+        typer.Option(
+            "--to", min=1, max=LAST, help="Version to go back to; default: the champion before."
+        ),
     ] = None,
     request_id: RequestId = None,
     stream_name: StreamName = None,
@@ -94,13 +96,14 @@ def retrain(
     without_task: Annotated[
         int | None,
         typer.Option(
-            "--without-task", min=1, help="Number of a task that the version may not have learned."
+            "--without-task", min=1, max=LAST,
+            help="Number of a task that the version may not have learned.",
         ),
     ] = None,
     request_id: RequestId = None,
     stream_name: StreamName = None,
     as_json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Ask for a consolidation by hand."""
     from pipeline.register.orders import Retrain
 

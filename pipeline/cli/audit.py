@@ -7,14 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.shared import Json, StreamName, print_json, read_settings
+from pipeline.cli.shared import (
+    LAST,
+    LAST_OFFSET,
+    Json,
+    Number,
+    StreamName,
+    print_json,
+    read_settings,
+)
 
 app = typer.Typer(
     help="Ask the history: what was live, why, with which figures.", no_args_is_help=True
 )
 
 Time = Annotated[str, typer.Argument(help="ISO 8601 with zone, or `now`.")]
-Number = Annotated[int, typer.Argument(help="Number of the version in its stream.", min=1)]
 
 
 def ask(
@@ -87,9 +94,11 @@ def rejected(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="Refused before; likewise.")] = None,
     after: Annotated[
-        int | None, typer.Option("--after", help="Go on behind this version.", min=1)
+        int | None, typer.Option("--after", help="Go on behind this version.", min=1, max=LAST)
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", help="Versions, at most.", min=1)] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", help="Versions, at most.", min=1, max=LAST)
+    ] = 100,
     stream_name: StreamName = None,
     as_json: Json = False,
 ) -> None:
@@ -108,8 +117,8 @@ def rejected(
 @app.command()
 def scored(
     topic: Annotated[str, typer.Argument(help="Topic, which is the stream's name.")],
-    partition: Annotated[int, typer.Argument(help="Partition of the record.", min=0)],
-    offset: Annotated[int, typer.Argument(help="Offset of the record.", min=0)],
+    partition: Annotated[int, typer.Argument(help="Partition of the record.", min=0, max=LAST)],
+    offset: Annotated[int, typer.Argument(help="Offset of the record.", min=0, max=LAST_OFFSET)],
     as_json: Json = False,
 ) -> None:
     """Which version scored a reading."""
@@ -119,7 +128,7 @@ def scored(
 @app.command()
 def diff(
     number: Number,
-    other: Annotated[int, typer.Argument(help="Number of the other version.", min=1)],
+    other: Annotated[int, typer.Argument(help="Number of the other version.", min=1, max=LAST)],
     stream_name: StreamName = None,
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.shared import Json, Reason, StreamName, Who, name_of, open_stream, print_json
+from pipeline.cli.shared import Json, Reason, StreamName, Who, name_of, opened_stream, print_json
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -186,17 +186,13 @@ class _Desk:
     """What every command here works with."""
 
     def __init__(self, stream_name: str | None, stop: Event, held: ExitStack, what: str) -> None:
-        from pipeline.cli.shared import options
-        from pipeline.config import load
         from pipeline.ingest.kafka_log import KafkaLog
         from pipeline.register.letters import LetterBook
         from pipeline.run.letters import Turn
         from pipeline.run.processes import owner_name
         from pipeline.run.progress import bar
 
-        registry, known = open_stream(stream_name)
-        held.callback(registry.close)
-        settings = load(options.config)
+        settings, registry, known = held.enter_context(opened_stream(stream_name))
         self.kafka, self.stream, self.stop = settings.kafka, known.name, stop
         self.log = held.enter_context(closing(KafkaLog(self.kafka, f"{known.name}.dead")))
         self.book = held.enter_context(closing(LetterBook(settings.database, known.id)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli.shared import Json, StreamName, open_stream, print_json
+from pipeline.cli.shared import Json, StreamName, opened_stream, print_json
 
 app = typer.Typer()
 
@@ -16,11 +16,8 @@ def acts(stream_name: StreamName = None, as_json: Json = False) -> None:
     """Everything that people did to a stream: who, what, why, and what came of it."""
     from pipeline.serve.answers import iso
 
-    registry, known = open_stream(stream_name)
-    try:
+    with opened_stream(stream_name) as (_, registry, known):
         found = registry.acts(known.id)
-    finally:
-        registry.close()
     answer = [
         {
             "at": iso(done.at),
@@ -41,11 +38,8 @@ def promotions(stream_name: StreamName = None, as_json: Json = False) -> None:
     """Every promotion: by whom, why, and which envelope it was inside or outside of."""
     from pipeline.serve.answers import iso
 
-    registry, known = open_stream(stream_name)
-    try:
+    with opened_stream(stream_name) as (_, registry, known):
         found = registry.promotions(known.id)
-    finally:
-        registry.close()
     answer = [
         {
             "version": row.version,

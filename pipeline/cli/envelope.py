@@ -15,7 +15,7 @@ from pipeline.cli.shared import (
     StreamName,
     Who,
     do,
-    open_stream,
+    opened_stream,
     print_json,
     who,
 )
@@ -77,11 +77,8 @@ def _known(stream_name: str | None) -> tuple[str, list[dict[str, Any]]]:
     """The stream's name, and all of its envelopes as plain data."""
     from pipeline.serve import answers
 
-    registry, known = open_stream(stream_name)
-    try:
+    with opened_stream(stream_name) as (_, registry, known):
         found = registry.envelopes(known.id)
-    finally:
-        registry.close()
     return known.name, [answers.envelope(each) for each in found]
 
 

@@ -45,13 +45,18 @@ def run(supervised: Supervised = False) -> None:
     from pipeline.run.signals import PARENT_LIMIT_S, stop_on_signals
 
     stop = stop_on_signals(supervised=supervised, limit_s=PARENT_LIMIT_S)
+    from pipeline.outage import Outage
     from pipeline.register.migrate import check_schema
+    from pipeline.run.service import serving
     from pipeline.run.supervisor import ROLES, supervise
 
     settings = read_settings()
-    check_schema(settings.database)  # else every child says the same, again and again
     roles = (*ROLES, "serve") if settings.serve.in_run else ROLES
-    supervise(options.config, stop, settings.run, roles=roles)
+    with serving(settings, stop, "run") as (_, stop):
+        database = Outage("database", settings.run.outage_limit_s, stop)
+        # else every child says the same, again and again
+        database.ask(lambda: check_schema(settings.database))
+        supervise(options.config, stop, settings.run, roles=roles)
 
 
 @app.command()

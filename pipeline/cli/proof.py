@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.audit import Number
-from pipeline.cli.shared import Json, StreamName, print_json, read_settings
+from pipeline.cli.shared import Json, Number, StreamName, print_json, read_settings
+from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.register.findings import Finding
@@ -104,6 +105,7 @@ def export(
     stream_name: Annotated[
         str | None, typer.Argument(metavar="STREAM", help="Of this stream alone; default: of all.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write ledger, tables and weights to one file that proves itself without a database."""
     from pipeline.register.bundle import export as write
@@ -114,9 +116,13 @@ def export(
     check_schema(settings.database)
     with bar("export") as show:
         made = write(settings.database, to, stream_name, show)
-    size = to.stat().st_size
-    typer.echo(f"{to}: {made.entries:,} entries, {len(made.files):,} files, {size:,} bytes")
-    typer.echo(f"head {made.head}")
+    size, files = to.stat().st_size, len(made.files)
+    if as_json:
+        told = {"entries": made.entries, "files": files, "bytes": size, "head": made.head}
+        print_json({"file": str(to), **told})
+    else:
+        typer.echo(f"{to}: {made.entries:,} entries, {files:,} files, {size:,} bytes")
+        typer.echo(f"head {made.head}")
 
 
 @app.command("verify-bundle")
@@ -181,10 +187,13 @@ def tell(looked: dict[str, Any], findings: Sequence[Finding], as_json: bool) -> 
 def _line(finding: Finding) -> str:
     """`ledger: entry 17 (boundary, 2026-...) edited: ...`"""
     from pipeline.serve.answers import iso
+    from pipeline.telemetry import printable
 
-    at = iso(finding.at) if isinstance(finding.at, int) else finding.at
+    at: Any = finding.at
+    with suppress(PipelineError, TypeError):  # what was changed need be no time
+        at = iso(at)
     known = ", ".join(str(each) for each in (finding.kind, at) if each is not None)
     entry = "" if finding.entry is None else f" entry {finding.entry}"
-    return (
+    return printable(
         f"{finding.where}:{entry}{f' ({known})' if known else ''} {finding.what}: {finding.detail}"
     )

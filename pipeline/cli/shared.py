@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pipeline.register.orders import Act, Done, Order
     from pipeline.register.sql import SqlRegistry, Stream
 
+#: No version, task or partition has a higher number, and no record a higher offset.
+LAST, LAST_OFFSET = 2**31 - 1, 2**62
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Supervised = Annotated[
     bool, typer.Option("--supervised", hidden=True, help="End when standard input closes.")
@@ -22,8 +25,9 @@ Supervised = Annotated[
 StreamName = Annotated[
     str | None, typer.Option("--stream", help="Stream to ask about; default: stream.topic.")
 ]
-
-
+Number = Annotated[
+    int, typer.Argument(help="Number of the version in its stream.", min=1, max=LAST)
+]
 Who = Annotated[
     str | None,
     typer.Option("--actor", help="Who decides; kept for the audit. Default: the login name."),
@@ -70,32 +74,31 @@ def opened() -> Iterator[tuple[Settings, SqlRegistry]]:
         registry.close()
 
 
-def open_stream(name: str | None) -> tuple[SqlRegistry, Stream]:
-    """The registry, and the stream of that name (None: stream.topic); PipelineError without it."""
+@contextmanager
+def opened_stream(name: str | None) -> Iterator[tuple[Settings, SqlRegistry, Stream]]:
+    """The same, and the stream of that name (None: stream.topic); PipelineError without it."""
     from pipeline.errors import PipelineError
-    from pipeline.register.sql import SqlRegistry
 
-    settings = read_settings()
-    registry = SqlRegistry(settings.database)
-    registry.check_schema()
-    name = name or settings.stream.topic
-    known = registry.stream(name)
-    if known is None:
-        names = ", ".join(s.name for s in registry.streams()) or "none yet"
-        raise PipelineError(f"no stream {name}; known: {names}")
-    return registry, known
+    with opened() as (settings, registry):
+        name = name or settings.stream.topic
+        known = registry.stream(name)
+        if known is None:
+            names = ", ".join(s.name for s in registry.streams()) or "none yet"
+            raise PipelineError(f"no stream {name}; known: {names}")
+        yield settings, registry, known
 
 
 def name_of(actor: str | None) -> str:
-    """Who decides: by default the login's name; PipelineError if it has none."""
+    """Who decides: by default the login's name; PipelineError if that is nobody's."""
     from getpass import getuser
 
     from pipeline.errors import PipelineError
+    from pipeline.register.orders import person
 
     if actor is not None:
-        return actor
+        return person(actor)
     try:
-        return getuser()
+        return person(getuser())
     except (KeyError, OSError, ImportError):  # a number without a name, as in a container
         raise PipelineError("this login has no name: say who decides (--actor)") from None
 
@@ -122,17 +125,15 @@ def do(
     answer: the facts for --json; by default those of the act, with its time.
     """
     from pipeline.serve.answers import iso
+    from pipeline.telemetry import printable
 
-    registry, known = open_stream(stream_name)
-    try:
+    with opened_stream(stream_name) as (_, registry, known):
         done = registry.act(known.id, order, act)
-    finally:
-        registry.close()
     if as_json:
         facts = answer(done) if answer else {**done.facts, "at": iso(done.at)}
         print_json({"stream": known.name, **facts})
     else:
-        typer.echo(done.sentence)
+        typer.echo(printable(done.sentence))
     return done
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli.shared import Json, Supervised, print_json, read_settings
+from pipeline.cli.shared import Json, Supervised, opened, print_json, read_settings
 
 app = typer.Typer(help="Follow the topic: score, detect, mark boundaries, checkpoint.")
 
@@ -28,14 +28,11 @@ def stream(context: typer.Context, supervised: Supervised = False) -> None:
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every stream: its champion, whether it is paused, and which versions wait for a word."""
-    from pipeline.register.sql import SqlRegistry
     from pipeline.run.report import print_rows
     from pipeline.serve.answers import iso
 
-    registry = SqlRegistry(read_settings().database)
-    registry.check_schema()
     answer = []
-    try:
+    with opened() as (_, registry):
         for each in registry.streams():
             champion, pause = registry.champion(each.id), each.pause
             told = None
@@ -51,8 +48,6 @@ def list_(as_json: Json = False) -> None:
                     "waiting": waiting,
                 }
             )
-    finally:
-        registry.close()
     if as_json:
         print_json(answer)
     else:

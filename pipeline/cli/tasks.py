@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.shared import Json, Reason, RequestId, StreamName, Who, do, who
+from pipeline.cli.shared import LAST, Json, Reason, RequestId, StreamName, Who, do, who
 
 if TYPE_CHECKING:
     from pipeline.register.orders import Act, Mark
@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Say what a regime is: what is not normal is never learned.", no_args_is_help=True
 )
 
-Number = Annotated[int, typer.Argument(help="Number of the task in its stream.", min=1)]
+Number = Annotated[int, typer.Argument(help="Number of the task in its stream.", min=1, max=LAST)]
 Kind = Annotated[str, typer.Option("--kind", help="normal, fault or ignore.")]
 
 

@@ -139,26 +139,34 @@ def consolidate(
 
 
 def evaluate(
-    weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn, factory: str = ""
+    weights: bytes,
+    held_out: Mapping[int, Sequence[bytes]],
+    learn: Learn,
+    factory: str = "",
+    alive: Callable[[], None] = lambda: None,
 ) -> tuple[dict[int, float], dict[int, int]]:
     """Skill on each task's held-out readings, and the windows behind it.
 
     skill = 1 - MSE / variance, over the observed cells, each channel in units of its own variance
     in the task: 0 for who answers the regime's mean, below for who takes it for another regime. Of
     a classifier it is the accuracy.
-    factory: as `Weights.from_bytes` has it.
+    factory: as `Weights.from_bytes` has it. alive: called after each task; what it raises ends it.
     """
     with one_thread():
-        row = _row(Weights.from_bytes(weights, factory), held_out, learn)
+        row = _row(Weights.from_bytes(weights, factory), held_out, learn, alive)
     return _skills(row), {task: len(measured.losses) for task, measured in row.items()}
 
 
 def losses_of(
-    weights: bytes, held_out: Mapping[int, Sequence[bytes]], learn: Learn, factory: str = ""
+    weights: bytes,
+    held_out: Mapping[int, Sequence[bytes]],
+    learn: Learn,
+    factory: str = "",
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[int, NDArray[np.float64]]:
     """Task id -> (N,) loss of each held-out window: the skill is 1 - their mean."""
     with one_thread():
-        row = _row(Weights.from_bytes(weights, factory), held_out, learn)
+        row = _row(Weights.from_bytes(weights, factory), held_out, learn, alive)
     return {task: measured.losses for task, measured in row.items()}
 
 

@@ -260,7 +260,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__getnewargs__"):
         return value.__getstate__()  # Rust's own bytes
     if hasattr(value, "__dict__"):
-        return [_plain(v) for v in vars(value).values()]
+        return [v if type(v) in PLAIN else _plain(v) for v in vars(value).values()]
     raise DetectorStateError(f"cannot keep {type(value).__name__} in a checkpoint")
 
 

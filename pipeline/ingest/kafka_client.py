@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.net.compat import KafkaNetClient
 
 from pipeline.config import TRANSACTIONS_SINCE, Kafka
 from pipeline.errors import BrokerAway, SourceError
@@ -27,6 +28,8 @@ RECONNECT_MS = 1000
 #: Codec -> module that kafka-python needs for it.
 CODECS = {"gzip": "zlib", "snappy": "snappy", "lz4": "lz4", "zstd": "zstandard"}
 
+Client = TypeVar("Client")
+
 # Its failures reach us as exceptions; while a broker is away it logs dozens of lines a second.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
@@ -34,6 +37,26 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL)
 def api_version(kafka: Kafka) -> tuple[int, ...] | None:
     """The protocol that the settings name; None: ask the broker."""
     return kafka.protocol or None
+
+
+def client(kind: Callable[..., Client], kafka: Kafka, **more: Any) -> Client:
+    """A consumer, producer or admin client; whatever kafka-python raises if it cannot be made.
+
+    It would leave its thread and a socket behind then, again at each attempt in an outage.
+    """
+    nets: list[KafkaNetClient] = []
+
+    def net(**options: Any) -> KafkaNetClient:
+        nets.append(KafkaNetClient(**options))
+        return nets[-1]
+
+    try:
+        return kind(**connection(kafka) | more, kafka_client=net)
+    except BaseException:
+        for each in nets:
+            each.close()
+            each._net.stop()  # noqa: SLF001
+        raise
 
 
 def connection(kafka: Kafka) -> dict[str, Any]:
@@ -151,7 +174,7 @@ def partitions(
     one without end, the other until it says that there is no such topic.
     """
     reach(kafka, within_ms=within_ms)
-    admin = KafkaAdminClient(**connection(kafka), request_timeout_ms=ANSWER_MS)
+    admin = client(KafkaAdminClient, kafka, request_timeout_ms=ANSWER_MS)
     try:
         told = admin.describe_topics(list(topics))
     finally:
@@ -178,8 +201,9 @@ def _advice(topic: str, name: str) -> tuple[str, str]:
 
 def _consumer(kafka: Kafka) -> KafkaConsumer:
     """A client that asks about topics and the group, makes none and never joins it."""
-    return KafkaConsumer(
-        **connection(kafka),
+    return client(
+        KafkaConsumer,
+        kafka,
         group_id=kafka.group_id,
         enable_auto_commit=False,
         isolation_level=kafka.isolation_level,

@@ -12,7 +12,7 @@ from pipeline.config import Kafka
 from pipeline.errors import SourceError
 from pipeline.ingest.kafka_client import (
     ANSWER_MS,
-    connection,
+    client,
     no_topic,
     reach,
     translated,
@@ -45,8 +45,9 @@ class KafkaLog:
         self.topic = topic
         with translated(kafka):
             reach(kafka)
-            self._consumer = KafkaConsumer(
-                **connection(kafka),
+            self._consumer = client(
+                KafkaConsumer,
+                kafka,
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",

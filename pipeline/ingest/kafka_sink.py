@@ -17,7 +17,7 @@ from pipeline.ingest.kafka_client import (
     ASKED_AGAIN_MS,
     FAREWELL_MS,
     api_version,
-    connection,
+    client,
     first_line,
     importable,
     install,
@@ -43,8 +43,9 @@ IDEMPOTENT_SINCE = (2, 4)
 
 def producer(kafka: Kafka, **more: Any) -> KafkaProducer:
     """kafka-python's producer, as all of ours are set up."""
-    return KafkaProducer(
-        **connection(kafka),
+    return client(
+        KafkaProducer,
+        kafka,
         acks="all",
         compression_type=None if kafka.compression == "none" else kafka.compression,
         linger_ms=20,

@@ -21,7 +21,7 @@ from pipeline.ingest.kafka_client import (
     ASKED_AGAIN_MS,
     CODECS,
     FAREWELL_MS,
-    connection,
+    client,
     importable,
     no_topic,
     partitions,
@@ -72,8 +72,9 @@ class KafkaSource:
                 log.warning("codec_missing", codec=codec, install=CODECS[codec])
         with translated(kafka):
             reach(kafka, within_ms=ASKED_AGAIN_MS if self.outage.limit_s else None)
-            self._consumer = KafkaConsumer(
-                **connection(kafka),
+            self._consumer = client(
+                KafkaConsumer,
+                kafka,
                 group_id=kafka.group_id,
                 group_instance_id=kafka.group_instance_id or None,
                 partition_assignment_strategy=[ASSIGNORS[kafka.assignment]],

@@ -25,7 +25,7 @@ from pipeline.register import (
     prune,
     reign,
     requests,
-    rollback,
+    schedules,
     steering,
     streams,
     versions,
@@ -51,13 +51,12 @@ from pipeline.register.orders import (
     RevokeToken,
     RollBack,
     RunSchedule,
+    person,
 )
 from pipeline.register.scene import Scene
 
 #: Characters of a request id, at most.
 LONGEST_ID = 100
-#: Who decides where nobody does: no person's name.
-NOBODY = ("", versions.GATE, rollback.WATCH)
 
 
 def perform(conn: Connection, stream_id: int | None, order: Order, act: Act, *, at: int) -> Done:
@@ -69,10 +68,10 @@ def perform(conn: Connection, stream_id: int | None, order: Order, act: Act, *, 
         Nobody did it, for no reason, or the id belongs to another act; and whatever the order's
         own function raises. In all cases nothing is written.
     """
-    _check(act)
+    _check(order, act)
     ledger.lock(conn)
     asked = ledger.canonical(
-        {"stream": stream_id, "order": order, "actor": act.actor, "reason": act.reason}
+        {"stream": stream_id, "order": _asked(order), "actor": act.actor, "reason": act.reason}
     )
     this = t.acts.c.request_id == act.request_id
     if (row := conn.execute(select(t.acts).where(this)).first()) is not None:
@@ -95,7 +94,11 @@ def perform(conn: Connection, stream_id: int | None, order: Order, act: Act, *, 
 
 def done_by_people(conn: Connection, stream_id: int) -> list[tuple[Act, str, Done]]:
     """(act, what was ordered, what was done) of every act, in order of time."""
-    rows = conn.execute(select(t.acts).where(t.acts.c.stream_id == stream_id).order_by(t.acts.c.at))
+    rows = conn.execute(
+        select(t.acts)
+        .where(t.acts.c.stream_id == stream_id)
+        .order_by(t.acts.c.at, t.acts.c.request_id)
+    )
     found = []
     for row in rows:
         asked = json.loads(row.asked)
@@ -104,13 +107,31 @@ def done_by_people(conn: Connection, stream_id: int) -> list[tuple[Act, str, Don
     return found
 
 
-def _check(act: Act) -> None:
-    if act.actor in NOBODY or not act.actor.strip():
-        raise PipelineError(f"--actor {act.actor!r} is nobody's name: say who decides")
-    if not act.reason.strip():
-        raise PipelineError("--reason is empty: say why")
+def by_somebody(actor: str, reason: str) -> None:
+    """Raise PipelineError unless a person decides, for a reason."""
+    person(actor)
+    _because(reason)
+
+
+def _asked(order: Order) -> dict[str, Any]:
+    """What is ordered; a schedule is the one of its name, whatever the settings make of it."""
+    told: dict[str, Any] = msgspec.to_builtins(order)
+    if isinstance(order, PauseSchedule | ResumeSchedule | RunSchedule):
+        told["schedule"] = order.schedule.name
+    return told
+
+
+def _check(order: Order, act: Act) -> None:
+    if not (isinstance(order, Prune) and act.actor == schedules.ACTOR):  # what the clock has done
+        person(act.actor)
+    _because(act.reason)
     if not 0 < len(act.request_id) <= LONGEST_ID or not act.request_id.isprintable():
         raise PipelineError(f"a request id has 1 to {LONGEST_ID} printable characters")
+
+
+def _because(reason: str) -> None:
+    if not reason.strip():
+        raise PipelineError("--reason is empty: say why")
 
 
 def _retrain(scene: Scene, order: Retrain) -> Done:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select, update
 
 from pipeline.errors import ArtifactCorrupt, ArtifactPruned
+from pipeline.register.among import among
 from pipeline.register.engine import inserting, moment
 from pipeline.register.tables import artifacts
 
-_CONTENT = select(artifacts.c.content, artifacts.c.pruned, artifacts.c.pruned_by).where(
-    artifacts.c.sha256 == bindparam("sha256")
-)
+_CONTENTS = select(
+    artifacts.c.sha256, artifacts.c.content, artifacts.c.pruned, artifacts.c.pruned_by
+).where(among(artifacts.c.sha256, "hashes"))
 
 
 def put(conn: Connection, kind: str, content: bytes, *, at: int) -> str:
@@ -35,7 +38,12 @@ def put(conn: Connection, kind: str, content: bytes, *, at: int) -> str:
 
 
 def get(conn: Connection, sha256: str) -> bytes:
-    """The bytes behind a hash.
+    """The bytes behind a hash; raises as `several` does."""
+    return several(conn, [sha256])[0]
+
+
+def several(conn: Connection, hashes: Sequence[str]) -> list[bytes]:
+    """The bytes behind each hash.
 
     Raises
     ------
@@ -44,14 +52,8 @@ def get(conn: Connection, sha256: str) -> bytes:
     ArtifactPruned
         They were there, and are gone.
     """
-    row = conn.execute(_CONTENT, {"sha256": sha256}).first()
-    if row is None:
-        raise ArtifactCorrupt(f"artifact {sha256} is not in the database")
-    if row.pruned is not None:
-        raise _gone(f"artifact {sha256}", row.pruned, row.pruned_by)
-    if hashlib.sha256(row.content).hexdigest() != sha256:
-        raise ArtifactCorrupt(f"artifact {sha256} does not match its hash")
-    return bytes(row.content)
+    rows = {row.sha256: row for row in conn.execute(_CONTENTS, {"hashes": hashes}).all()}
+    return [_whole(sha256, rows.get(sha256)) for sha256 in hashes]
 
 
 def check(conn: Connection, sha256: str, what: str) -> None:
@@ -60,6 +62,16 @@ def check(conn: Connection, sha256: str, what: str) -> None:
     row = conn.execute(select(c.pruned, c.pruned_by).where(c.sha256 == sha256)).one()
     if row.pruned is not None:
         raise _gone(what, row.pruned, row.pruned_by)
+
+
+def _whole(sha256: str, row: Any) -> bytes:
+    if row is None:
+        raise ArtifactCorrupt(f"artifact {sha256} is not in the database")
+    if row.pruned is not None:
+        raise _gone(f"artifact {sha256}", row.pruned, row.pruned_by)
+    if hashlib.sha256(row.content).hexdigest() != sha256:
+        raise ArtifactCorrupt(f"artifact {sha256} does not match its hash")
+    return bytes(row.content)
 
 
 def _gone(what: str, at: int, actor: str) -> ArtifactPruned:

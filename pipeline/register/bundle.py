@@ -8,6 +8,7 @@ pruned.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -88,7 +89,7 @@ def export(
     PipelineError
         The file is there already or cannot be written, or there is no such stream.
     """
-    if file.exists():
+    if os.path.lexists(file):
         raise PipelineError(f"{file} is there already")
     engine = connect(database)
     try:
@@ -125,12 +126,12 @@ def export(
 
 def _write(file: Path, manifest: Manifest, spool: IO[bytes]) -> None:
     """All of it, or no file."""
-    try:
-        with file.open("xb") as out:
+    with file.open("xb") as out:  # what somebody else put there meanwhile stays
+        try:
             _put(out, manifest, spool)
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
 
 
 def _put(out: IO[bytes], manifest: Manifest, spool: IO[bytes]) -> None:

@@ -27,11 +27,13 @@ from sqlalchemy import (
 )
 
 from pipeline.errors import ArtifactCorrupt, RegistryError, StaleEpoch
-from pipeline.register.engine import inserting, tuples
+from pipeline.register.engine import execute_many, inserting, tuples
 from pipeline.register.tables import checkpoint_pieces, checkpoints, scored
 
 #: Of what a checkpoint's pieces are; another one is refused, never misread.
 FORMAT = 5
+#: Bytes of a state that is large.
+LARGE = 16 << 20
 #: Slot of a piece that is the whole partition's.
 WHOLE = -1
 #: Pieces that go to SQL, or come from it, at once.
@@ -77,6 +79,11 @@ class State:
     head: bytes
     pieces: Sequence[Piece] = ()
     gone: Sequence[Key] = ()
+
+    @property
+    def large(self) -> bool:
+        """Whether SQL is busy for a while with it."""
+        return sum(len(piece.content) for piece in self.pieces) > LARGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +255,6 @@ def write(
     )
     if changed.rowcount != 1:
         raise _stale(partition, epoch)
-    whose = {"stream_id": stream_id, "partition": partition}
     if state.gone:
         key = [checkpoint_pieces.c[name] == bindparam(f"b_{name}") for name in Key._fields]
         conn.execute(
@@ -260,9 +266,8 @@ def write(
         index_elements=["stream_id", "partition", "kind", "slot", "number"],
         set_={name: new.excluded[name] for name in ("content", "crc32")},
     )
-    for begin in range(0, len(state.pieces), AT_ONCE):
-        some = state.pieces[begin : begin + AT_ONCE]
-        conn.execute(upsert, [whose | p._asdict() | {"crc32": zlib.crc32(p.content)} for p in some])
+    rows = ((stream_id, partition, *p, zlib.crc32(p.content)) for p in state.pieces)
+    execute_many(conn, upsert, rows, AT_ONCE)
 
 
 def stands_at(

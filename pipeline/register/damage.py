@@ -85,6 +85,8 @@ def _places(batches: Batches) -> list[_Place]:
     before = GENESIS
     for batch in batches:
         for entry in map(Entry._make, batch):
+            if not (isinstance(entry.previous, str) and isinstance(entry.hash, str)):
+                entry = entry._replace(previous=str(entry.previous), hash=str(entry.hash))
             fits = entry.hash_as(entry.id, entry.previous) == entry.hash
             place = _Place(
                 entry.id,

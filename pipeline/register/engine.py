@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from sqlalchemy.exc import (
 )
 
 from pipeline.config import Database
-from pipeline.errors import DatabaseAway, RegistryError
+from pipeline.errors import DatabaseAway, RegistryError, SettingsError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: PostgreSQL's states after which the same transaction may succeed: serialization failure,
@@ -56,6 +57,8 @@ REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "
 #: Bytes of a page in a SQLite file that is made: series of some kilobytes each are written in two
 #: thirds of the time that SQLite's own 4096 take. A file that is there keeps its pages.
 PAGE = 16384
+#: Pages of SQLite's log after which a commit brings it into the file: SQLite's own number.
+LOG_PAGES = 1000
 #: libpq's options that find a silent server, in seconds and milliseconds; the URL may differ.
 ALIVE = {
     "connect_timeout": 5,
@@ -100,7 +103,7 @@ def connect(
 
     Raises
     ------
-    RegistryError
+    SettingsError
         The URL cannot be read, or its driver is not installed.
     """
     try:
@@ -114,7 +117,7 @@ def connect(
             options["connect_args"] = known
         engine = create_engine(url, pool_pre_ping=True, **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
-        raise RegistryError(f"database.url: {_first_line(exc)}") from None
+        raise SettingsError(f"database.url: {_first_line(exc)}") from None
     if engine.dialect.name == "sqlite":
         wait_s = database.busy_timeout_s
         _prepare_sqlite(engine, foreign_keys, wait_s, stop or threading.Event())
@@ -136,10 +139,32 @@ def sqlite_file(url: URL) -> Path | None:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """One transaction that writes; all of it is kept, or nothing."""
-    with translated(engine), engine.begin() as conn:
-        yield conn
+def writing(engine: Engine, *, large: bool = False) -> Iterator[Connection]:
+    """One transaction that writes; all of it is kept, or nothing.
+
+    large: SQLite's log, into which it is written first, is brought into the file in a thread when
+    this has ended; the commit would do it otherwise, and take four times as long.
+    """
+    with translated(engine), engine.connect() as conn:
+        if not (large and engine.dialect.name == "sqlite"):
+            with conn.begin():
+                yield conn
+            return
+        dbapi: Any = conn.connection.driver_connection
+        dbapi.execute("PRAGMA wal_autocheckpoint = 0")
+        try:
+            with conn.begin():
+                yield conn
+        finally:
+            if not conn.invalidated:
+                dbapi.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    threading.Thread(target=_bring_in, args=(engine,), name="sqlite-log", daemon=True).start()
+
+
+def _bring_in(engine: Engine) -> None:
+    """SQLite's log into its file, as far as nobody else is at it; what is left is done later."""
+    with suppress(sqlite3.Error, DBAPIError), closing(engine.raw_connection()) as conn:
+        conn.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 @contextmanager
@@ -210,6 +235,22 @@ def tuples(conn: Connection, query: Select[Any], values: Mapping[str, Any]) -> S
     return rows
 
 
+def execute_many(
+    conn: Connection, statement: Insert, rows: Iterable[tuple[Any, ...]], at_once: int
+) -> None:
+    """Insert rows, whose values are all columns' in their order, as the driver takes them: a
+    dictionary for each row costs SQLAlchemy as much as SQLite needs to write it.
+    """
+    style = "qmark" if conn.dialect.name == "sqlite" else "format"
+    dialect: Any = type(conn.dialect)
+    sql = statement.compile(dialect=dialect(paramstyle=style))
+    if sql.positiontup != [column.name for column in statement.table.columns]:
+        raise ValueError("a row's values are not in the order of the statement's")
+    rows = iter(rows)
+    while some := list(islice(rows, at_once)):
+        conn.exec_driver_sql(str(sql), some)
+
+
 def shown(url: URL) -> str:
     """A database's URL without its passwords, wherever they stand."""
     secrets = {name: "hidden" for name in url.query if "password" in name}
@@ -244,7 +285,7 @@ def _parsed(text: str) -> URL:
             return url
     except ValueError:  # a port that is no number
         pass
-    raise RegistryError(
+    raise SettingsError(
         "database.url: cannot be read; write : / @ inside a password as %3A %2F %40"
     )
 

@@ -18,6 +18,8 @@ from msgspec import Meta, Struct
 
 from pipeline.errors import PipelineError
 
+#: Of tasks and promotions, whatever happens.
+MOST = 2**31 - 1
 #: Why a training is asked for, as requests have it.
 Trigger = Literal["bootstrap", "boundary", "refine", "schedule", "manual", "metric", "readings"]
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
@@ -30,14 +32,14 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     max_weight_change: Annotated[float, Meta(ge=0)] | None = None
     #: Least skill on every task that was measured, and on single ones by their number.
     min_skill: float | None = None
-    min_skill_of_task: dict[Annotated[int, Meta(ge=1)], float] = {}
+    min_skill_of_task: dict[Annotated[int, Meta(ge=1, le=MOST)], float] = {}
     #: Allowed reasons of requests.
     triggers: tuple[Trigger, ...] | None = None
     #: Time of day, half-open, HH:MM-HH:MM on clocks of the zone; it may run over midnight.
     hours: str | None = None
     timezone: str = "UTC"
     #: Versions that become champion for the first time, on one day of the zone.
-    max_promotions_a_day: Annotated[int, Meta(ge=0)] | None = None
+    max_promotions_a_day: Annotated[int, Meta(ge=0, le=MOST)] | None = None
 
     def __post_init__(self) -> None:
         figures = (self.max_weight_change, self.min_skill, *self.min_skill_of_task.values())
@@ -118,6 +120,8 @@ def parsed(tree: Mapping[str, Any]) -> Limits:
         return msgspec.convert(tree, Limits, str_keys=True)
     except msgspec.ValidationError as exc:
         raise PipelineError(f"envelope: {exc}") from None
+    except UnicodeEncodeError:
+        raise PipelineError("envelope: a key has a character that no text has") from None
 
 
 def _weights(change: float | None, most: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -126,6 +126,15 @@ def judgement(conn: Connection, version_id: int) -> Judgement | None:
     return _judgement(row) if row else None
 
 
+def as_judged(envelope: int, instead_of: int | None, outside: str) -> Judgement:
+    """A judgement as its row tells it; envelope: its number."""
+    return Judgement(
+        envelope=envelope,
+        instead_of=instead_of,
+        outside=msgspec.json.decode(outside, type=tuple[Passed, ...]),
+    )
+
+
 def promotions(conn: Connection, stream_id: int) -> list[tuple[Row[Any], Judgement | None]]:
     """Every beginning of a reign in order, with the version's number and judgement."""
     j = t.judgements.c
@@ -206,9 +215,4 @@ def _envelope(row: Row[Any]) -> Envelope:
 
 
 def _judgement(row: Row[Any]) -> Judgement:
-    outside: Sequence[Any] = json.loads(row.outside)
-    return Judgement(
-        envelope=row.number,
-        instead_of=row.instead_of,
-        outside=tuple(msgspec.convert(outside, list[Passed])),
-    )
+    return as_judged(row.number, row.instead_of, row.outside)

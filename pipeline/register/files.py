@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from pipeline.config import Database
 from pipeline.errors import RegistryError
 from pipeline.register import ledger, migrate
+from pipeline.register.acts import by_somebody
 from pipeline.register.damage import first_of
 from pipeline.register.engine import (
     connect,
@@ -64,12 +65,13 @@ def backup(
     Raises
     ------
     RegistryError
-        It is no SQLite file, `file` is there already (not with `force`), or the copy is damaged.
+        It is no SQLite file, `file` is there already (with `force`: and no file, or the database
+        itself), or the copy is damaged.
     """
     source = _file_of(database, "pg_dump --format=custom --file=FILE DATABASE")
     if not source.exists():
         raise RegistryError(f"{source}: no such database")
-    if file.exists() and (not force or file.samefile(source)):
+    if file.exists() and (not force or not file.is_file() or file.samefile(source)):
         raise RegistryError(f"{file} is there already")
     engine = connect(database)
     try:
@@ -106,7 +108,10 @@ def restore(
     RegistryError
         The file is no sound backup, or of a newer schema; the database has content (not with
         `force`); or a process runs on it. In all cases it stays as it is.
+    PipelineError
+        Nobody restores it, or for no reason.
     """
+    by_somebody(actor, reason)
     target = _file_of(database, "pg_restore --clean --if-exists --dbname=DATABASE FILE")
     found = examine(file)
     engine = connect(database)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -209,14 +210,15 @@ def _plain(rows: Result[Any]) -> list[Item]:
 
 
 def _item(row: RowMapping) -> Item:
-    """A row as JSON may have it."""
+    """A row as JSON may have it; what was changed into nonsense as it is."""
     item: Item = {}
     for name, value in row.items():
         if name == "stream_id":
             continue
-        if value is not None and name in JSON:
-            value = json.loads(value)
-        elif value is not None and name in TIMES:
-            value = (EPOCH + timedelta(microseconds=value)).isoformat(timespec="microseconds")
+        with suppress(ValueError, TypeError, OverflowError):
+            if value is not None and name in JSON:
+                value = json.loads(value)
+            elif value is not None and name in TIMES:
+                value = (EPOCH + timedelta(microseconds=value)).isoformat(timespec="microseconds")
         item[name] = value
     return item

@@ -9,7 +9,22 @@ from uuid import uuid4
 from msgspec import UNSET, Struct, UnsetType
 
 from pipeline.config import Schedule
+from pipeline.errors import PipelineError
 from pipeline.register.envelope import Limits
+
+#: Who acts where nobody does: no person's name.
+RESERVED = ("", "tidemark", "gate", "rollback", "http", "scheduler", "verify")
+#: Characters of a name, at most.
+LONGEST_NAME = 100
+
+
+def person(name: str) -> str:
+    """The name; PipelineError if nobody is called so: the ledger tells people from what acts by
+    itself, and each from any other."""
+    is_one_line = name.isprintable() and name == name.strip() and len(name) <= LONGEST_NAME
+    if name in RESERVED or not is_one_line:
+        raise PipelineError(f"--actor {name[:LONGEST_NAME]!r} is nobody's name: say who decides")
+    return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

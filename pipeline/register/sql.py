@@ -238,7 +238,7 @@ class SqlRegistry:
         A request that is there already stays as it is: the first readings of a segment become due
         again when `learn.adapt_after` or `learn.refine_after` is raised while it is open.
         """
-        with writing(self.engine) as conn:
+        with writing(self.engine, large=state.large) as conn:
             at = self.clock()
             if checkpoints.stands_at(conn, stream_id, partition, epoch, next_offset):
                 return naming.last_named(conn, stream_id, partition) if prints else []

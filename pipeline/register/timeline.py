@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, ColumnElement, Connection, Row, and_, literal, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    and_,
+    column,
+    literal,
+    select,
+    values,
+)
 
 from pipeline.records import FloatArray, IntArray
 from pipeline.register.engine import inserting
@@ -214,16 +225,21 @@ def _read(
     numbers: IntArray,
     like: Buckets,
 ) -> Buckets:
-    """Those of these slots and numbers (n,) that are there; as wide as `like`."""
+    """Those of these slots and numbers (n,) that are there; as wide as `like`.
+
+    Each is looked up by the whole key: SQLite would go through all buckets for pairs in a list.
+    """
     c = timeline_buckets.c
-    wanted = list(zip(slots.tolist(), numbers.tolist(), strict=True))
+    pairs = list(zip(slots.tolist(), numbers.tolist(), strict=True))
     query = select(*c[2:]).where(
         c.stream_id == whose["stream_id"], c.partition == whose["partition"], c.level == level
     )
     found: list[Row[Any]] = []
-    for begin in range(0, len(wanted), AT_ONCE):
-        some = wanted[begin : begin + AT_ONCE]
-        found += conn.execute(query.where(tuple_(c.slot, c.bucket).in_(some)))
+    for begin in range(0, len(pairs), AT_ONCE):
+        some = values(column("slot", Integer), column("bucket", BigInteger), name="wanted")
+        wanted = some.data(pairs[begin : begin + AT_ONCE]).cte("wanted")
+        is_one = (c.slot == wanted.c.slot) & (c.bucket == wanted.c.bucket)
+        found += conn.execute(query.join(wanted, is_one))
     return unpacked(found, like.cells.shape[2])
 
 

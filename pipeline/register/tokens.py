@@ -18,17 +18,14 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 from pipeline.errors import RegistryError
 from pipeline.register import ledger
 from pipeline.register.engine import inserted, now_us, reading, writing
+from pipeline.register.orders import LONGEST_NAME, RESERVED
 from pipeline.register.scene import Scene
 from pipeline.register.tables import is_valid, tokens
 
 #: From what may only be read to what decides; each may do all that the ones before it may.
 ROLES = ("reader", "operator", "approver")
-#: Who acts where no person does: nobody's name.
-RESERVED = ("", "tidemark", "gate", "rollback", "http")
 #: Before a token, so that a scanner for secrets knows one.
 PREFIX = "tidemark"
-#: Characters of a token's name, at most: it stands in the ledger as an actor.
-LONGEST = 100
 #: Of a number that no token has: the comparison takes place all the same.
 _NOBODY = "0" * 64
 
@@ -85,10 +82,12 @@ def add(scene: Scene, name: str, role: str) -> str:
     """
     if role not in ROLES:
         raise RegistryError(f"no role {role}: a token is of a {', '.join(ROLES)}")
-    if not 0 < len(name) <= LONGEST or not name.isprintable():
-        raise RegistryError(f"a token's name has 1 to {LONGEST} printable characters: {name!r}")
-    if name in RESERVED:
-        raise RegistryError(f"{name} acts by itself: give the token a person's name")
+    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise RegistryError(
+            f"a token's name has 1 to {LONGEST_NAME} printable characters: {name!r}"
+        )
+    if name in RESERVED or name != name.strip():
+        raise RegistryError(f"{name!r} is nobody's name: give the token a person's")
     conn = scene.conn
     if _valid(conn, name) is not None:
         raise RegistryError(f"there is a token {name}: revoke it first")

@@ -30,6 +30,8 @@ from pipeline.register.telling import Row, hashes_of
 
 #: A longer line is none of ours, in bytes.
 LONGEST_LINE = 64 << 20
+#: What a line raises that is none of ours: of another form, or a number that no column holds.
+FOREIGN = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 #: Tables of no stream: they are not in a bundle.
 LEFT_OUT = ("tokens", "schedules", "schedule_runs")
 
@@ -144,7 +146,7 @@ class _History:
             yield from self._ledger(anchors, signed)
             yield from map(of_row, differences(self._entries, self._rows, left_out=LEFT_OUT))
             yield from self._weights()
-        except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        except FOREIGN as exc:
             yield _edited("the bundle", f"a line is none of tidemark's: {exc}")
 
     def _ledger(

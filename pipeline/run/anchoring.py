@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,8 @@ log = structlog.get_logger()
 KAFKA = "kafka:"
 #: A longer line is no anchor, in bytes.
 LONGEST = 4096
+#: Bytes by which every anchor begins: `{"at":`.
+BEGINNING = 6
 
 
 def anchor(
@@ -79,14 +82,36 @@ def kept(settings: Settings, places: Sequence[str]) -> list[tuple[str, Anchor]]:
 
 
 def _append(file: Path, line: bytes) -> None:
-    """One line more, on the disk when this returns."""
+    """One line more, on the disk when this returns; or, where there is no room, none.
+
+    Half a line, as a power cut leaves it, goes: the ledger knows nothing of it, and it would spoil
+    the anchor behind it.
+    """
     try:
-        with file.open("ab") as out:
-            out.write(line)
-            out.flush()
-            os.fsync(out.fileno())
+        with file.open("a+b", buffering=0) as out:
+            end, half = _whole(out)
+            if half and not line[:BEGINNING].startswith(half[:BEGINNING]):
+                raise PipelineError(f"{file}: its last line has no end, and is no anchor")
+            if half.endswith(b"}"):  # all of one but its newline
+                end, line = end + len(half), b"\n" + line
+            out.truncate(end)
+            try:
+                while line:
+                    line = line[out.write(line) :]
+                os.fsync(out.fileno())
+            except OSError:
+                out.truncate(end)
+                raise
     except OSError as exc:
         raise PipelineError(f"{file}: {exc.strerror}") from None
+
+
+def _whole(out: FileIO) -> tuple[int, bytes]:
+    """Where the last whole line ends, and the half one behind it."""
+    size = out.seek(0, os.SEEK_END)
+    out.seek(max(0, size - LONGEST))
+    half = out.read().rpartition(b"\n")[2]
+    return size - len(half), half
 
 
 def _file(file: Path) -> Iterator[tuple[str, bytes]]:

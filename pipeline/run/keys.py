@@ -28,8 +28,8 @@ def make(file: Path) -> Path:
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    beside = file.with_name(f"{file.name}.pub")
-    if beside.exists():
+    beside = Path(f"{file}.pub")
+    if os.path.lexists(beside):
         raise PipelineError(f"{beside} is there already")
     _write(file, private, 0o600)
     _write(beside, public, 0o644)

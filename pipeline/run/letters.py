@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pipeline.errors import LeaseLost, PipelineError
 from pipeline.ports import Log, Sink
 from pipeline.records import LogRecord
+from pipeline.register.acts import by_somebody
 from pipeline.register.letters import LetterBook, Place
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.progress import Show, silent
@@ -127,7 +128,10 @@ def replay(
         A record was not acknowledged; the next run finds out which.
     LeaseLost
         Another run works on this stream.
+    PipelineError
+        Nobody replays them, or for no reason.
     """
+    by_somebody(actor, reason)
     turn = turn or Turn()
     done = Done()
     if not dry_run:
@@ -175,7 +179,13 @@ def drop(
     """Decide that letters are wanted no more: those that are open, or have returned.
 
     Kafka deletes no single record: their bytes stay until the topic's retention removes them.
+
+    Raises
+    ------
+    LeaseLost, PipelineError
+        As `replay` does.
     """
+    by_somebody(actor, reason)
     turn = turn or Turn()
     done = Done()
     letters = (each for each in find(log, book, wanted, show) if each.state in ("open", "returned"))

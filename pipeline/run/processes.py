@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import structlog
 
@@ -23,11 +24,13 @@ log = structlog.get_logger()
 #: A transaction in which nothing is asked for so long is ended, however short leases are: a busy
 #: machine may leave a process waiting for its turn. In seconds.
 LEAST_IDLE_S = 5.0
+#: Every container's process may be number 1, on machines that were set up with one name.
+LIFE = uuid4().hex[:6]
 
 
 def owner_name(role: str) -> str:
-    """Who writes: role, host, process."""
-    return f"{role}@{socket.gethostname()}:{os.getpid()}"
+    """Who writes: role, host, process; a lease is held by this name, and two must not share it."""
+    return f"{role}@{socket.gethostname()}:{os.getpid()}-{LIFE}"
 
 
 def stream(settings: Settings, stop: threading.Event) -> None:
@@ -66,6 +69,7 @@ def stream(settings: Settings, stop: threading.Event) -> None:
             owner=owner_name("stream"),
             transactions=transactions,
             metrics=metrics,
+            alive=service.alive,
         )
         log.info("stream_started", topic=settings.stream.topic)
         streamer.run(stop.is_set, service.ready)

@@ -6,6 +6,7 @@ there are wrap a few lines like these.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from pipeline.config import Settings, notify_socket
-from pipeline.errors import Away
+from pipeline.errors import Away, SettingsError
 
 log = structlog.get_logger()
 
@@ -33,6 +34,11 @@ class Service:
         Of systemd's socket, @ before an abstract one; empty: there is none.
     file
         Is there from ready to stopping, and as old as the last sign of life; None: none.
+
+    Raises
+    ------
+    SettingsError
+        There can be no such file.
     """
 
     def __init__(self, address: str, file: Path | None) -> None:
@@ -40,7 +46,8 @@ class Service:
         self.file = file
         self._is_ready = False
         self._due = 0.0
-        self._remove()  # that of a process that was killed says nothing of this one
+        if file is not None:
+            _clear(file)
 
     def ready(self) -> None:
         """It does its work from now on; said once."""
@@ -56,28 +63,34 @@ class Service:
         self._due = time.monotonic() + BEAT_S
         self._tell("WATCHDOG=1")
         if self._is_ready and self.file is not None:
-            self.file.touch()
+            with suppress(OSError):  # a full disk: whoever looks at it takes us for dead
+                self.file.touch()
 
     def stopping(self) -> None:
         """It is about to end."""
         self._tell("STOPPING=1")
-        self._remove()
+        if self.file is not None:
+            with suppress(OSError):
+                self.file.unlink(missing_ok=True)
 
     def _tell(self, state: str) -> None:
         if self.address:
             with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
                 to.sendto(state.encode(), self.address)
 
-    def _remove(self) -> None:
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
+
+def _clear(file: Path) -> None:
+    """Take away what a process left that was killed: it says nothing of this one."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as exc:
+        raise SettingsError(f"run.ready_file: {file}: {exc.strerror}") from None
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise SettingsError(f"run.ready_file: no file can be made in {file.parent}")
 
 
 class Watched(threading.Event):
-    """A stop event; whoever looks whether it is set is alive, in the midst of an outage too.
-
-    The scheduler looks every third of `run.lease_s`: its watchdog has to be more patient.
-    """
+    """A stop event; whoever looks whether it is set is alive, in the midst of an outage too."""
 
     def __init__(self, stop: threading.Event, service: Service) -> None:
         super().__init__()

@@ -110,6 +110,8 @@ class Streamer:
         go by the sink all the same.
     owner
         Name of this process, for the checkpoints it writes.
+    alive
+        Called between the partitions of a poll and of a checkpoint: both may take long.
     clock
         Monotonic seconds, for intervals only; nothing that is kept depends on it.
     """
@@ -124,6 +126,7 @@ class Streamer:
         owner: str,
         transactions: Transactions | None = None,
         metrics: Metrics | None = None,
+        alive: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
@@ -132,6 +135,7 @@ class Streamer:
         self.registry = registry
         self.owner = owner
         self.transactions = transactions
+        self.alive = alive
         self.clock = clock
         self.topic = settings.stream.topic
         self.metrics = metrics or Metrics(self.topic)
@@ -381,6 +385,7 @@ class Streamer:
         self._let_out()
         started = self.clock()
         for number, owned in dirty.items():
+            self.alive()
             if self.owned.get(number) is owned:  # not lost while something was away
                 self._publish_names(number, self._save(number, owned))
         self.metrics.checkpoint_seconds.observe(self.clock() - started)
@@ -482,6 +487,7 @@ class Streamer:
         """Step 2 for every owned partition of a poll."""
         batches = []
         for records in polled:
+            self.alive()
             if records.partition not in self.owned:  # revoked while these records were in hand
                 continue
             batch, letters = self._decode_one(records)
@@ -541,6 +547,7 @@ class Streamer:
 
     def _advance(self, batch: Batch) -> Step:
         """Steps 3 (windows), 4 and 5 for one batch."""
+        self.alive()
         owned = self.owned[batch.partition]
         step = self._state(batch.partition).advance(batch)
         owned.readings += len(batch)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import structlog
@@ -108,10 +109,11 @@ class Trainer:
         """Work on a claim; whatever goes wrong is written beside its request."""
         try:
             with self._lease(claim) as lost:
+                progress = _until(stop, lost)
                 if claim.request.reason == "evaluate":
-                    self._measure(claim)
+                    self._measure(claim, partial(progress, 0.0))
                 else:
-                    self._work(claim, _until(stop, lost))
+                    self._work(claim, progress)
         except (Away, LeaseLost):
             raise
         except (Interrupted, VersionConflict) as exc:  # neither is the request's fault
@@ -141,7 +143,8 @@ class Trainer:
 
     def _decide_on(self, claim: Claim, work: Work, progress: Callable[[float], None]) -> None:
         """Steps 3 to 6: from here on all follows from the claim, what it works on, the settings."""
-        if (served := self._served(claim, work)) is not None:  # 3
+        alive = partial(progress, 0.0)
+        if (served := self._served(claim, work, alive)) is not None:  # 3
             self.registry.finish(claim, served, as_of=work.as_of)
             log.info("request_done", request=claim.id, outcome=served)
             return
@@ -154,11 +157,11 @@ class Trainer:
         candidate = consolidate(  # 4
             inputs, self.settings.score, self.settings.learn, progress=progress
         )
-        candidate = self._with_transfer(candidate, work.parent, inputs)
+        candidate = self._with_transfer(candidate, work.parent, inputs, alive)
         champion = work.parent
         if work.without is not None:
             champion = self.registry.champion(claim.request.stream_id)
-            candidate = self._beside(champion, candidate, inputs)
+            candidate = self._beside(champion, candidate, inputs, alive)
         decision = self._decide(claim, candidate, champion, work)  # 5
         version = self.registry.register(  # 6
             claim,
@@ -181,7 +184,7 @@ class Trainer:
             seconds=round(candidate.metrics.get("seconds", 0.0), 2),
         )
 
-    def _measure(self, claim: Claim) -> None:
+    def _measure(self, claim: Claim, alive: Callable[[], None]) -> None:
         """The champion's skill on what is held out of every task by now."""
         champion = self.registry.champion(claim.request.stream_id)
         if champion is None:
@@ -193,12 +196,17 @@ class Trainer:
             {task: tuple(map(self.registry.get, shas)) for task, shas in held_out.items()},
             self.settings.learn,
             self.settings.score.factory,
+            alive,
         )
         self.registry.measured(claim, champion, skills, sizes)
         log.info("champion_measured", version=champion.number, tasks=len(skills))
 
     def _with_transfer(
-        self, candidate: Candidate, parent: Version | None, inputs: Inputs
+        self,
+        candidate: Candidate,
+        parent: Version | None,
+        inputs: Inputs,
+        alive: Callable[[], None],
     ) -> Candidate:
         """The candidate with the figures of R so far: what was kept, lost and carried over."""
         if parent is None:
@@ -208,8 +216,8 @@ class Trainer:
         tasks = sorted({task for skills, _ in rows for task in skills})
         first = self.registry.first_version(parent.stream_id) or parent
         weights = self.registry.get(first.sha256)
-        settings = self.settings
-        skills, _ = evaluate(weights, inputs.held_out, settings.learn, settings.score.factory)
+        learn, factory = self.settings.learn, self.settings.score.factory
+        skills, _ = evaluate(weights, inputs.held_out, learn, factory, alive)
         kept = transfer(*error_matrix(tasks, rows, skills))
         figures = {
             "forgetting": kept.forgetting,
@@ -219,14 +227,19 @@ class Trainer:
         known = {name: value for name, value in figures.items() if value is not None}
         return replace(candidate, metrics={**candidate.metrics, **known})
 
-    def _beside(self, champion: Version | None, candidate: Candidate, inputs: Inputs) -> Candidate:
+    def _beside(
+        self,
+        champion: Version | None,
+        candidate: Candidate,
+        inputs: Inputs,
+        alive: Callable[[], None],
+    ) -> Candidate:
         """The candidate beside the champion that it is to replace, which need not be its parent."""
         if champion is None:
             return candidate
         weights = self.registry.get(champion.sha256)
-        losses = losses_of(
-            weights, inputs.held_out, self.settings.learn, self.settings.score.factory
-        )
+        learn, factory = self.settings.learn, self.settings.score.factory
+        losses = losses_of(weights, inputs.held_out, learn, factory, alive)
         skills = {task: 1.0 - float(each.mean()) for task, each in losses.items()}
         return replace(candidate, parent_skills=skills, parent_losses=losses, new_tasks=())
 
@@ -240,7 +253,7 @@ class Trainer:
             return decision
         return replace(decision, reason=f"without task {work.without}: {decision.reason}")
 
-    def _served(self, claim: Claim, work: Work) -> str | None:
+    def _served(self, claim: Claim, work: Work, alive: Callable[[], None]) -> str | None:
         """Why no training is needed, if it is not: every segment's task is known and served.
 
         Nobody but the stream itself may have asked: a person or a schedule wants a training.
@@ -258,6 +271,7 @@ class Trainer:
             works.contents(self.registry, work.segments),
             self.settings.learn,
             self.settings.score.factory,
+            alive,
         )
         worst = max(expected[task] - now.get(task, WORST) for task in tasks)
         if worst > self.settings.gate.max_forgetting:
@@ -306,7 +320,8 @@ def _too_early(claim: Claim, work: Work) -> bool:
 
 
 def _until(stop: threading.Event, lost: threading.Event) -> Callable[[float], None]:
-    """A progress callback that ends the training as the process stops, or has lost its claim."""
+    """A progress callback that ends the work as the process stops, or has lost its claim: called
+    for each step and each task that is measured, it tells that the process is alive."""
 
     def progress(_: float) -> None:
         if lost.is_set():

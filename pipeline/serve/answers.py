@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec.json import decode
 
 from pipeline.detect.explain import explain
 from pipeline.errors import PipelineError
@@ -69,7 +69,7 @@ def why(
         "without_task": version.without_task,
         "taken_along": list(taken_along),
         "parent": version.parent,
-        "inputs": json.loads(version.inputs),
+        "inputs": decode(version.inputs),
         "status": version.status,
         "decision": version.decision,
         "rolled_back": list(roll_backs),
@@ -99,8 +99,8 @@ def sentence(row: Any, channels: Sequence[str]) -> str:
     names = [name for name in Boundary.__dataclass_fields__ if name not in ("sensors", "detectors")]
     found = Boundary(
         **{name: getattr(row, name) for name in names},
-        detectors=tuple(json.loads(row.detectors)),
-        sensors=tuple(Change(**change) for change in json.loads(row.sensors)),
+        detectors=tuple(decode(row.detectors)),
+        sensors=tuple(Change(**change) for change in decode(row.sensors)),
     )
     said = f"{explain(found, channels)} {row.signal} {row.statistic:.2f} > {row.threshold:.2f}"
     if row.task is None:
@@ -131,12 +131,12 @@ def version(
     }
 
 
-def roll_back(entry: Any, to: int) -> Answer:
-    """When a version was left, by whom and why, and which one came back."""
+def roll_back(entry: Any, facts: Answer, to: int) -> Answer:
+    """When a version was left, by whom and why, and which one came back; facts: its entry's."""
     return {
         "at": iso(entry.at),
         "by": entry.actor,
-        "because": json.loads(entry.entry)["reason"],
+        "because": facts["reason"],
         "to": to,
     }
 
@@ -173,8 +173,8 @@ def boundary(row: Any, channels: Sequence[str]) -> Answer:
         "signal": row.signal,
         "statistic": row.statistic,
         "threshold": row.threshold,
-        "detectors": json.loads(row.detectors),
-        "sensors": [_moved(change, channels) for change in json.loads(row.sensors)],
+        "detectors": decode(row.detectors),
+        "sensors": [_moved(change, channels) for change in decode(row.sensors)],
         "task": row.task,
         "task_kind": row.task_kind,
         "task_name": row.task_name,
@@ -240,7 +240,7 @@ def place(row: Any) -> Answer:
 
 def said(row: Any) -> Answer:
     """What a person said of a task: an entry of the ledger."""
-    entry = json.loads(row.entry)
+    entry = decode(row.entry)
     return {
         "at": iso(row.at),
         "actor": row.actor,
@@ -282,7 +282,7 @@ def event(row: Any) -> Answer:
     """What happened to a sensor."""
     return {
         "event": row.kind,
-        "sensor": json.loads(row.channels)[row.channel],
+        "sensor": decode(row.channels)[row.channel],
         "partition": row.partition,
         "series": row.series,
         "row": row.row,

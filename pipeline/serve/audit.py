@@ -6,12 +6,11 @@ The same can be read from the views of register/views.py.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from msgspec.json import decode
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -35,6 +34,8 @@ from pipeline.serve.answers import Answer, iso
 
 #: Refusals in one answer, if nobody says how many.
 PAGE = 100
+#: What a version was made with, beside settings and seed.
+MADE_WITH = ("strategy", "code_version")
 #: Before and after every time.
 EARLIEST, LATEST = -(2**63), 2**63 - 1
 
@@ -65,13 +66,13 @@ class Audit:
             No version was live then; it says since when there is one.
         """
         with reading(self.engine) as conn:
-            return answers.live(stream, at, queries.live(conn, queries.stream(conn, stream), at))
+            return answers.live(stream, at, queries.live(conn, stream, at))
 
     def why(self, stream: str, number: int) -> Answer:
         """Why a version was trained: the boundary with its test, or who asked; and the gate."""
         with reading(self.engine) as conn:
-            version = queries.numbered(conn, queries.stream(conn, stream), number)
-            channels = queries.channels(conn, version.stream_id)
+            (version,) = queries.numbered(conn, stream, number, told=_WHY)
+            channels = decode(version.channels)
             first, *others = queries.reasons(conn, version.request_id)
             along = [answers.taken_along(row, channels) for row in others]
             left = queries.roll_backs(conn, version.stream_id, version.id)[version.id]
@@ -81,8 +82,8 @@ class Audit:
     def data(self, stream: str, number: int) -> Answer:
         """What a version was made from: offsets, times, readings per task, hashes, replay."""
         with reading(self.engine) as conn:
-            version = queries.numbered(conn, queries.stream(conn, stream), number)
-            (answer,) = data.made_from(conn, stream, [version])
+            version = queries.numbered(conn, stream, number, told=data.MADE)
+            (answer,) = data.made_from(conn, stream, version)
             return answer
 
     def metrics_at(self, stream: str, at: int) -> Answer:
@@ -96,8 +97,8 @@ class Audit:
             No version was live then.
         """
         with reading(self.engine) as conn:
-            version = queries.live(conn, queries.stream(conn, stream), at)
-            (figures,) = _figures(conn, [version])
+            version = queries.live(conn, stream, at)
+            (figures,) = queries.figures(conn, [version.id])
             again = queries.measured(conn, version.id, at)
             return {
                 "stream": stream,
@@ -112,7 +113,7 @@ class Audit:
     def decided(self, stream: str, number: int) -> Answer:
         """What the gate said of a version, by which thresholds and figures; what came after."""
         with reading(self.engine) as conn:
-            version = queries.numbered(conn, queries.stream(conn, stream), number)
+            (version,) = queries.numbered(conn, stream, number, told=decisions.DECIDED)
             return decisions.decided(conn, stream, version)
 
     def rejected(
@@ -130,15 +131,13 @@ class Audit:
         after: number of the version at which the page before ended, its `next`.
         """
         with reading(self.engine) as conn:
-            stream_id = queries.stream(conn, stream)
-            last = None if after is None else queries.numbered(conn, stream_id, after)
-            if last is not None and last.rejected is None:
-                raise PipelineError(f"version {after} was never refused: no page ended there")
             since = (EARLIEST if start is None else start, 0)
-            if last is not None:
-                since = max(since, (last.rejected, last.number))
-            which = {"stream": stream_id, "since": since[0], "after": since[1], "limit": limit + 1}
+            if after is not None:
+                since = max(since, _refused(conn, stream, after))
+            which = {"stream": stream, "since": since[0], "after": since[1], "limit": limit + 1}
             found = conn.execute(_REJECTED, which | {"end": LATEST if end is None else end}).all()
+            if not found:
+                queries.stream(conn, stream)  # is there
             told = decisions.refusals(conn, found[:limit])
         return {
             "stream": stream,
@@ -157,9 +156,10 @@ class Audit:
             None did; it says how far the partition has been scored.
         """
         with reading(self.engine) as conn:
-            where = {"stream": queries.stream(conn, stream), "partition": partition}
+            where = {"stream": stream, "partition": partition}
             row = conn.execute(_SCORED, where | {"offset": offset}).first()
             if row is None or offset >= row.end_offset:
+                queries.stream(conn, stream)  # is there
                 end = conn.execute(_REACHED, where).scalar()
                 reached = f"it is scored up to {end - 1}" if end else "nothing of it is"
                 asked = f"offset {offset} of partition {partition}"
@@ -180,10 +180,9 @@ class Audit:
         `weights` is None, with the reason beside it, where they are damaged or gone.
         """
         with reading(self.engine) as conn:
-            stream_id = queries.stream(conn, stream)
-            both = [queries.numbered(conn, stream_id, n) for n in (number, other)]
-            before, after = _figures(conn, both)
-            made = [json.loads(row.settings) | _made(row) for row in both]
+            both = queries.numbered(conn, stream, number, other, told=_DIFF)
+            before, after = queries.figures(conn, [row.id for row in both])
+            made = [decode(row.settings) | _made(row) for row in both]
             answer = {
                 "stream": stream,
                 "from": number,
@@ -194,7 +193,7 @@ class Audit:
                 "skills": difference.figures(before["skills"], after["skills"]),
             }
             try:
-                contents = [artifacts.get(conn, row.sha256) for row in both]
+                contents = artifacts.several(conn, [row.sha256 for row in both])
                 return answer | {"weights": difference.weights(*contents)}
             except ArtifactCorrupt as exc:
                 return answer | {"weights": None, "weights_missing": str(exc)}
@@ -205,8 +204,7 @@ class Audit:
         `chain` begins with the version; `others` of a member are the other children of it.
         """
         with reading(self.engine) as conn:
-            stream_id = queries.stream(conn, stream)
-            first = queries.numbered(conn, stream_id, number)
+            (first,) = queries.numbered(conn, stream, number, told=_FIRST)
             rows = conn.execute(_DESCENT, {"version": first.id}).all()
         chain = [list(same) for _, same in groupby(rows, key=attrgetter("number"))]
         above = [*(same[0].number for same in chain[1:]), None]
@@ -221,18 +219,17 @@ class Audit:
         }
 
 
-def _figures(conn: Connection, versions: Sequence[Row[Any]]) -> list[Answer]:
-    ids = [version.id for version in versions]
-    metrics = queries.metrics(conn, queries.THESE, ids)
-    measured = queries.evaluations(conn, queries.THESE, ids)
-    return [
-        {"metrics": answers.metrics(metrics[n]), "skills": answers.skills(measured[n])} for n in ids
-    ]
+def _refused(conn: Connection, stream: str, number: int) -> tuple[int, int]:
+    """When a version was refused, and its number: where a page ends."""
+    (last,) = queries.numbered(conn, stream, number)
+    if last.rejected is None:
+        raise PipelineError(f"version {number} was never refused: no page ended there")
+    return last.rejected, last.number
 
 
 def _made(version: Row[Any]) -> Answer:
     """What else a version was made with, beside its settings."""
-    return {name: getattr(version, name) for name in ("strategy", "seed", "code_version")}
+    return {name: getattr(version, name) for name in (*MADE_WITH, "seed")}
 
 
 def _rejected() -> Select[Any]:
@@ -241,7 +238,7 @@ def _rejected() -> Select[Any]:
     since = tuple_(bindparam("since", type_=BigInteger), bindparam("after", type_=Integer))
     return (
         queries.versions()
-        .where(v.stream_id == bindparam("stream"), tuple_(v.rejected, v.number) > since)
+        .where(v.stream_id == queries.OF_NAME, tuple_(v.rejected, v.number) > since)
         .where(v.rejected < bindparam("end"))
         .order_by(v.rejected, v.number)
         .limit(bindparam("limit"))
@@ -254,7 +251,7 @@ def _scored() -> Select[Any]:
     return (
         select(s.first_offset, s.end_offset, t.versions.c.number, t.versions.c.sha256)
         .join(t.versions, t.versions.c.id == s.version_id)
-        .where(s.stream_id == bindparam("stream"), s.partition == bindparam("partition"))
+        .where(s.stream_id == queries.OF_NAME, s.partition == bindparam("partition"))
         .where(s.first_offset <= bindparam("offset"))
         .order_by(s.first_offset.desc())
         .limit(1)
@@ -264,7 +261,7 @@ def _scored() -> Select[Any]:
 def _reached() -> Select[Any]:
     """How far a partition was scored."""
     s = t.scored.c
-    mine = (s.stream_id == bindparam("stream")) & (s.partition == bindparam("partition"))
+    mine = (s.stream_id == queries.OF_NAME) & (s.partition == bindparam("partition"))
     return select(func.max(s.end_offset)).where(mine)
 
 
@@ -287,4 +284,17 @@ def _descent() -> Select[Any]:
     )
 
 
+def _why() -> Select[Any]:
+    """A version with its stream's sensors, without what it was made with."""
+    large = {t.versions.c[name] for name in ("figures", "settings")}
+    told = [column for column in queries.NUMBERED.selected_columns if column not in large]
+    names = select(t.streams.c.channels).where(t.streams.c.id == t.versions.c.stream_id)
+    return queries.NUMBERED.with_only_columns(
+        *told, names.scalar_subquery().label("channels"), maintain_column_froms=True
+    )
+
+
+_WHY = _why()
+_DIFF = data.MADE.add_columns(*(t.versions.c[name] for name in ("id", "settings", *MADE_WITH)))
+_FIRST = queries.NUMBERED.with_only_columns(t.versions.c.id, t.versions.c.number)
 _REJECTED, _SCORED, _REACHED, _DESCENT = _rejected(), _scored(), _reached(), _descent()

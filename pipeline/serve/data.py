@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from msgspec.json import decode
 from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from pipeline.consolidate.readings import Readings
 from pipeline.errors import ArtifactCorrupt
 from pipeline.register import artifacts
 from pipeline.register import tables as t
+from pipeline.register.among import among
 from pipeline.serve import queries
 from pipeline.serve.answers import Answer, iso
 
-#: Hashes in one query: databases limit a query's parameters.
-AT_ONCE = 500
 #: Lists of hashes among a version's inputs.
-LISTS = ("ended", "earlier", "reservoirs")
+LISTS = ("ended", "earlier")
 #: Where an artifact is from that no request brought: as `_from` has it.
 UNKNOWN = (None, "segment", *(None,) * 8)
 
 
 def made_from(conn: Connection, stream: str, versions: Sequence[Row[Any]]) -> list[Answer]:
-    """The answer to `data` for each; versions: as `queries.numbered` has them."""
-    inputs = [json.loads(version.inputs) for version in versions]
+    """The answer to `data` for each; versions: as `queries.numbered` has them, told as MADE."""
+    inputs = [decode(version.inputs) for version in versions]
     used = [list(_used(each)) for each in inputs]
     tasks = {task for one in used for _, task, _ in one if task is not None}
     tasks |= {int(task) for each in inputs for task in each.get("replayed", ())}
     numbers = queries.task_numbers(conn, tasks)
-    shas = list({sha for one in used for _, _, sha in one})
+    shas = {sha for one in used for _, _, sha in one}
+    shas |= {sha for each in inputs for sha in each.get("reservoirs", ())}
     origins = _origins(conn, versions[0].stream_id, shas)
     found = []
     for version, each, one in zip(versions, inputs, used, strict=True):
@@ -40,7 +40,8 @@ def made_from(conn: Connection, stream: str, versions: Sequence[Row[Any]]) -> li
         for use, task, sha in one:
             number = None if task is None else numbers.get(task)
             parts[use].append(_part(conn, sha, number, origins.get(sha)))
-        found.append(_told(stream, version, each, parts, numbers))
+        kept = list(_reservoirs(each, origins))
+        found.append(_told(stream, version, each, parts | {"reservoirs": kept}, numbers))
     return found
 
 
@@ -51,11 +52,7 @@ def _told(
     parts: dict[str, list[Answer]],
     numbers: Mapping[int, int],
 ) -> Answer:
-    left_out, replayed = inputs.get("left_out", ()), inputs.get("replayed", {})
-    reservoirs = [
-        {"partition": part["partition"], "sha256": part["sha256"], "left_out": gone or []}
-        for part, gone in zip_longest(parts["reservoirs"], left_out)
-    ]
+    replayed = inputs.get("replayed", {})
     return {
         "stream": stream,
         "topic": stream,
@@ -65,7 +62,6 @@ def _told(
         "readings": _readings(parts["learned"]),
         **parts,
         "replayed": {f"task {numbers[int(task)]}": count for task, count in replayed.items()},
-        "reservoirs": reservoirs,
         "weights_sha256": version.sha256,
         "ewc_sha256": version.ewc_sha256,
         "settings_sha256": inputs.get("settings"),
@@ -84,8 +80,16 @@ def learned(
         yield _part(conn, sha, numbers.get(task), origins.get(sha))
 
 
+def _reservoirs(inputs: Mapping[str, Any], origins: Mapping[str, Row[Any]]) -> Iterator[Answer]:
+    """Each with its partition, and what of it was left out."""
+    shas, left_out = inputs.get("reservoirs", ()), inputs.get("left_out", ())
+    for sha, gone in zip_longest(shas, left_out):
+        partition = origins[sha].partition if sha in origins else None
+        yield {"partition": partition, "sha256": sha, "left_out": gone or []}
+
+
 def _used(inputs: Mapping[str, Any]) -> Iterator[tuple[str, int | None, str]]:
-    """(use, task id, sha256) of every artifact of readings among a version's inputs."""
+    """(use, task id, sha256) of every artifact of a segment's readings among a version's inputs."""
     for task, sha in inputs.get("segments", ()):
         yield "learned", int(task), sha
     for task, shas in inputs.get("held_out", {}).items():
@@ -96,28 +100,33 @@ def _used(inputs: Mapping[str, Any]) -> Iterator[tuple[str, int | None, str]]:
             yield use, None, sha
 
 
-def _origins(conn: Connection, stream_id: int, shas: Sequence[str]) -> dict[str, Row[Any]]:
+def _origins(conn: Connection, stream_id: int, shas: Iterable[str]) -> dict[str, Row[Any]]:
     """sha256 -> the first request that brought it, and the boundary that its segment began with.
 
     The first, so that a later request with the same bytes changes no answer.
     """
-    found: dict[str, Row[Any]] = {}
-    for first in range(0, len(shas), AT_ONCE):
-        some = {"stream": stream_id, "shas": shas[first : first + AT_ONCE]}
-        for row in conn.execute(_ORIGINS, some):
-            found.setdefault(row.sha256, row)
-    return found
+    rows = conn.execute(_ORIGINS, {"stream": stream_id, "shas": [*shas]}).all()
+    return {row.sha256: row for row in reversed(rows)}
 
 
 def _part(conn: Connection, sha: str, task: int | None, origin: Row[Any] | None) -> Answer:
     known: Any = origin or UNKNOWN
     _, role, readings, first, last, until, partition, series, segment, since = known
-    part = {"task": task, "partition": partition, "series": series, "segment": segment}
+    extent: Answer = {}
     if readings is not None:
-        part |= {"readings": readings, "first_offset": first, "last_offset": last}
+        extent = {"readings": readings, "first_offset": first, "last_offset": last}
     elif role == "segment":
-        part |= _looked_up(conn, sha)
-    return part | {"since": iso(since), "until": iso(until), "sha256": sha}
+        extent = _looked_up(conn, sha)
+    return {
+        "task": task,
+        "partition": partition,
+        "series": series,
+        "segment": segment,
+        **extent,
+        "since": iso(since),
+        "until": iso(until),
+        "sha256": sha,
+    }
 
 
 def _looked_up(conn: Connection, sha: str) -> Answer:
@@ -164,9 +173,19 @@ def _from() -> Select[Any]:
         .join(t.requests, r.id == i.request_id)
         .outerjoin(t.boundaries, same & (b.series == r.series) & (b.segment == r.segment))
         .where(r.stream_id == bindparam("stream"))
-        .where(i.sha256.in_(bindparam("shas", expanding=True)))
+        .where(among(i.sha256, "shas"))
         .order_by(i.request_id)
     )
 
 
+def _made() -> Select[Any]:
+    v = t.versions.c
+    columns = (v.stream_id, v.number, v.inputs, v.sha256, v.ewc_sha256, v.seed)
+    return queries.NUMBERED.with_only_columns(
+        *columns, queries.parents.c.number.label("parent"), maintain_column_froms=True
+    )
+
+
 _ORIGINS = _from()
+#: What is to be known of a version for the answer.
+MADE = _made()

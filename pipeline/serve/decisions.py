@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec.json import decode
 from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from pipeline.register import envelopes
 from pipeline.register import tables as t
+from pipeline.register.among import among
 from pipeline.register.versions import GATE
 from pipeline.serve import queries
 from pipeline.serve.answers import Answer, iso
@@ -25,16 +26,17 @@ BY_TASK = ("skills", "parent_skills", "changes")
 
 
 def decided(conn: Connection, stream: str, version: Row[Any]) -> Answer:
-    """The answer to `decided`; version: as `queries.numbered` has it."""
-    figures = json.loads(version.figures)
+    """The answer to `decided`; version: as `queries.numbered` has it, told as DECIDED."""
+    figures = decode(version.figures)
     tasks = {int(task) for name in BY_TASK for task in figures.get(name, ())}
     numbers = queries.task_numbers(conn, tasks)
     lives = queries.promotions(conn, queries.THESE, [version.id])[version.id]
-    left = queries.roll_backs(conn, version.stream_id, version.id)[version.id]
     times = {version.created, *(live.live_from for live in lives)}
     times |= {live.live_until for live in lives if live.live_until is not None}
     times |= {version.rejected} - {None}
     entries = list(_entries(conn, version, times))
+    backs = [each for each in entries if each[0].kind == "rollback"]
+    left = queries.left(conn, [each for each in backs if each[1]["version"] == version.id])
     return {
         "stream": stream,
         "version": version.number,
@@ -45,7 +47,7 @@ def decided(conn: Connection, stream: str, version: Row[Any]) -> Answer:
         "thresholds": _thresholds(figures),
         "gain": figures.get("gain"),
         **{name: _by_task(figures.get(name, {}), numbers) for name in BY_TASK},
-        "envelope": _held(conn, version.id),
+        "envelope": _held(version),
         "words": [word for entry in entries for word in _words(*entry)],
         "live": [
             {
@@ -56,7 +58,7 @@ def decided(conn: Connection, stream: str, version: Row[Any]) -> Answer:
             }
             for live in lives
         ],
-        "rolled_back": list(left),
+        "rolled_back": list(left[version.id]),
         "ledger": [
             {
                 "entry": row.id,
@@ -78,7 +80,7 @@ def refusals(conn: Connection, versions: Sequence[Row[Any]]) -> list[Answer]:
 
 
 def _refusal(version: Row[Any], by: str, because: str) -> Answer:
-    figures = json.loads(version.figures)
+    figures = decode(version.figures)
     return {
         "version": version.number,
         "parent": version.parent,
@@ -99,7 +101,7 @@ def _refused(conn: Connection, versions: Sequence[Row[Any]]) -> dict[int, tuple[
     times = [version.rejected for version in versions]
     span = {"first": min(times), "last": max(times)}
     rows = conn.execute(_REFUSED, span | {"stream": versions[0].stream_id})
-    told = [(row.actor, json.loads(row.entry)) for row in rows]
+    told = [(row.actor, decode(row.entry)) for row in rows]
     return {facts["version"]: (actor, facts["reason"]) for actor, facts in told}
 
 
@@ -128,10 +130,12 @@ def _words(row: Any, facts: Answer) -> Iterator[Answer]:
     yield {"word": word, "at": iso(row.at), "by": row.actor, "because": facts["reason"]}
 
 
-def _held(conn: Connection, version_id: int) -> Answer | None:
+def _held(version: Row[Any]) -> Answer | None:
     """How a version was held against the envelope; None: against none."""
-    held = envelopes.judgement(conn, version_id)
-    return None if held is None else {"inside": not held.outside, **held.told()}
+    if version.envelope is None:
+        return None
+    held = envelopes.as_judged(version.envelope, version.instead_of, version.outside)
+    return {"inside": not held.outside, **held.told()}
 
 
 def _thresholds(figures: Mapping[str, Any]) -> Answer:
@@ -149,9 +153,9 @@ def _entries(conn: Connection, version: Row[Any], times: Iterable[int]) -> Itera
     An entry has, to the microsecond, the time at which the version was made, was refused, went live
     or ended.
     """
-    about = {"stream": version.stream_id, "times": sorted(times)}
-    for row in conn.execute(_ENTRIES, about):
-        facts = json.loads(row.entry)
+    about = {"stream": version.stream_id, "kinds": KINDS, "times": sorted(times)}
+    for row in conn.execute(_ENTRIES, about).all():
+        facts = decode(row.entry)
         if row.kind == "version":
             mine = facts["number"] == version.number
         else:
@@ -165,8 +169,8 @@ def _told() -> Select[Any]:
     entry = t.ledger.c
     return (
         select(entry.id, entry.at, entry.kind, entry.actor, entry.entry, entry.hash)
-        .where(entry.stream_id == bindparam("stream"), entry.kind.in_(KINDS))
-        .where(entry.at.in_(bindparam("times", expanding=True)))
+        .where(entry.stream_id == bindparam("stream"), among(entry.kind, "kinds"))
+        .where(among(entry.at, "times"))
         .order_by(entry.id)
     )
 
@@ -181,4 +185,15 @@ def _refusals() -> Select[Any]:
     )
 
 
+def _version() -> Select[Any]:
+    v, j = t.versions.c, t.judgements.c
+    columns = (v.id, v.stream_id, v.number, v.created, v.rejected, v.decision, v.figures)
+    held = (t.envelopes.c.number.label("envelope"), j.instead_of, j.outside)
+    told = queries.NUMBERED.with_only_columns(*columns, *held, maintain_column_froms=True)
+    told = told.outerjoin(t.judgements, j.version_id == v.id)
+    return told.outerjoin(t.envelopes, t.envelopes.c.id == j.envelope_id)
+
+
 _ENTRIES, _REFUSED = _told(), _refusals()
+#: What is to be known of a version for the answer to `decided`.
+DECIDED = _version()

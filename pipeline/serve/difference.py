@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -98,15 +99,16 @@ def _apart(one: Tensors, other: Tensors) -> Answer:
     size = sum(tensor.size for tensor in (other or one).values())
     if shapes[0] != shapes[1]:
         return {"distance": None, "relative": None, "largest": None, "parameters": size}
-    before, after = (_joined(list(map(layer.__getitem__, sorted(one)))) for layer in (one, other))
-    distance, norm = float(np.linalg.norm(after - before)), float(np.linalg.norm(before))
+    before, after = (_joined([layer[name] for name in one]) for layer in (one, other))
+    change = after - before
+    distance, norm = sqrt(change @ change), sqrt(before @ before)
     return {
         "distance": distance,
         "relative": distance / norm if norm else None,
-        "largest": float(np.abs(after - before).max(initial=0.0)),
+        "largest": float(np.abs(change, out=change).max(initial=0.0)),
         "parameters": size,
     }
 
 
 def _joined(tensors: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    return np.concatenate([tensor.ravel() for tensor in tensors]).astype(np.float64)
+    return np.concatenate([tensor.ravel() for tensor in tensors], dtype=np.float64)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import NoResultFound
 
 from pipeline.detect.explain import sensor_event
 from pipeline.detect.tasks import titled
+from pipeline.errors import PipelineError
 from pipeline.records import EVENTS, SEVERITIES, SensorEvent
 from pipeline.register import tables as t
 from pipeline.serve import answers
@@ -29,6 +30,11 @@ Facts = dict[str, Any]
 Told = tuple[str, str, Facts] | None
 #: Entries that are read at once.
 AT_ONCE = 500
+#: What an entry raises that was made unreadable.
+UNREADABLE = (
+    LookupError, TypeError, ValueError, AttributeError,
+    RecursionError, NoResultFound, PipelineError,
+)  # fmt: skip
 #: Findings that a sentence names, at most.
 NAMED = 3
 
@@ -100,16 +106,22 @@ class Teller:
 
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
-        self._streams: dict[int, tuple[str, Sequence[str]]] = {}
+        self._streams: dict[int, tuple[str | None, Sequence[str]]] = {}
 
     def event(self, row: Any) -> Event | None:
         """The event that an entry is; None if it is none, or was made unreadable."""
-        name, channels = self.stream(row.stream_id)
         try:
-            told = TELL[row.kind][1](self, json.loads(row.entry), channels, row.actor)
-        except (LookupError, TypeError, ValueError, NoResultFound) as exc:
+            event = self._event(row)
+            if event is not None:
+                event.plain()  # its time may be none
+        except UNREADABLE as exc:
             log.warning("entry_not_told", entry=row.id, reason=f"{type(exc).__name__}: {exc}")
             return None
+        return event
+
+    def _event(self, row: Any) -> Event | None:
+        name, channels = self.stream(row.stream_id)
+        told = TELL[row.kind][1](self, json.loads(row.entry), channels, row.actor)
         if told is None:
             return None
         kind, text, facts = told
@@ -125,13 +137,13 @@ class Teller:
         )
 
     def stream(self, number: int | None) -> tuple[str | None, Sequence[str]]:
-        """Name and sensors of a stream."""
+        """Name and sensors of a stream; none of one that is not there."""
         if number is None:
             return None, ()
         if number not in self._streams:
             c = t.streams.c
-            row = self.conn.execute(select(c.name, c.channels).where(c.id == number)).one()
-            self._streams[number] = row.name, json.loads(row.channels)
+            row = self.conn.execute(select(c.name, c.channels).where(c.id == number)).first()
+            self._streams[number] = (row.name, json.loads(row.channels)) if row else (None, ())
         return self._streams[number]
 
     def version(self, version_id: int | None) -> int | None:

@@ -5,8 +5,7 @@ Read only, as the audit's nine questions are.
 
 from __future__ import annotations
 
-import json
-
+from msgspec.json import decode
 from sqlalchemy import Connection, func, select
 
 from pipeline.register import marks
@@ -37,10 +36,10 @@ class Lineage(Audit):
             No such stream or version.
         """
         with reading(self.engine) as conn:
-            stream_id = queries.stream(conn, stream)
-            version = queries.numbered(conn, stream_id, number)
+            (version,) = queries.numbered(conn, stream, number)
+            stream_id = version.stream_id
             these = (queries.THESE, [version.id])
-            figures, inputs = json.loads(version.figures), json.loads(version.inputs)
+            figures, inputs = decode(version.figures), decode(version.inputs)
             channels = queries.channels(conn, stream_id)
             requests = queries.reasons(conn, version.request_id)
             learned = data.learned(conn, stream_id, inputs["segments"])
@@ -57,7 +56,7 @@ class Lineage(Audit):
                 learned=tuple(cards.learned(part) for part in learned),
                 inputs=inputs,
                 strategy=version.strategy,
-                settings=json.loads(version.settings),
+                settings=decode(version.settings),
                 seed=version.seed,
                 code_version=version.code_version,
                 skills=tuple(
@@ -169,16 +168,19 @@ class Lineage(Audit):
                 "said": [answers.said(row) for row in marks.said(conn, stream_id, number)],
             }
 
-    def matrix(self, stream: str) -> list[Answer]:
+    def matrix(self, stream: str, newest: int | None = None) -> list[Answer]:
         """R, a row a version: its skill on each task's held-out readings, and its parent's there.
 
         Tasks by number. A parent's skill is that from before the version was trained.
+        newest: so many versions, the last ones; None: all.
         """
         with reading(self.engine) as conn:
-            known = queries.stream(conn, stream)
-            measured = queries.evaluations(conn, queries.OF_STREAM, known)
-            v = t.versions.c
-            rows = conn.execute(select(t.versions).where(v.stream_id == known).order_by(v.number))
+            known, v = queries.stream(conn, stream), t.versions.c
+            last = select(v.id, v.number, v.status).where(v.stream_id == known)
+            rows = conn.execute(last.order_by(v.number.desc()).limit(newest)).all()[::-1]
+            wanted = queries.OF_STREAM if newest is None else queries.THESE
+            which = known if newest is None else [row.id for row in rows]
+            measured = queries.evaluations(conn, wanted, which)
             return [
                 {
                     "version": row.number,

@@ -5,16 +5,29 @@ Statements are made once: SQLAlchemy takes several times as long to make one as 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, or_, select
+from msgspec.json import decode
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    func,
+    null,
+    or_,
+    select,
+    union_all,
+)
 
 from pipeline.errors import PipelineError
 from pipeline.register import tables as t
+from pipeline.register.among import among
 from pipeline.serve import answers
 from pipeline.serve.answers import Answer, iso
 
@@ -22,8 +35,11 @@ Where = ColumnElement[bool]
 #: Rows of several versions, by version id.
 ByVersion = Mapping[int, Sequence[Row[Any]]]
 #: Which versions are asked about: some by their ids, or all of a stream.
-THESE: Where = t.versions.c.id.in_(bindparam("of", expanding=True))
+THESE: Where = among(t.versions.c.id, "of")
 OF_STREAM: Where = t.versions.c.stream_id == bindparam("of")
+
+#: Id of the stream of a name, inside of a statement.
+OF_NAME = select(t.streams.c.id).where(t.streams.c.name == bindparam("stream")).scalar_subquery()
 
 parents = t.versions.alias("parents")
 task_columns = (t.tasks.c.number, t.tasks.c.kind, t.tasks.c.name)
@@ -45,30 +61,36 @@ def stream(conn: Connection, name: str) -> int:
 
 def channels(conn: Connection, stream_id: int) -> list[str]:
     """Names of a stream's sensors."""
-    found: list[str] = json.loads(conn.execute(_CHANNELS, {"stream": stream_id}).scalar_one())
+    found: list[str] = decode(conn.execute(_CHANNELS, {"stream": stream_id}).scalar_one())
     return found
 
 
-def live(conn: Connection, stream_id: int, at: int) -> Row[Any]:
-    """The promotion that held at a time, with its version; PipelineError if none did."""
-    row = conn.execute(_LIVE, {"stream": stream_id, "at": at}).first()
+def live(conn: Connection, name: str, at: int) -> Row[Any]:
+    """The promotion that held in a stream at a time, with its version; PipelineError without."""
+    row = conn.execute(_LIVE, {"stream": name, "at": at}).first()
     if row is None:
-        p = t.promotions.c
+        p, stream_id = t.promotions.c, stream(conn, name)
         first = conn.execute(select(func.min(p.live_from)).where(p.stream_id == stream_id)).scalar()
         since = f"the first went live at {iso(first)}" if first is not None else "there is none yet"
         raise PipelineError(f"no version was live at {iso(at)}: {since}")
     return row
 
 
-def numbered(conn: Connection, stream_id: int, number: int) -> Row[Any]:
-    """A version of a stream, as `versions` has it; PipelineError if it has none of that number."""
-    row = conn.execute(_NUMBERED, {"of": stream_id, "number": number}).first()
-    if row is None:
-        last = conn.execute(
-            select(func.max(t.versions.c.number)).where(t.versions.c.stream_id == stream_id)
-        ).scalar()
-        raise PipelineError(f"no version {number}: the stream has {last or 'none'}")
-    return row
+def numbered(
+    conn: Connection, name: str, *numbers: int, told: Select[Any] | None = None
+) -> list[Row[Any]]:
+    """Versions of a stream by their numbers; PipelineError if it has none of one.
+
+    told: NUMBERED with other columns, `number` among them, as a rule a few.
+    """
+    which = {"stream": name, "numbers": numbers}
+    rows = {row.number: row for row in conn.execute(NUMBERED if told is None else told, which)}
+    if not rows.keys() >= {*numbers}:
+        c, stream_id = t.versions.c, stream(conn, name)
+        last = conn.execute(select(func.max(c.number)).where(c.stream_id == stream_id)).scalar()
+        missing = next(number for number in numbers if number not in rows)
+        raise PipelineError(f"no version {missing}: the stream has {last or 'none'}")
+    return [rows[number] for number in numbers]
 
 
 def versions() -> Select[Any]:
@@ -112,7 +134,8 @@ def boundaries() -> Select[Any]:
 
 def task_numbers(conn: Connection, ids: Collection[int]) -> dict[int, int]:
     """Task id -> its number in the stream."""
-    return {row.id: row.number for row in conn.execute(_TASKS, {"ids": list(ids)})}
+    rows = conn.execute(_TASKS, {"ids": [*ids]}).all() if ids else ()
+    return {row.id: row.number for row in rows}
 
 
 def roll_backs(
@@ -124,24 +147,36 @@ def roll_backs(
     """
     one = version_id is not None
     query = _LEFT if one else _ROLL_BACKS
-    rows = conn.execute(query, {"stream": stream_id, "version": version_id})
-    told = [(row, json.loads(row.entry)) for row in rows]
-    if one:
-        told = [(row, facts) for row, facts in told if facts["version"] == version_id]
-    if not told:
-        return defaultdict(list)
-    which = (THESE, [facts["to"] for _, facts in told]) if one else (OF_STREAM, stream_id)
-    numbers = conn.execute(_numbers(which[0]), {"of": which[1]})
-    back = {row.id: row.number for row in numbers}
+    rows = conn.execute(query, {"stream": stream_id, "version": version_id}).all()
+    told = [(row, decode(row.entry)) for row in rows]
+    return left(conn, [each for each in told if not one or each[1]["version"] == version_id])
+
+
+def left(conn: Connection, told: Collection[tuple[Any, Answer]]) -> Mapping[int, Sequence[Answer]]:
+    """The same of entries of the ledger, each with what it says."""
     found: defaultdict[int, list[Answer]] = defaultdict(list)
-    for row, facts in told:
-        found[facts["version"]].append(answers.roll_back(row, back[facts["to"]]))
+    if told:
+        to = [facts["to"] for _, facts in told]
+        back = {row.id: row.number for row in conn.execute(_NUMBERS, {"of": to})}
+        for row, facts in told:
+            found[facts["version"]].append(answers.roll_back(row, facts, back[facts["to"]]))
     return found
 
 
 def promotions(conn: Connection, wanted: Where, of: int | Sequence[int]) -> ByVersion:
     """When versions were live; wanted: THESE or OF_STREAM, of: which, as in the next two."""
     return _by_version(conn.execute(_promotions(wanted), {"of": of}))
+
+
+def figures(conn: Connection, ids: Sequence[int]) -> list[Answer]:
+    """Versions' figures by name, and their skills by task, as the answers tell them."""
+    found: dict[int, Answer] = {id_: {"metrics": {}, "skills": {}} for id_ in ids}
+    for id_, name, task, value in conn.execute(_FIGURES, {"of": ids}).all():
+        if task is None:
+            found[id_]["metrics"][name] = value
+        else:
+            found[id_]["skills"][f"task {task}"] = value
+    return [found[id_] for id_ in ids]
 
 
 def metrics(conn: Connection, wanted: Where, of: int | Sequence[int]) -> ByVersion:
@@ -178,11 +213,13 @@ def _same_segment(one: Any, other: Any) -> ColumnElement[bool]:
 
 
 _STREAM = select(t.streams.c.id).where(t.streams.c.name == bindparam("name"))
-_CHANNELS = select(t.streams.c.channels).where(t.streams.c.id == bindparam("stream"))
-_NUMBERED = versions().where(OF_STREAM, t.versions.c.number == bindparam("number"))
-_TASKS = select(t.tasks.c.id, t.tasks.c.number).where(
-    t.tasks.c.id.in_(bindparam("ids", expanding=True))
+#: Versions of a stream by their numbers, with all that is to be told.
+NUMBERED = versions().where(
+    t.versions.c.stream_id == OF_NAME, among(t.versions.c.number, "numbers")
 )
+_CHANNELS = select(t.streams.c.channels).where(t.streams.c.id == bindparam("stream"))
+_TASKS = select(t.tasks.c.id, t.tasks.c.number).where(among(t.tasks.c.id, "ids"))
+_NUMBERS = select(t.versions.c.id, t.versions.c.number).where(THESE)
 
 
 def _live() -> Select[Any]:
@@ -191,7 +228,7 @@ def _live() -> Select[Any]:
         select(p.live_from, p.live_until, p.actor, p.reason, v.id, v.number, v.sha256, v.created)
         .join(t.versions, v.id == p.version_id)
         .where(
-            p.stream_id == bindparam("stream"),
+            p.stream_id == OF_NAME,
             p.live_from <= bindparam("at"),
             or_(p.live_until.is_(None), p.live_until > bindparam("at")),
         )
@@ -243,7 +280,17 @@ def _ended() -> Select[Any]:
     return select(p.live_until).where(p.version_id == bindparam("version"))
 
 
+def _figures() -> CompoundSelect[Any]:
+    """Figures, which have a name, and skills, which have a task's number."""
+    m, e, number = t.metrics.c, t.evaluations.c, t.tasks.c.number
+    named = select(m.version_id, m.name, null().label("task"), m.value)
+    skills = select(e.version_id, null(), number, e.skill).join(t.tasks, t.tasks.c.id == e.task_id)
+    both = (named.where(among(m.version_id, "of")), skills.where(among(e.version_id, "of")))
+    return union_all(*both).order_by("name", "task")
+
+
 _LIVE, _REASONS, _ROLL_BACKS, _MEASURED = _live(), _reasons(), _roll_backs(), _measured()
+_FIGURES = _figures()
 _LEFT = _ROLL_BACKS.where(t.ledger.c.at.in_(_ended()))
 
 
@@ -267,8 +314,3 @@ def _evaluations(wanted: Where) -> Select[Any]:
         .join(t.tasks, t.tasks.c.id == t.evaluations.c.task_id)
     )
     return rows.where(wanted).order_by(t.tasks.c.number)
-
-
-@cache
-def _numbers(wanted: Where) -> Select[Any]:
-    return select(t.versions.c.id, t.versions.c.number).where(wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import itertools
 import json
 import shutil
@@ -161,6 +162,13 @@ def copy(database: Database, to: Path) -> Database:
     """A SQLite file that nobody has open, beside itself."""
     shutil.copy(database.url.removeprefix("sqlite:///"), to)
     return Database(url=f"sqlite:///{to}")
+
+
+def content(database: Database) -> bytes:
+    """All that is in a SQLite file which nobody has open, as a hash."""
+    file = database.url.removeprefix("sqlite:///")
+    assert not Path(f"{file}-wal").exists()
+    return hashlib.sha256(Path(file).read_bytes()).digest()
 
 
 def clock_of(poll: int) -> Clock:

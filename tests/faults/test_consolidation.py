@@ -35,7 +35,7 @@ from pipeline.run import work as works
 from pipeline.run.trainer import Trainer
 from tests.databases import new_database
 from tests.faults import steps as s
-from tests.faults.following import ENDINGS, copy
+from tests.faults.following import ENDINGS, content, copy
 from tests.faults.steps import Steps, wrap_sql
 from tests.faults.test_poll import patient
 from tests.register.making import Clock, hasty
@@ -82,6 +82,8 @@ class Place:
 
     def __init__(self, start: Database, fresh: Callable[[], Database]) -> None:
         self.fresh = fresh
+        #: SQLite files, as hashes, with which the second trainer came to the right end.
+        self.ended: set[bytes] = set()
         self.clock = Clock()
         registry = self.open(start)
         assert registry.open_stream("readings", ("a", "b")).id == STREAM
@@ -231,17 +233,24 @@ def test_a_fault_at_any_step_of_a_consolidation_leaves_it_to_be_done_once(
     """Whatever the first trainer came to: the second does what is left of it, and no more."""
     names, expected = place.clean
     dense = place.kind == "sqlite" and not lasting
-    for number in range(0, len(names), 1 if dense else every)[part::PARTS]:
+    swept = range(0, len(names), 1 if dense else every)
+    share = -(-len(swept) // PARTS)
+    for number in swept[part * share : (part + 1) * share]:
         database = place.fresh()
         fault = Steps(at=number, faults=FAULTS[place.kind], turn=lasting, lasting=lasting)
         told = attempt(place.open(database, fault), "a", fault)
         where = f"{names[number]}: {fault.raised}, told as {told}"
         assert fault.raised, where
         assert told.count("\n") == 0, where
+        left = content(database) if place.kind == "sqlite" else b""
+        if left in place.ended:  # the same leads to the same
+            continue
         attempt(later(place.open(database)), "b")
         registry = place.open(database)
         assert outcome(registry) == expected, where
         registry.close()
+        if left:
+            place.ended.add(left)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

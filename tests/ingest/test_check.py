@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import socket
+import threading
+from contextlib import suppress
+from typing import Any
+
 import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
 
 from pipeline.config import Kafka
-from pipeline.ingest.kafka_client import CODECS, check
+from pipeline.ingest.kafka_client import CODECS, check, client
 from tests.ingest.kafka_topics import Topics
 
 
@@ -62,3 +69,22 @@ def test_a_codec_without_its_module_says_what_to_install(
     assert not ok
     assert "install no_such_module" in advice
     assert checks["codec gzip"][0]
+
+
+@pytest.mark.parametrize("kind", [KafkaAdminClient, KafkaConsumer, KafkaProducer])
+def test_a_client_that_cannot_be_made_leaves_nothing_behind(kind: Any) -> None:
+    """At an address where somebody takes what is said and is silent: no thread, no socket."""
+    before = set(threading.enumerate())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(KafkaError):
+            client(kind, Kafka(bootstrap_servers=address), bootstrap_timeout_ms=200)
+        assert set(threading.enumerate()) == before
+        silent.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                came, _ = silent.accept()
+                with came:
+                    came.settimeout(5)
+                    while came.recv(4096):
+                        pass

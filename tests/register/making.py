@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,29 @@ SECOND = 1_000_000
 #: Long enough that no lease ends by itself in a test.
 LEASE_S = 60.0
 Rows = dict[str, list[tuple[Any, ...]]]
+
+
+def power_cut(act: Callable[[Callable[..., None]], object], *, after: int) -> bool:
+    """Do it in a process of its own that is gone after so many steps, and cleans up nothing.
+
+    act: is given what it has to call at each step. Whether it went so far.
+    """
+    pid = os.fork()
+    if not pid:
+        steps = iter(range(after))
+
+        def step(*_: object) -> None:
+            if next(steps, None) is None:
+                os._exit(9)
+
+        try:
+            act(step)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, 9)
+    return code == 9
 
 
 class Clock:

@@ -19,6 +19,7 @@ from pipeline.register.chain import sound
 from pipeline.register.engine import connect, reading
 from pipeline.register.envelope import Limits
 from pipeline.register.orders import (
+    RESERVED,
     Act,
     Agree,
     Approve,
@@ -33,7 +34,9 @@ from pipeline.register.orders import (
     RollBack,
 )
 from pipeline.register.rollback import WATCH
+from pipeline.register.schedules import ACTOR
 from pipeline.register.sql import SqlRegistry, Stream
+from pipeline.register.versions import GATE
 from pipeline.serve.lineage import Lineage
 from tests.register.making import (
     LEASE_S,
@@ -201,10 +204,10 @@ def test_of_two_at_once_with_one_id_one_does_it(
 @pytest.mark.parametrize(
     ("act", "says"),
     [
-        (Act(actor="", reason="why"), "nobody's name"),
-        (Act(actor=" ", reason="why"), "nobody's name"),
-        (Act(actor="gate", reason="why"), "nobody's name"),
-        (Act(actor="rollback", reason="why"), "nobody's name"),
+        *((Act(actor=name, reason="why"), "nobody's name") for name in (*RESERVED, " ")),
+        (Act(actor="ada ", reason="why"), "nobody's name"),
+        (Act(actor="a\x1b[2J", reason="why"), "nobody's name"),
+        (Act(actor="a" * 101, reason="why"), "nobody's name"),
         (Act(actor="ada", reason=" "), "--reason is empty"),
         (Act(actor="ada", reason="why", request_id=""), "1 to 100 printable"),
         (Act(actor="ada", reason="why", request_id="x" * 101), "1 to 100 printable"),
@@ -218,6 +221,11 @@ def test_nobody_and_no_reason_do_nothing(
     with pytest.raises(PipelineError, match=says):
         registry.act(stream.id, Pause(), act)
     assert everything(registry.engine) == before
+
+
+def test_what_acts_by_itself_has_a_name_that_no_person_has() -> None:
+    """Else the ledger could not tell one from the other."""
+    assert {GATE, WATCH, ACTOR} < set(RESERVED)
 
 
 @contextmanager

@@ -528,7 +528,8 @@ def test_entries_that_make_no_sense_are_the_chains_findings(registry: SqlRegistr
     """The comparison goes on: what nobody can read tells of no row."""
     with registry.engine.begin() as conn:
         drop_triggers(conn)
-        for number, text in enumerate(("", "[]", "{}", '{"segment":[]}', '"x"'), 1):
+        huge = '{"stream_id":1,"name":' + "9" * 40 + "}"
+        for number, text in enumerate(("", "[]", "{}", '{"segment":[]}', huge), 1):
             this = tables.ledger.c.id == number
             conn.execute(update(tables.ledger).where(this).values(entry=text))
     findings = verify(registry.database).findings

@@ -8,11 +8,13 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.cli.proof import _line
 from pipeline.config import Database
 from pipeline.errors import PipelineError
 from pipeline.register import anchors, tables
@@ -156,6 +158,37 @@ def test_a_forger_who_mends_the_manifest_meets_the_ledger(
     (weights,) = {name for name in held if name.startswith("weights/")}
     assert found(weights, b"other")
     assert found("ledger.jsonl", b"[]\n") == {("the bundle", "edited")}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("previous", [[{}]]),
+        ("hash", None),
+        ("id", "x"),
+        ("at", 10**30),
+        ("stream_id", {"a": 1}),
+        ("entry", '{"version":' + "9" * 40 + "}"),
+        ("entry", "[" * 9999),
+        ("kind", "\x1b[2J"),
+    ],
+)
+def test_a_line_of_a_stranger_is_a_finding(
+    sqlite_at_head: Database, tmp_path: Path, column: str, value: Any
+) -> None:
+    """Whatever stands where, in a bundle whose manifest fits; and nothing steers a terminal."""
+    file = tmp_path / "b.zip"
+    with opened(sqlite_at_head, Clock()) as registry:
+        next_version(registry, registry.open_stream("readings", ("a",)))
+        export(registry.database, file, None)
+    with zipfile.ZipFile(file) as read:
+        lines = read.read("ledger.jsonl").splitlines()
+    for at in (0, len(lines) - 1):
+        changed = json.dumps(json.loads(lines[at]) | {column: value}).encode()
+        content = b"\n".join((*lines[:at], changed, *lines[at + 1 :], b""))
+        looked = verify_bundle(rewritten(file, tmp_path / "f.zip", {"ledger.jsonl": content}))
+        assert looked.findings
+        assert all(_line(finding).isprintable() for finding in looked.findings)
 
 
 def test_what_cannot_be_exported_or_read_is_told_in_a_line(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Database
-from pipeline.errors import LeaseLost, RegistryError, StaleEpoch
+from pipeline.errors import LeaseLost, PipelineError, RegistryError, StaleEpoch
 from pipeline.register import engine as engine_module
 from pipeline.register import files, migrate
 from pipeline.register.checkpoints import State
@@ -21,7 +21,7 @@ from pipeline.register.engine import connect
 from pipeline.register.files import backup, examine, restore
 from pipeline.register.sql import SqlRegistry
 from tests.register.filled import ROWS, fill
-from tests.register.making import by_hand, change, claimed, column, everything
+from tests.register.making import by_hand, change, claimed, column, everything, power_cut
 
 WHO = {"actor": "ada", "reason": "the disk broke"}
 
@@ -116,7 +116,7 @@ def test_a_broken_chain_is_not_backed_up_as_if_it_were_whole(
 
 
 def test_a_backup_replaces_nothing_unasked(database: Database, file: Path) -> None:
-    """Another file only with force; the database itself never, by whatever name."""
+    """Another file only with force; never the database itself, by whatever name, nor a device."""
     file.write_text("precious")
     with pytest.raises(RegistryError, match="is there already"):
         backup(database, file)
@@ -125,7 +125,9 @@ def test_a_backup_replaces_nothing_unasked(database: Database, file: Path) -> No
     itself = Path(database.url.removeprefix("sqlite:///"))
     link = file.with_name("link")
     link.symlink_to(itself)
-    for name in (itself, link):
+    pipe = file.with_name("pipe")
+    os.mkfifo(pipe)
+    for name in (itself, link, pipe, file.parent):
         with pytest.raises(RegistryError, match="is there already"):
             backup(database, name, force=True)
     assert len(rows(database)["ledger"]) == ROWS
@@ -193,6 +195,18 @@ def test_a_database_with_content_is_not_overwritten_unasked(database: Database, 
     assert rows(new)["metrics"] == before["metrics"]
 
 
+@pytest.mark.parametrize("who", [{"actor": ""}, {"actor": "rollback"}, {"reason": " "}])
+def test_nobody_restores_and_nothing_without_a_reason(
+    database: Database, file: Path, who: dict[str, str]
+) -> None:
+    """It is in the ledger for good: it stays as it is."""
+    backup(database, file)
+    before = rows(database)
+    with pytest.raises(PipelineError, match=f"--{next(iter(who))}"):
+        restore(database, file, force=True, **WHO | who)
+    assert rows(database) == before
+
+
 def test_a_running_system_is_not_restored(database: Database, file: Path) -> None:
     """One line, and nothing is changed."""
     backup(database, file)
@@ -223,6 +237,37 @@ def test_an_interrupted_restoration_changes_nothing(
         restore(database, file, force=True, progress=interrupt, **WHO)
     assert rows(database) == before
     engine.dispose()
+
+
+def test_a_power_cut_in_a_backup_or_a_restoration_leaves_all_or_nothing(
+    database: Database, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every few pages: what was there is there, and the next one goes through all the same."""
+    monkeypatch.setattr(files, "PAGES", 20)
+    backup(database, file)
+    kept, held = file.read_bytes(), rows(database)
+    engine = connect(database)
+    change(engine, "DELETE FROM metrics")
+    engine.dispose()
+    before, cuts = rows(database), 0
+    while power_cut(lambda step: backup(database, file, force=True, progress=step), after=cuts):
+        assert file.read_bytes() == kept
+        assert rows(database) == before
+        cuts += 1
+    assert cuts > 2
+    assert file.read_bytes() != kept
+    file.write_bytes(kept)
+    cuts = 0
+    while power_cut(
+        lambda step: restore(database, file, force=True, progress=step, **WHO), after=cuts
+    ):
+        left = rows(database)
+        assert left == before or left["metrics"] == held["metrics"]  # the last step is its commit
+        examine(Path(database.url.removeprefix("sqlite:///")))
+        cuts += 1
+    assert cuts > 2
+    assert rows(database)["metrics"] == held["metrics"] != before["metrics"]
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_who_reads_meanwhile_sees_the_old_or_the_new(database: Database, file: Path) -> None:

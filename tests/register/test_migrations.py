@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from pipeline.config import Database
@@ -46,10 +46,17 @@ HEAD = migrate.head()
 Schema = dict[str, list[Any]]
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """An empty database of each kind; for who has an engine to it, a copy of one that migrated."""
+    state = "at_head" if "engine" in request.fixturenames else "database"
+    found: Database = request.getfixturevalue(f"{request.param}_{state}")
+    return found
+
+
 @pytest.fixture
 def engine(database: Database) -> Iterator[Engine]:
-    """The database, brought to head by migrating."""
-    migrate.upgrade(database)
+    """The database at head."""
     engine = connect(database)
     yield engine
     engine.dispose()
@@ -81,18 +88,23 @@ SQLITE = {
 }
 
 
+def catalog(conn: Connection) -> Schema:
+    """What the database itself has written down of its schema, but for Alembic's own table."""
+    queries = SQLITE if conn.dialect.name == "sqlite" else POSTGRESQL
+    return {
+        name: [
+            tuple(" ".join(c.split()) if isinstance(c, str) else c for c in row)
+            for row in conn.execute(text(query))
+            if "alembic_version" not in str(row)
+        ]
+        for name, query in queries.items()
+    }
+
+
 def schema(engine: Engine) -> Schema:
     """Everything in a database but its rows and Alembic's own table, comparable by ==."""
-    queries = SQLITE if engine.dialect.name == "sqlite" else POSTGRESQL
     with engine.connect() as conn:
-        found = {
-            name: [
-                tuple(" ".join(c.split()) if isinstance(c, str) else c for c in row)
-                for row in conn.execute(text(query))
-                if "alembic_version" not in str(row)
-            ]
-            for name, query in queries.items()
-        }
+        found = catalog(conn)
         seen = inspect(conn)
         for table in sorted(set(seen.get_table_names()) - {"alembic_version"}):
             found[table] = [

@@ -18,7 +18,7 @@ from pipeline.register.moving import copy
 from pipeline.register.sql import SqlRegistry
 from tests.databases import new_database
 from tests.register.filled import ROWS, fill
-from tests.register.making import Rows, change, column, everything
+from tests.register.making import Rows, change, column, everything, power_cut
 
 KINDS = ("sqlite", "postgresql")
 
@@ -114,6 +114,19 @@ def test_a_copy_that_breaks_leaves_no_row(
         copy(sqlite_at_head, target, interrupt)
     assert not any(rows(target).values())
     copy(sqlite_at_head, target)
+    assert rows(target) == rows(sqlite_at_head)
+
+
+def test_a_power_cut_at_any_table_leaves_no_row(
+    sqlite_at_head: Database, new: Callable[[str], Database]
+) -> None:
+    """Nobody cleans up: the next copy finds an empty target all the same, and goes through."""
+    fill(sqlite_at_head)
+    target, cuts = new("sqlite"), 0
+    while power_cut(lambda step: copy(sqlite_at_head, target, step), after=cuts):
+        assert not any(rows(target).values())
+        cuts += 8
+    assert cuts > 20
     assert rows(target) == rows(sqlite_at_head)
 
 

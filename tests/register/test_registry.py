@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.config import Database
@@ -24,15 +25,17 @@ from pipeline.errors import (
     ArtifactCorrupt,
     LeaseLost,
     MadeAnew,
+    PipelineError,
     RegistryError,
+    SettingsError,
     StaleEpoch,
     VersionConflict,
 )
 from pipeline.records import Claim, Gap, Request, Version
-from pipeline.register import ledger, requests, versions
+from pipeline.register import engine, ledger, requests, versions
 from pipeline.register import tables as t
 from pipeline.register.chain import sound
-from pipeline.register.checkpoints import Checkpoint, State
+from pipeline.register.checkpoints import LARGE, Checkpoint, Piece, State
 from pipeline.register.engine import reading, writing
 from pipeline.register.requests import FOLD_LIMIT, LONGEST_S, PAUSE_S
 from pipeline.register.sql import SqlRegistry, Stream
@@ -1319,6 +1322,36 @@ class TestOnSqlite(RegistryContract):
             assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         registry.close()
 
+    def test_a_large_checkpoint_s_log_is_brought_in_afterwards(
+        self, registry: SqlRegistry, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not by its commit, in a thread. A connection that wrote much, or failed to, is as any
+        other then.
+        """
+        bring_in, may = engine._bring_in, threading.Event()
+        brought = threading.Event()
+
+        def held(what: Engine) -> None:
+            assert may.wait(10)
+            bring_in(what)
+            brought.set()
+
+        monkeypatch.setattr(engine, "_bring_in", held)
+        file = engine.sqlite_file(registry.engine.url)
+        assert file is not None
+        size = LARGE + 1
+        epoch = registry.acquire(stream.id, 0, "w").epoch
+        state = State(b"h", [Piece("series", 0, 0, bytes(size))])
+        registry.save(stream.id, 0, epoch, next_offset=1, state=state)
+        assert file.stat().st_size < size
+        may.set()
+        assert brought.wait(10)
+        assert file.stat().st_size >= size
+        with pytest.raises(StaleEpoch):
+            registry.save(stream.id, 0, epoch - 1, next_offset=2, state=state)
+        with reading(registry.engine) as conn:
+            assert conn.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar() == 1000
+
 
 class TestOnPostgresql(RegistryContract):
     @pytest.fixture
@@ -1414,23 +1447,29 @@ class TestOnPostgresql(RegistryContract):
 )
 def test_no_error_shows_the_password(url: str) -> None:
     """A wrong URL is printed, logged and sent round by mail; its password must not be."""
-    with pytest.raises(RegistryError) as caught:
+    with pytest.raises(PipelineError) as caught:
         SqlRegistry(Database(url=url)).streams()
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "error", "said"),
     [
-        ("postgresql://ada:x@127.0.0.1:1/tidemark", r"ada:.*@127\.0\.0\.1:1/tidemark: .*refused"),
-        ("duckdb:///file", "database.url: "),
-        ("nonsense", "database.url: "),
+        (
+            "postgresql://ada:x@127.0.0.1:1/tidemark",
+            RegistryError,
+            r"ada:.*@127\.0\.0\.1:1/tidemark: .*refused",
+        ),
+        ("duckdb:///file", SettingsError, "database.url: "),
+        ("nonsense", SettingsError, "database.url: "),
     ],
 )
-def test_a_database_that_cannot_be_used_is_named(url: str, said: str) -> None:
-    """One line says which database and what was wrong with it."""
-    with pytest.raises(RegistryError, match=said):
+def test_a_database_that_cannot_be_used_is_named(
+    url: str, error: type[PipelineError], said: str
+) -> None:
+    """One line says which database and what was wrong with it; a URL does not mend itself."""
+    with pytest.raises(error, match=said):
         SqlRegistry(Database(url=url)).streams()
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline.config import Database, Schedule
 from pipeline.errors import PipelineError, RegistryError
@@ -199,6 +200,8 @@ def test_the_same_request_steers_a_schedule_once(
     registry.act(None, opposite(schedule=CHECK), Act(actor="bob", reason="other"))
     before = everything(registry.engine)
     assert registry.act(None, order, act) == first
+    other = replace(CHECK, every_s=CHECK.every_s + 60)  # the settings were changed meanwhile
+    assert registry.act(None, kind(schedule=other), act) == first
     with pytest.raises(RegistryError, match="request id r-1 was used for another act"):
         registry.act(None, opposite(schedule=CHECK), act)
     assert everything(registry.engine) == before

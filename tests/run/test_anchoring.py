@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from sqlalchemy import delete
 from pipeline.config import Database, Kafka, Settings, deciding
 from pipeline.errors import PipelineError
 from pipeline.register import tables
+from pipeline.register.anchors import Anchor
 from pipeline.register.findings import Finding
 from pipeline.register.proof import verify
 from pipeline.register.sql import SqlRegistry
 from pipeline.register.triggers import drop_triggers
-from pipeline.run.anchoring import anchor, kept
+from pipeline.run.anchoring import _append, anchor, kept
 from pipeline.run.keys import make, signer, verifier
 from tests.brokers import RealKafka, create_topic
 from tests.register.making import Clock, column, next_version, opened
@@ -122,6 +124,42 @@ def test_an_anchor_that_cannot_be_kept_is_not_noted(
     with pytest.raises(PipelineError, match="No such file"):
         anchor(settings, to=str(tmp_path / "none" / "anchors"))
     assert column(registry.engine, "SELECT id FROM ledger WHERE kind = 'anchored'") == []
+
+
+def test_what_a_power_cut_left_of_an_anchor_spoils_none(settings: Settings, tmp_path: Path) -> None:
+    """At whatever byte: what was whole before is there, and what is kept after it."""
+    file = tmp_path / "anchors"
+    first, lost, last = (
+        Anchor(database="d" * 64, entries=n, hash=f"{n:064d}", at=n) for n in (1, 2, 3)
+    )
+    for bytes_of_it in range(len(lost.line) + 1):
+        file.write_bytes(first.line + lost.line[:bytes_of_it])
+        _append(file, last.line)
+        there = [first, lost, last] if bytes_of_it >= len(lost.line) - 1 else [first, last]
+        assert [each for _, each in kept(settings, [str(file)])] == there
+
+
+def test_a_disk_without_room_leaves_no_half_anchor(tmp_path: Path) -> None:
+    """There is some for half a line only: it is said why, and the file is as it was."""
+    file, line = tmp_path / "anchors", b'{"at":1,"x":"' + b"y" * 50 + b'"}\n'
+    _append(file, line)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(line) + 20, limits[1]))
+    try:
+        with pytest.raises(PipelineError, match="anchors: File too large"):
+            _append(file, line)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == line
+
+
+def test_a_stranger_s_file_is_not_cut(tmp_path: Path) -> None:
+    """Whoever names the wrong file finds it as it was."""
+    file = tmp_path / "notes"
+    file.write_bytes(b"one\ntwo")
+    with pytest.raises(PipelineError, match="its last line has no end, and is no anchor"):
+        _append(file, Anchor(database="", entries=0, hash="0" * 64, at=0).line)
+    assert file.read_bytes() == b"one\ntwo"
 
 
 def test_anchors_are_kept_in_kafka(sqlite_at_head: Database, real_kafka: RealKafka) -> None:

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from sqlalchemy import select
 
 from pipeline import cli
@@ -24,18 +26,15 @@ from tests.brokers import free_ports
 from tests.register.making import next_version
 from tests.run import command
 
-COMMANDS = (
-    "demo", "run", "stream", "train", "schedule", "replay", "backtest", "migrate", "doctor",
-    "retrain", "rollback", "config", "backup", "restore", "copy",
-    "serve", "token add", "token revoke", "token list",
-    "schedule list", "schedule run-now", "schedule pause", "schedule resume",
-    "dlq list", "dlq show", "dlq replay", "dlq drop",
-    "audit live-at", "audit why", "audit metrics-at", "audit history", "audit lineage",
-    "audit events", "audit card", "audit data", "audit decided", "audit rejected", "audit scored",
-    "audit diff", "task list", "task show", "task name", "task mark",
-    "stream list", "promote", "approve", "refuse", "pause", "resume", "prune",
-    "envelope show", "envelope set", "envelope history", "audit acts", "audit promotions",
-)  # fmt: skip
+
+def _commands(group: typer.core.TyperGroup) -> Iterator[str]:
+    for name, each in group.commands.items():
+        yield name
+        if isinstance(each, typer.core.TyperGroup):
+            yield from (f"{name} {inner}" for inner in _commands(each))
+
+
+COMMANDS = tuple(_commands(typer.main.get_group(cli.app)))
 
 #: Of an hour that is never now for long, as the environment has it.
 SCHEDULE = '[{name = "nightly", cron = "30 2 * * *", timezone = "Europe/Berlin"}]'
@@ -112,6 +111,12 @@ def test_a_process_that_fails_says_so_to_whoever_started_it(
     assert done.stderr.startswith(says)
 
 
+#: No version, task or offset is so far; and a database would not take the number.
+FAR = "9" * 20
+QUESTIONS = ("why", "data", "decided", "lineage", "card", "reproduce")
+WORDS = ("promote", "approve", "refuse")
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "code", "says"),
     [
@@ -121,9 +126,22 @@ def test_a_process_that_fails_says_so_to_whoever_started_it(
         (["config"], {"TIDEMARK_DETECT_WATCH": "x"}, 0, ""),
         (["migrate"], {"TIDEMARK_DETECT_WATCH": "x"}, 2, "TIDEMARK_DETECT_WATCH"),
         (["migrate"], {"TIDEMARK_NONSENSE": "1"}, 2, "TIDEMARK_NONSENSE"),
-        (["migrate"], {"TIDEMARK_DATABASE_URL": "mysql://x"}, 1, "database.url"),
+        (["migrate"], {"TIDEMARK_DATABASE_URL": "mysql://x"}, 2, "database.url"),
         (["migrate"], {"TIDEMARK_DATABASE_URL": "sqlite:////nowhere/x.db"}, 1, "unable to open"),
         (["audit", "rejected", "--from", "2026-01-01"], {}, 2, "no zone"),
+        (["audit", "rejected", "--limit", FAR], {}, 2, "--limit"),
+        (["audit", "rejected", "--after", FAR], {}, 2, "--after"),
+        *((["audit", question, FAR], {}, 2, "'number'") for question in QUESTIONS),
+        (["audit", "diff", "1", FAR], {}, 2, "'other'"),
+        (["audit", "scored", "readings", FAR, "0"], {}, 2, "'partition'"),
+        (["audit", "scored", "readings", "0", FAR], {}, 2, "'offset'"),
+        *(([act, FAR, "--reason", "r"], {}, 2, "'number'") for act in WORDS),
+        (["rollback", "--to", FAR, "--reason", "r"], {}, 2, "--to"),
+        (["retrain", "--without-task", FAR, "--reason", "r"], {}, 2, "--without-task"),
+        (["task", "show", FAR], {}, 2, "'number'"),
+        (["pause", "--reason", "\udcff"], {}, 2, "an argument is not UTF-8: '\\udcff'"),
+        (["pause", "--reason", "r", "--actor", "gate"], {}, 1, "nobody's name"),
+        (["audit", "key", ""], {}, 1, ".: "),
         (["audit", "history"], {}, 1, "run `tidemark migrate`"),
         (["stream"], {}, 1, "run `tidemark migrate`"),
         (["run"], {}, 1, "run `tidemark migrate`"),
@@ -224,12 +242,14 @@ def test_doctor_says_what_to_do_for_each_failure(tidemark) -> None:
     assert "kafka.bootstrap_servers" in failed["broker"]
 
 
-def test_migrate_then_ask(tidemark) -> None:
+def test_migrate_then_ask(tidemark, tmp_path: Path) -> None:
     """The shortest way of a new user: the schema, then a question about nothing yet."""
     assert json.loads(tidemark("migrate", "--json").stdout) == {"current": head(), "head": head()}
     done = tidemark("audit", "history")
     assert done.returncode == 1
     assert "no stream readings; known: none yet" in done.stderr
+    told = json.loads(tidemark("audit", "export", "--to", "b.zip", "--json").stdout)
+    assert (told["file"], told["bytes"]) == ("b.zip", (tmp_path / "b.zip").stat().st_size)
 
 
 def test_what_happened_to_sensors_is_told_as_a_table_and_as_json(tidemark, tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ from tests.register.making import asked, candidate, next_version
 ROWS, SHIFT, BAD = 400, 250, 100
 #: A group may share its partitions out again soon after a join; then it rests, in seconds.
 SETTLING_S = 2.0
+#: For what a busy machine does late, in seconds.
+PATIENCE_S = 120.0
 GOOD = [row for row in range(ROWS) if row != BAD]
 
 
@@ -370,12 +372,12 @@ def read(settings: Settings) -> Published:
 
 def follow(processes: Sequence[Process], until: Callable[[], bool]) -> None:
     """They take turns; one that was fenced joins again, as `Streamer.run` has it do."""
-    for _ in range(600):
-        if until():
-            return
+    begun = time.monotonic()
+    while not until():
+        if time.monotonic() - begun > PATIENCE_S:
+            pytest.fail("it takes too long")
         for process in processes:
             process.streamer.poll_once()
-    pytest.fail("it takes too long")
 
 
 def reached(registry: SqlRegistry) -> int:

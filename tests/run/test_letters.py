@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from pipeline.config import Database
-from pipeline.errors import LeaseLost
+from pipeline.errors import LeaseLost, PipelineError
 from pipeline.ingest.memory import MemoryLog, MemorySink
 from pipeline.records import DeadLetter, LogRecord
 from pipeline.register import tables
@@ -272,6 +272,20 @@ def test_filters_and_limit_choose(loop: Loop, book: LetterBook) -> None:
     assert chosen(states=("replayed",)) == [(0, 0), (0, 1)]
     assert send_back(loop, book, dry_run=True).letters == 4
     assert len(loop.replayed()) == 2
+
+
+@pytest.mark.parametrize("who", [{"actor": " "}, {"actor": "gate"}, {"reason": ""}])
+def test_nobody_decides_and_nothing_without_a_reason(
+    loop: Loop, book: LetterBook, who: dict[str, str]
+) -> None:
+    """As everywhere that people decide: it is asked for later."""
+    loop.bad("not_json")
+    with pytest.raises(PipelineError, match=f"--{next(iter(who))}"):
+        send_back(loop, book, **who)
+    with pytest.raises(PipelineError, match=f"--{next(iter(who))}"):
+        drop(loop.log("readings.dead"), book, Wanted(), **WHO | who)
+    assert states(loop, book) == [(0, 0, "open")]
+    assert loop.replayed() == []
 
 
 def test_what_cannot_go_back_is_left_out_and_counted(loop: Loop, book: LetterBook) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -29,11 +29,10 @@ from pipeline.ingest.memory import MemorySink, MemorySource, Message
 from pipeline.model.weights import Weights
 from pipeline.records import Candidate, Decision, Request, Version
 from pipeline.register import tables as t
-from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from pipeline.run.stream import FALL_AFTER, Streamer
 from pipeline.run.trainer import Trainer
-from tests.register.making import register
+from tests.register.making import hasty, register
 
 ROWS, BOOTSTRAP, PROMOTED = 1200, 300, 500
 
@@ -49,23 +48,21 @@ def log() -> list[Message]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    configured = Settings(
+def settings(sqlite_at_head: Database) -> Settings:
+    return Settings(
         kafka=Kafka(max_poll_records=50),
         stream=Stream(topic="readings"),
-        database=Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"),
+        database=sqlite_at_head,
         score=Score(window=8, hidden=8),
         detect=Detect(warm_up=60, fit_after=100, settle_after=60),
         learn=Learn(adapt_after=64, refine_after=0, epochs=2, reservoir_capacity=50),
         gate=Gate(rollback_after=200),
     )
-    upgrade(configured.database)
-    return configured
 
 
 @pytest.fixture
 def registry(settings: Settings) -> Iterator[SqlRegistry]:
-    made = SqlRegistry(settings.database)
+    made = hasty(SqlRegistry(settings.database))
     yield made
     made.close()
 
@@ -166,13 +163,14 @@ def pieces(registry) -> set:
     return found
 
 
-def test_what_a_partition_finds_does_not_depend_on_it(settings, registry, log, tmp_path) -> None:
+def test_what_a_partition_finds_does_not_depend_on_it(
+    settings, registry, log, sqlite_template, tmp_path
+) -> None:
     """The same checkpoint bytes as where nothing is watched and nothing was ever promoted."""
     made, _, _ = promoted_blind(settings, registry, log)
     follow(made, ROWS)
-    database = Database(url=f"sqlite:///{tmp_path / 'other.db'}")
-    upgrade(database)
-    other = SqlRegistry(database)
+    file = shutil.copy(sqlite_template, tmp_path / "other.db")
+    other = hasty(SqlRegistry(Database(url=f"sqlite:///{file}")))
     alone = streamer(
         msgspec.structs.replace(settings, gate=Gate(rollback_after=0)), other, log, MemorySink()
     )

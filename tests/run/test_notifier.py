@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace as altered
+from sqlalchemy import insert
 
 from pipeline.config import Database, Kafka, Notify, Run, Settings
 from pipeline.config import Stream as StreamSettings
 from pipeline.errors import SettingsError, SourceError
 from pipeline.records import EVENTS, Gap, SensorEvent
-from pipeline.register import boundaries, ledger
+from pipeline.register import boundaries, ledger, tables
 from pipeline.register.engine import reading, writing
 from pipeline.register.notifications import NotificationBook
 from pipeline.register.proof import note, verify
@@ -565,6 +566,16 @@ def test_an_entry_that_was_made_unreadable_holds_nothing_up(
     teller = post(registry, to)
     with writing(registry.engine) as conn:
         ledger.append(conn, "records_lost", {"partition": 0}, at=1, stream_id=stream.id)
+        odd = {"partition": 0, "first_offset": 1, "end_offset": 2, "went_on": "latest"}
+        for at, kind, entry in (
+            (2**62, "records_lost", json.dumps(odd)),
+            (1, "request_failed", "[]"),
+            (1, "verify_failed", "[" * 9999),
+        ):
+            facts = {"kind": kind, "entry": entry, "at": at, "actor": "eve", "stream_id": stream.id}
+            number = ledger.last(conn) + 1
+            facts |= {"id": number, "previous": "p", "hash": f"h{number}"}
+            conn.execute(insert(tables.ledger).values(facts))
     silent(registry, stream, 2)
     teller.step()
     assert to.texts() == [sentence(2)]

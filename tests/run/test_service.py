@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Database, Run, Settings
-from pipeline.errors import DatabaseAway
+from pipeline.errors import DatabaseAway, SettingsError
 from pipeline.outage import Outage
 from pipeline.run import processes, service
 from pipeline.run.service import Service, Watched
@@ -120,6 +123,48 @@ def test_without_systemd_nobody_is_told(
     assert heard(systemd) == []
 
 
+@pytest.mark.parametrize("made", ["no folder/ready", "folder"])
+def test_a_file_that_cannot_be_is_said_at_the_start(tmp_path: Path, made: str) -> None:
+    """Wrong settings stop the start, in one line that names the key."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SettingsError, match=r"run\.ready_file: .*folder"):
+        Service("", tmp_path / made)
+
+
+def test_a_disk_that_is_full_later_ends_no_process(
+    systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line goes on; whoever looks for the file does not find it."""
+    made = Service(systemd.getsockname(), tmp_path / "ready")
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    made.ready()
+    assert heard(systemd) == ["READY=1", "WATCHDOG=1"]
+    made.stopping()
+    assert heard(systemd) == ["STOPPING=1"]
+
+
+def test_no_two_processes_have_one_name() -> None:
+    """Two containers, number 1 in each, on hosts of one name: both would hold one lease."""
+    code = """
+import os
+os.getpid = lambda: 1
+from pipeline.run.processes import owner_name
+print(owner_name("notify"), owner_name("notify"))
+"""
+    run = [sys.executable, "-c", code]
+    said = [subprocess.run(run, capture_output=True, text=True, check=True) for _ in range(2)]
+    (one, same), (other, _) = (each.stdout.split() for each in said)
+    assert one == same
+    assert one != other
+    assert {name.rpartition("-")[0] for name in (one, other)} == {
+        f"notify@{socket.gethostname()}:1"
+    }
+
+
 def unit(path: Path) -> dict[str, str]:
     """Keys of a unit, which has each of them once."""
     pairs = [line.split("=", 1) for line in path.read_text().splitlines() if "=" in line]
@@ -138,6 +183,11 @@ def test_the_units_run_what_there_is(role: str) -> None:
     assert int(lines["WatchdogSec"]) > 10 * service.BEAT_S
     assert int(lines["TimeoutStopSec"]) > 5  # it ends itself within
     assert lines["RestartPreventExitStatus"] == "2"
+    # by itself systemd gives up for good after five failures within ten seconds: a database that is
+    # being migrated refuses a process in less than one
+    assert lines["Restart"] == "on-failure"
+    assert lines["StartLimitIntervalSec"] == "0"
+    assert int(lines["RestartSec"]) < int(lines["RestartMaxDelaySec"]) <= 60
 
 
 def test_there_is_a_unit_for_each_process_and_all_are_shut_in_alike() -> None:

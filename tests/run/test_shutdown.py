@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from sqlalchemy import select
+from sqlalchemy import make_url, select, text
 
 from pipeline.config import (
     Database,
@@ -31,6 +31,7 @@ from pipeline.config import (
     as_toml,
 )
 from pipeline.register import tables as t
+from pipeline.register.files import backup
 from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
 from tests.brokers import RealKafka, create_stream_topics, free_ports, kafka_home
@@ -171,12 +172,33 @@ class Stage:
                 process.wait()
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Another process writes to a SQLite file, and does not end."""
+    def locked(self, name: str, *, alone: bool = False) -> Iterator[None]:
+        """Another process writes to a SQLite file, and does not end; alone: nobody may read it."""
         other = sqlite3.connect(self.directory / f"{name}.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
+        if alone:
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE" if alone else "BEGIN IMMEDIATE")
         yield
         other.close()
+
+    def asks(self, database: Database, words: str) -> bool:
+        """Whether somebody asks a PostgreSQL database something that begins so."""
+        asked = text("SELECT 1 FROM pg_stat_activity WHERE datname = :name AND query LIKE :words")
+        name = {"name": make_url(database.url).database, "words": f"{words}%"}
+        return bool(self._rows(database, asked, name))
+
+    def is_empty(self, database: Database) -> bool:
+        """Whether nothing was copied into it."""
+        return not any(
+            self._rows(database, select(each).limit(1)) for each in t.metadata.tables.values()
+        )
+
+    def _rows(self, database: Database, query: Any, values: Any = None) -> list[Any]:
+        registry = SqlRegistry(database)
+        with registry.engine.connect() as conn:
+            found = list(conn.execute(query, values or {}))
+        registry.close()
+        return found
 
     def next_offset(self, name: str) -> int | None:
         return self._one(name, t.checkpoints.c.next_offset)
@@ -266,6 +288,7 @@ ENDS = {
     "lost_train": End(in_an_outage=True),
     "lost_schedule": End(in_an_outage=True),
     "lost_run": End(next_offset=0, read_again_from=0, in_an_outage=True),
+    "late_run": End(in_an_outage=True),
     "missing": End(code=1, told="tidemark: no topic nobody-made-this.scores at BROKER: create it"),
     "refused": End(in_an_outage=True),
     "exact": End(),
@@ -277,7 +300,12 @@ ENDS = {
     "begins": End(code=1, told=READ_AGAIN),
     "listing": End(code=1, told=FORCED.removesuffix("; ")),
     "twice": End(code=-signal.SIGTERM),
+    "backup": End(code=1, told=FORCED.removesuffix("; ")),
+    "restore": End(code=1, told=FORCED.removesuffix("; ")),
+    "copy": End(code=1, told="interrupted"),
 }
+#: Rows of content, of which sixteen at once are copied.
+MANY = 200_000
 
 
 @pytest.mark.timeout(600)
@@ -287,10 +315,12 @@ def test_in_every_state_a_process_ends_in_time_with_a_checkpoint_or_a_word(stage
     Where the database is there, the last checkpoint stands behind all that was published.
     """
     begin(stage)
+    moved_or_kept(stage)
     with stage.locked("locked"):
         stage.postgres.shut_down_at_once()
+        stage.start("late_run", "run", database=stage.databases["lost"])
         stage.send("still", [record(STILL)])
-        for name in ("lost", "lost_train", "lost_schedule", "lost_run"):
+        for name in ("lost", "lost_train", "lost_schedule", "lost_run", "late_run"):
             stage.until(name, "database_away")
         stage.stop(*list(ENDS)[: list(ENDS).index("hole")])
     stage.proxy.hold()
@@ -357,3 +387,37 @@ def begin(stage: Stage) -> None:
         until(lambda name=name: stage.request(name)[0] == "claimed", name)
     until(lambda: "deaf" in stage.processes["deaf"].told(), "deaf")
     until(lambda: stage.next_offset("locked") == STILL, "locked")
+
+
+def moved_or_kept(stage: Stage) -> None:
+    """Stop those who keep and move a database: what they write is not there, what was there is."""
+    kept, target = stage.directory / "kept", stage.on_postgres()
+    for name in ("backup", "restore", "copy"):
+        stage.databases[name] = stage.on_sqlite(name)
+    backup(stage.databases["restore"], kept)
+    made = sqlite3.connect(stage.directory / "copy.db")
+    with made:
+        made.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?) "
+            "INSERT INTO artifacts (sha256, kind, content, size, created) "
+            "SELECT printf('%064d', i), 'segment', x'00', 1, 0 FROM n",
+            (MANY,),
+        )
+    made.close()
+    before = {name: (stage.directory / f"{name}.db").read_bytes() for name in ("backup", "restore")}
+    with stage.locked("backup", alone=True), stage.locked("restore"):
+        who = ("--reason", "test", "--force")
+        into = str(stage.directory / "never")
+        stage.start("backup", "backup", into, database=stage.databases["backup"])
+        stage.start("restore", "restore", str(kept), *who, database=stage.databases["restore"])
+        stage.start("copy", "copy", "--to", target.url, database=stage.databases["copy"])
+        until(stage.processes["backup"].hears, "backup")
+        until((stage.directory / "restore.db-running").exists, "restore")
+        until(lambda: stage.asks(target, "INSERT INTO artifacts"), "copy")
+        stage.stop("backup", "restore", "copy")
+    left = [path.name for path in stage.directory.iterdir() if "partial" in path.name]
+    assert left == []
+    assert not Path(into).exists()
+    after = {name: (stage.directory / f"{name}.db").read_bytes() for name in before}
+    assert after == before
+    assert stage.is_empty(target)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,19 @@ from sqlalchemy import func, select
 
 from pipeline.config import Database, Detect, Kafka, Learn, Run, Score, Settings, Stream
 from pipeline.errors import DatabaseAway, RegistryError, SourceError, StaleEpoch
+from pipeline.ingest.decode import Decoder
 from pipeline.ingest.memory import MemorySink, MemorySource, Message
 from pipeline.records import Records
 from pipeline.register import tables as t
 from pipeline.register.checkpoints import Piece
-from pipeline.register.migrate import upgrade
 from pipeline.register.sql import SqlRegistry
+from pipeline.run.partition import Partition
 from pipeline.run.pieces import rows_of
 from pipeline.run.stream import Streamer
 from pipeline.run.trainer import Trainer
 from pipeline.serve.lineage import Lineage
 from tests.full_disk import fill, rows
+from tests.register.making import hasty
 
 SHIFT = 300  # row at which the level moves
 ROWS = 600
@@ -46,24 +50,26 @@ def log() -> list[Message]:
     return records
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    configured = Settings(
+def configured(database: Database) -> Settings:
+    return Settings(
         kafka=Kafka(max_poll_records=50),
         stream=Stream(topic="readings"),
-        database=Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"),
+        database=database,
         score=Score(window=8, hidden=8),
         detect=Detect(warm_up=60, fit_after=100, settle_after=60),
         learn=Learn(adapt_after=64, refine_after=0, epochs=2, reservoir_capacity=50),
         run=Run(checkpoint_interval_s=1e-6),
     )
-    upgrade(configured.database)
-    return configured
+
+
+@pytest.fixture
+def settings(sqlite_at_head: Database) -> Settings:
+    return configured(sqlite_at_head)
 
 
 @pytest.fixture
 def registry(settings: Settings) -> Iterator[SqlRegistry]:
-    made = SqlRegistry(settings.database)
+    made = hasty(SqlRegistry(settings.database))
     yield made
     made.close()
 
@@ -98,12 +104,14 @@ def state(registry: SqlRegistry) -> tuple[Any, ...]:
         )
 
 
-@pytest.fixture
-def undisturbed(settings: Settings, log: list[Message], tmp_path: Path) -> tuple[Any, ...]:
-    database = Database(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
-    upgrade(database)
-    other = SqlRegistry(database)
-    drain(streamer(settings, other, log))
+@pytest.fixture(scope="module")
+def undisturbed(
+    log: list[Message], sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, ...]:
+    file = shutil.copy(sqlite_template, tmp_path_factory.mktemp("undisturbed") / "tidemark.db")
+    database = Database(url=f"sqlite:///{file}")
+    other = hasty(SqlRegistry(database))
+    drain(streamer(configured(database), other, log))
     found = state(other)
     other.close()
     return found
@@ -334,6 +342,35 @@ def test_who_takes_a_partition_over_scores_as_the_owner_before_did(registry, set
     with registry.engine.connect() as conn:
         rows = conn.execute(select(t.scored).order_by(t.scored.c.first_offset)).all()
     assert [(row.first_offset, row.end_offset) for row in rows] == [(200, len(log))]
+
+
+def test_a_long_poll_is_alive_at_each_partition(
+    registry, settings, log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch may hold minutes of work: between two partitions a watchdog hears, at each stage."""
+    seen: list[str] = []
+
+    def told(owner: type, name: str) -> None:
+        act = getattr(owner, name)
+
+        def acts(*args: Any, **rest: Any) -> Any:
+            seen.append(name)
+            return act(*args, **rest)
+
+        monkeypatch.setattr(owner, name, acts)
+
+    for owner, name in ((Decoder, "decode"), (Partition, "advance"), (SqlRegistry, "save")):
+        told(owner, name)
+    source = MemorySource(dict.fromkeys(range(3), log), topic="readings", max_poll_records=50)
+    alive = partial(seen.append, "alive")
+    made = Streamer(settings, source, MemorySink(), registry, owner="test", alive=alive)
+    source.subscribe(made)
+    made.poll_once()  # the first one decides the channels too
+    seen.clear()
+    made.poll_once()
+    work = [name for name in seen if name != "alive"]
+    assert {name: work.count(name) for name in work} == {"decode": 3, "advance": 3, "save": 3}
+    assert all("alive" in pair for pair in itertools.pairwise(seen))
 
 
 def test_scores_are_published_with_the_version_that_made_them(registry, settings, log) -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from pipeline import cli
 from pipeline.config import Run
-from pipeline.errors import GaveUp, PipelineError
+from pipeline.errors import DatabaseAway, GaveUp, PipelineError
 from pipeline.outage import OVER_LIMIT
 from pipeline.run import supervisor
+from tests.run import command
 
 ROOT = Path(__file__).parents[2]
 #: Says what it sees, and does not end by itself.
@@ -102,6 +103,27 @@ def test_a_folder_of_the_same_name_is_not_started(tmp_path: Path) -> None:
     os.close(writes)
     assert (done.returncode, done.stdout) == (2, "")
     assert "nofile.toml" in done.stderr
+
+
+def test_a_database_that_is_away_at_the_start_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut it may come up later than we do: children start once it is there."""
+    answers = iter([DatabaseAway("away"), DatabaseAway("away"), None])
+    started = []
+
+    def check(_: object) -> None:
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    def supervise(*_: object, roles: tuple[str, ...]) -> None:
+        assert next(answers, "all asked") == "all asked"
+        started.append(roles)
+
+    monkeypatch.setattr("pipeline.register.migrate.check_schema", check)
+    monkeypatch.setattr(supervisor, "supervise", supervise)
+    assert command.tidemark(tmp_path, "run").returncode == 0
+    assert started == [supervisor.ROLES]
 
 
 def test_a_child_has_the_environment_that_it_is_given(monkeypatch) -> None:

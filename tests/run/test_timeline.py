@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,3 +200,30 @@ def test_how_the_log_was_cut_does_not_matter(cuts: set[int]) -> None:
     assert a.numbers.tolist() == b.numbers.tolist() == [0, 1, 2, 3, 0, 1]
     assert a.rows.tolist() == b.rows.tolist() == [READINGS, READINGS, READINGS, 8, READINGS, 36]
     np.testing.assert_allclose(a.cells, b.cells, rtol=1e-12)
+
+
+def test_a_checkpoint_is_no_dearer_after_a_long_history(sqlite_at_head: Database) -> None:
+    """By the steps of SQLite's machine: what is read again are buckets that are open, not all."""
+    with opened(sqlite_at_head, Clock()) as registry:
+        follower = Follower(registry, registry.open_stream("plant", ("x", "y")))
+        series, values = np.arange(300) % 3, values_of(300)
+
+        def steps() -> int:
+            with registry.engine.connect() as conn:  # the pool has this one: it is asked again
+                machine: Any = conn.connection.driver_connection
+            counted = itertools.count()
+            machine.set_progress_handler(lambda: next(counted) and None, 10)
+            follower.save()
+            machine.set_progress_handler(None, 0)
+            return next(counted)
+
+        def follow(checkpoints: int) -> int:
+            """The most that one of the last 16 takes: in so many, buckets of all levels close."""
+            found = []
+            for _ in range(checkpoints):
+                follower.take(batch_of(series, values, follower.offset, NAMES))
+                found.append(steps())
+            return max(found[-16:])
+
+        early = follow(32)
+        assert follow(150) < 1.5 * early

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from msgspec.structs import replace
 from sqlalchemy import select
 
 from pipeline.config import Database, Gate, Learn, Retrain, Run, Score, Settings, Stream
+from pipeline.consolidate import consolidation
 from pipeline.consolidate.consolidation import evaluate
 from pipeline.consolidate.readings import Readings, split
 from pipeline.consolidate.reservoir import Reservoir
@@ -24,7 +27,6 @@ from pipeline.model.weights import Weights
 from pipeline.records import Request
 from pipeline.register import tables as t
 from pipeline.register.envelope import Limits
-from pipeline.register.migrate import upgrade
 from pipeline.register.orders import Act, Agree, Pause, Resume
 from pipeline.register.requests import LONGEST_S
 from pipeline.register.sql import SqlRegistry
@@ -32,14 +34,15 @@ from pipeline.run import trainer
 from pipeline.run.trainer import Trainer
 from pipeline.serve.lineage import Lineage
 from tests.full_disk import fill, rows
+from tests.register.making import hasty
 
 STREAM = 1
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(sqlite_at_head: Database) -> Settings:
     return Settings(
-        database=Database(url=f"sqlite:///{tmp_path / 'tidemark.db'}"),
+        database=sqlite_at_head,
         score=Score(window=8, hidden=8),
         learn=Learn(epochs=8, lr=0.01, reservoir_capacity=100),
         gate=Gate(min_gain=0.02, max_forgetting=0.5),
@@ -49,8 +52,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def registry(settings: Settings) -> Iterator[SqlRegistry]:
-    upgrade(settings.database)
-    made = SqlRegistry(settings.database)
+    made = hasty(SqlRegistry(settings.database))
     assert made.open_stream("readings", ("a", "b")).id == STREAM
     yield made
     made.close()
@@ -337,6 +339,53 @@ def test_told_to_stop_it_gives_the_request_back(registry, settings) -> None:
     assert versions(registry) == [(1, "champion")]
 
 
+def test_after_each_task_it_measures_it_looks_whether_to_stop(
+    registry, settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be many tasks, and a model that is slow: a watchdog has to hear of each.
+
+    Of all that is measured: candidate, parent, first version, what returned, the champion again.
+    """
+    seen: list[str] = []
+
+    class Looks(threading.Event):
+        def is_set(self) -> bool:
+            seen.append("look")
+            return super().is_set()
+
+    prepared = consolidation._held_out
+
+    def measure(*args: Any) -> Any:
+        seen.append("task")
+        return prepared(*args)
+
+    monkeypatch.setattr(consolidation, "_held_out", measure)
+    worker = Trainer(settings, registry, owner="a")
+    for number, level in enumerate((0.0, 9.0, 18.0, 0.0)):
+        ask(registry, number, segment(level, number), "boundary" if number else "bootstrap")
+        assert worker.work_once(Looks())
+    for asked in ("evaluate", "manual"):
+        ask(registry, 4, None, asked)
+        assert worker.work_once(Looks())
+    assert {status for status, _ in requests(registry)} == {"done"}
+    assert seen.count("task") > 10
+    assert ("task", "task") not in set(itertools.pairwise(seen))
+
+
+def test_told_to_stop_it_does_not_measure_to_the_end(registry, settings) -> None:
+    """The request to measure is there for the next process, as any other."""
+    worker = Trainer(settings, registry, owner="a")
+    ask(registry, 0, segment(0.0, 0), "bootstrap")
+    assert worker.work_once()
+    ask(registry, 1, None, "evaluate")
+    stop = threading.Event()
+    stop.set()
+    assert worker.work_once(stop)
+    assert requests(registry)[-1] == ("pending", "interrupted")
+    assert worker.work_once()
+    assert requests(registry)[-1] == ("done", "version 1 measured")
+
+
 def test_a_manual_request_goes_over_every_known_task(registry, settings) -> None:
     """It names no segment: the newest of each task is learned again, and the gate decides."""
     worker = Trainer(settings, registry, owner="a")
@@ -489,13 +538,14 @@ def test_a_corrupt_input_is_not_used(registry, settings) -> None:
     assert "does not match its hash" in outcome
 
 
-def test_the_same_inputs_make_the_same_version_again(registry, settings, tmp_path: Path) -> None:
+def test_the_same_inputs_make_the_same_version_again(
+    settings, sqlite_template: Path, tmp_path: Path
+) -> None:
     """Another database, the same requests: the weights' hashes are equal."""
     hashes = []
     for name in ("one", "two"):
-        database = Database(url=f"sqlite:///{tmp_path / name}.db")
-        upgrade(database)
-        other = SqlRegistry(database)
+        file = shutil.copy(sqlite_template, tmp_path / f"{name}.db")
+        other = hasty(SqlRegistry(Database(url=f"sqlite:///{file}")))
         other.open_stream("readings", ("a", "b"))
         for number, level in enumerate((0.0, 9.0)):
             ask(other, number, segment(level, number), "bootstrap" if not number else "boundary")

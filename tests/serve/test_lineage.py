@@ -559,6 +559,8 @@ def test_boundaries_and_matrix_are_told_in_order(
             "parent_skills": {"task 2": -2.5},
         },
     ]
+    for newest in (1, 2, 3):
+        assert lineage.matrix("readings", newest) == lineage.matrix("readings")[-newest:]
 
 
 @pytest.mark.parametrize(

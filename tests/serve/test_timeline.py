@@ -249,15 +249,65 @@ def test_a_band_has_what_its_segment_was_named(registry: SqlRegistry, stream: St
     ]
 
 
-def test_more_boundaries_than_can_be_told_are_said_to_be(
+def test_more_boundaries_than_can_be_told_are_counted(
     registry: SqlRegistry, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page must not fall over a series that changes all the time."""
-    changed(registry, follow(registry, stream, values_of(ROWS), 5000), [1000, 5000, 9000])
-    monkeypatch.setattr(bands, "MOST", 2)
+    """In 4 parts of 10,000 readings: 1000 and 1010 in the first, 5000 in the third, 9000 in the
+    last. The segments from 0, 1010, 5000 and 9000 are longer than a part, that from 1000 is not.
+    What is told one by one again is told as ever."""
+    changed(registry, follow(registry, stream, values_of(ROWS), 5000), [1000, 1010, 5000, 9000])
+    monkeypatch.setattr(bands, "MOST", 3)
+    monkeypatch.setattr(bands, "PARTS", 4)
     answer = ask(registry)
-    assert answer["more"]
-    assert [b["segment"] for b in answer["boundaries"]] == [1, 2]
+    assert (answer["boundaries"], answer["more"]) == ([], True)
+    assert [(c["segment"], c["count"], c["from"], c["until"]) for c in answer["clusters"]] == [
+        (1, 2, iso(at(1000)), iso(at(1010))),
+        (3, 1, iso(at(5000)), iso(at(5000))),
+        (4, 1, iso(at(9000)), iso(at(9000))),
+    ]
+    assert [(b["segment"], b["from"], b["until"]) for b in answer["bands"]] == [
+        (0, None, iso(at(1000))),
+        (2, iso(at(1010)), iso(at(5000))),
+        (3, iso(at(5000)), iso(at(9000))),
+        (4, iso(at(9000)), None),
+    ]
+    monkeypatch.setattr(bands, "MOST", 2)
+    later = ask(registry, at(1030), None)
+    assert [(c["segment"], c["count"]) for c in later["clusters"]] == [(3, 1), (4, 1)]
+    assert [b["segment"] for b in later["bands"]] == [2, 3, 4]
+    few = ask(registry, at(1030), at(6000))
+    assert (few["more"], few["clusters"]) == (False, [])
+    assert [b["segment"] for b in few["boundaries"]] == [3]
+
+
+@pytest.mark.parametrize(("rows", "each"), [(10_000, 1_000), (100_000, 100)])
+def test_an_answer_is_no_longer_for_a_longer_series(
+    registry: SqlRegistry, stream: Stream, rows: int, each: int
+) -> None:
+    """10 times the readings, 100 times the boundaries and reigns: as many points, marks, bands
+    and reigns at most, and at most a kilobyte of each."""
+    follower = follow(registry, stream, values_of(rows), rows)
+    version = next_version(registry, stream).id
+    registry.save(
+        stream.id,
+        0,
+        follower.epoch,
+        next_offset=rows + 1,
+        state=State(b"h"),
+        boundaries=[step(i + 1, row) for i, row in enumerate(range(each, rows, each))],
+        scored=[(version, row, row + each) for row in range(0, rows, each)],
+    )
+    for options in ({}, {"since": at(rows // 2), "until": at(rows // 2 + 5000)}):
+        answer = ask(registry, points=200, **options)
+        found = {name: len(answer[name]) for name in ("boundaries", "clusters", "bands", "reigns")}
+        assert 0 < len(answer["points"]["from"]) <= 200
+        assert found["boundaries"] + found["clusters"] <= bands.MOST
+        assert found["bands"] <= bands.MOST + 2
+        assert 0 < found["reigns"] <= bands.MOST + 1
+        assert sum(c["count"] for c in answer["clusters"]) == (
+            rows // each - 1 if answer["more"] else 0
+        )
+        assert len(json.dumps(answer)) <= 1000 * (200 + 3 * bands.MOST)
 
 
 def test_a_reign_begins_with_the_first_point_that_the_version_scored(

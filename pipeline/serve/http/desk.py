@@ -14,10 +14,10 @@ from fastapi import Depends, Header
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from pipeline.errors import PipelineError
 from pipeline.register.acts import LONGEST_ID
-from pipeline.register.orders import Act, Order
+from pipeline.register.orders import LONGEST_NAME, Act, Order, person
 from pipeline.register.sql import Stream
-from pipeline.register.tokens import RESERVED
 from pipeline.serve.answers import iso
 from pipeline.serve.http.house import Asked, House, Named
 from pipeline.serve.http.problems import Problem
@@ -52,7 +52,7 @@ class Said(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: Annotated[Sound, AfterValidator(_said), Field(min_length=1, max_length=1000)]
-    actor: Annotated[Sound | None, Field(min_length=1, max_length=100)] = None
+    actor: Annotated[Sound | None, Field(min_length=1, max_length=LONGEST_NAME)] = None
     request_id: Id | None = None
 
     def by(self, who: Who, key: str | None) -> Act:
@@ -60,8 +60,10 @@ class Said(BaseModel):
         if who.name is not None and self.actor not in (None, who.name):
             raise Problem(403, f"the token says who acts: {who.name}")
         actor = who.name or self.actor
-        if actor is None or not actor.strip() or actor in RESERVED:
-            raise Problem(422, "actor: say who decides")
+        try:
+            actor = person(actor or "")
+        except PipelineError:
+            raise Problem(422, "actor: say who decides") from None
         if None not in (key, self.request_id) and key != self.request_id:
             raise Problem(422, "request_id: the header Idempotency-Key says another one")
         request_id = self.request_id or key

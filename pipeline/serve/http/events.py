@@ -25,6 +25,7 @@ from pipeline.serve.http.house import Asked, House
 from pipeline.serve.http.paging import Page, Turn, paged
 from pipeline.serve.http.problems import Problem
 from pipeline.serve.http.replies import Sound, answer, encode
+from pipeline.serve.http.security import Who, needs
 
 router = APIRouter(tags=["ledger"])
 
@@ -61,13 +62,13 @@ def entries(
 
 
 @router.get("/ledger/verify", response_model=dict[str, Any])
-def verify(house: Asked) -> Response:
+def verify(house: Asked, who: Annotated[Who, Depends(needs("reader"))]) -> Response:
     """Whether ledger and tables are as they were written; what is not, and what was done to it."""
     if not house.verifying.acquire(blocking=False):
         raise Problem(503, "it is being verified for somebody else", {"Retry-After": "5"})
     try:
         proof = prove(house.registry.database)
-        note(house.registry.database, proof, actor="http")
+        note(house.registry.database, proof, actor=who.name or "http")
     finally:
         house.verifying.release()
     findings = msgspec.to_builtins(proof.findings)
@@ -115,6 +116,7 @@ async def _told(house: House, fetch: Any, after: int) -> AsyncIterator[bytes]:
         yield f"retry: {RETRY_MS}\n\n".encode()
         while time.monotonic() < end and not house.stop.is_set():
             try:
+                last = await to_thread.run_sync(house.listing.last_entry)
                 found = await to_thread.run_sync(partial(fetch, after=after))
             except Away:
                 return  # the browser asks again, and hears then that it is away
@@ -122,6 +124,7 @@ async def _told(house: House, fetch: Any, after: int) -> AsyncIterator[bytes]:
                 after = entry["id"]
                 yield b"id: %d\ndata: %s\n\n" % (after, encode(entry))
             if len(found) < AT_ONCE:
+                after = max(after, last)  # what was looked through is not looked through again
                 await asyncio.sleep(LOOK_S)
             if time.monotonic() > alive:
                 alive = time.monotonic() + ALIVE_S

@@ -98,6 +98,8 @@ class Gate:
             self._check_way(headers)
             if scope["method"] not in READS:
                 _check_origin(scope["method"], headers, scope["scheme"])
+            elif is_private(scope["path"]):
+                _check_site(headers)
             scope.setdefault("state", {})["who"] = await self._who(scope, headers)
             body = _Body(receive, headers, self.serve.max_body_bytes)
         except Problem as problem:
@@ -193,6 +195,14 @@ def _check_origin(method: str, headers: Headers, scheme: str) -> None:
         raise Problem(403, "another origin's page may not act here")
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Problem(403, "another site's page may not act here")
+
+
+def _check_site(headers: Headers) -> None:
+    """No other site's page has a browser ask behind a person's back, though it may not read what
+    comes; a link that is followed is a person's asking (W3C, Fetch Metadata)."""
+    is_foreign = headers.get("sec-fetch-site", "none") in ("cross-site", "same-site")
+    if is_foreign and headers.get("sec-fetch-mode") != "navigate":
+        raise Problem(403, "another site's page may not ask here")
 
 
 def _hostname(host: str) -> str:

@@ -11,8 +11,7 @@ from starlette.responses import Response
 
 from pipeline.config import Schedule
 from pipeline.register import orders
-from pipeline.register.orders import Order
-from pipeline.register.tokens import LONGEST
+from pipeline.register.orders import LONGEST_NAME, Order
 from pipeline.serve import answers
 from pipeline.serve.http.desk import Desk, Said, of_all, printable
 from pipeline.serve.http.house import Asked
@@ -26,7 +25,9 @@ Told = dict[str, Any]
 Operator = Annotated[Desk, Depends(of_all("operator"))]
 Approver = Annotated[Desk, Depends(of_all("approver"))]
 ScheduleName = Annotated[Sound, Path(min_length=1, max_length=64, description="Of the schedule.")]
-TokenName = Annotated[Sound, AfterValidator(printable), Field(min_length=1, max_length=LONGEST)]
+TokenName = Annotated[
+    Sound, AfterValidator(printable), Field(min_length=1, max_length=LONGEST_NAME)
+]
 
 
 class Naming(Said):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from pipeline.errors import PipelineError
 from pipeline.register.sql import Stream
 from pipeline.serve.http.house import Asked, House, Named
-from pipeline.serve.http.paging import Page, Turn, paged
+from pipeline.serve.http.paging import MOST, Page, Turn, paged
 from pipeline.serve.http.replies import Number, Sound, answer
 from pipeline.serve.http.security import Who, needs
 from pipeline.serve.schedules import listed
@@ -118,9 +118,15 @@ def promotions(
 
 
 @router.get("/streams/{name}/matrix", response_model=list[dict[str, Any]])
-def matrix(house: Asked, known: Named) -> Response:
+def matrix(
+    house: Asked,
+    known: Named,
+    newest: Annotated[
+        int | None, Query(ge=1, le=MOST, description="Versions, the last ones; none: all.")
+    ] = None,
+) -> Response:
     """R, a row a version: its skill on each task's held-out readings."""
-    return answer(house.lineage.matrix(known.name))
+    return answer(house.lineage.matrix(known.name, newest))
 
 
 @router.get("/streams/{name}/dead-letters", response_model=dict[str, Any])

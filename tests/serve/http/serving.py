@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Serve, Settings
+from pipeline.config import Schedule, Serve, Settings
 from pipeline.register.sql import SqlRegistry
 from pipeline.serve.http import server
 from pipeline.serve.http.app import create
@@ -75,11 +75,14 @@ def events(sock: socket.socket, n: int) -> list[tuple[int, dict[str, Any]]]:
 
 
 @contextmanager
-def served(registry: SqlRegistry, **options: Any) -> Iterator[Served]:
+def served(
+    registry: SqlRegistry, *, schedule: Sequence[Schedule] = (), **options: Any
+) -> Iterator[Served]:
     """Serve until the end of the block, which it reaches only if the server ends by itself then."""
     serve = Serve(**{"port": 0, "requests_per_second": 1e6} | options)
     stop, ready, failures = threading.Event(), threading.Event(), list[BaseException]()
-    app = create(Settings(database=registry.database, serve=serve), registry, stop=stop)
+    settings = Settings(database=registry.database, serve=serve, schedule=tuple(schedule))
+    app = create(settings, registry, stop=stop)
     with server.listen(serve) as listener:
 
         def run() -> None:

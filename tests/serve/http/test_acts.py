@@ -239,11 +239,22 @@ def test_an_act_without_a_reason_is_none(
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"\xff", b'{"reason": "\\ud800", "actor": "a"}', b"[" * 9999]
+    "body",
+    [
+        b"{",
+        b"\xff",
+        b'{"reason": "\\ud800", "actor": "a"}',
+        b'{"reason": "r", "actor": "a", "limits": {"\\ud800": 1}}',
+        b'{"reason": "r", "actor": "a", "limits": {"min_skill": NaN}}',
+        b'{"reason": "r", "actor": "a", "limits": {"min_skill": 1' + b"0" * 400 + b"}}",
+        b'{"reason": "r", "actor": "a", "limits": ' + b'{"a":' * 9999,
+        b"[" * 9999,
+    ],
 )
 def test_a_body_that_is_no_json_is_a_problem(client: TestClient, body: bytes) -> None:
     """However broken."""
     headers = {"Content-Type": "application/json"}
-    found = client.post(f"{OF}/retrain", content=body, headers=headers)
-    assert found.status_code in (400, 422)
-    assert found.headers["content-type"] == "application/problem+json"
+    for path in (f"{OF}/retrain", f"{OF}/envelope"):
+        found = client.post(path, content=body, headers=headers)
+        assert found.status_code in (400, 422)
+        assert found.headers["content-type"] == "application/problem+json"

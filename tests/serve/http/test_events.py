@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fastapi.testclient import TestClient
 
+from pipeline.register.listing import Listing
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.serve.http import events as module
 from tests.register.making import by_hand
@@ -44,6 +47,27 @@ def test_from_the_beginning_and_only_what_is_wanted(registry: SqlRegistry, strea
         found = [entry["kind"] for _, entry in events(sock, 5)]
         registry.submit(by_hand(stream))
     assert found == ["version", "promotion", "version", "version", "promotion"]
+
+
+def test_what_was_looked_through_is_not_looked_through_again(
+    registry: SqlRegistry, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for what never comes costs a look at what is new, however long the ledger is."""
+    monkeypatch.setattr(module, "LIFE_S", 0.5)
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    looked: list[int] = []
+    entries = Listing.entries
+
+    def noted(listing: Listing, **options: Any) -> Any:
+        looked.append(options["after"])
+        return entries(listing, **options)
+
+    monkeypatch.setattr(Listing, "entries", noted)
+    last = Listing(registry.engine).last_entry()
+    with served(registry) as there:
+        there.get("/v1/events?after=0&kind=nothing")
+    assert looked[0] == 0
+    assert set(looked[1:]) == {last}
 
 
 def test_a_connection_ends_by_itself(

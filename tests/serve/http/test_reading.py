@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import insert
 
 from pipeline.config import Database, Schedule
 from pipeline.records import Gap
 from pipeline.register.checkpoints import State
 from pipeline.register.sql import SqlRegistry, Stream
+from pipeline.register.tables import ledger
 from pipeline.serve.http.questions import QUESTIONS
 from pipeline.serve.lineage import Lineage
 from tests.register.making import SECOND, Clock, boundary, by_hand, opened
@@ -154,6 +156,18 @@ def test_the_ledger_has_every_decision_and_its_chain_holds(
     told = client.get("/v1/ledger/verify").json()
     head = {"entries": len(entries), "head": entries[-1]["hash"]}
     assert told == head | {"holds": True, "findings": []}
+
+
+def test_an_entry_that_makes_no_sense_is_shown_as_it_is(
+    client: TestClient, registry: SqlRegistry
+) -> None:
+    """Where somebody changed the ledger people have to see what is there."""
+    with registry.engine.begin() as conn:
+        odd = {"id": 99, "at": 2**62, "kind": "boundary", "actor": "eve", "entry": "{"}
+        conn.execute(insert(ledger).values(odd | {"previous": "p", "hash": "h"}))
+    shown = client.get("/v1/ledger", params={"newest_first": True}).json()["items"][0]
+    assert shown.items() >= odd.items()
+    assert client.get("/v1/ledger/verify").json()["holds"] is False
 
 
 def test_health_says_what_answers(client: TestClient, registry: SqlRegistry) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from pipeline.config import Serve
 from pipeline.errors import SettingsError
 from pipeline.register import tables as t
-from pipeline.register.orders import Act, RevokeToken
+from pipeline.register.orders import RESERVED, Act, RevokeToken
 from pipeline.register.sql import SqlRegistry, Stream
 from pipeline.register.tokens import ROLES, Token
 from pipeline.serve.http.headers import ALWAYS
@@ -114,6 +114,26 @@ def test_two_authorizations_are_none(guarded: TestClient, tokens: dict[str, str]
     assert guarded.get("/v1/streams", headers=headers).status_code == 401
 
 
+def test_every_act_has_its_role_and_all_else_is_read_only(client: TestClient) -> None:
+    """The document names no path that changes something and is not in the table of roles."""
+    acting = {path for method, path in routes(client) if method != "GET"}
+    table = {re.sub("/nightly/", "/1/", path) for path in ACTS}
+    assert acting == table | {f"{OF}/predict"}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_is_let_read_all_but_tokens(
+    guarded: TestClient, client: TestClient, tokens: dict[str, str], role: str
+) -> None:
+    """Of every path that only reads: 403 for who has which tokens, and for nothing else."""
+    reads = [path for method, path in routes(client) if method == "GET"]
+    reads.remove("/v1/events")  # it does not end
+    for path in reads:
+        found = guarded.get(path, headers=bearer(tokens[role]))
+        is_refused = path == "/v1/tokens" and role != "approver"
+        assert (found.status_code == 403) == is_refused, path
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_may_what_it_may_and_no_more(
     guarded: TestClient, registry: SqlRegistry, tokens: dict[str, str], role: str
@@ -144,9 +164,21 @@ def test_the_token_says_who_acted(
     assert (entry.kind, entry.actor) == ("request", "operator")
 
 
+def test_the_token_says_who_found_the_ledger_changed(
+    guarded: TestClient, registry: SqlRegistry, tokens: dict[str, str]
+) -> None:
+    """It only looked, but the ledger keeps what it found."""
+    with registry.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE streams SET channels = '[]'")
+    assert not guarded.get("/v1/ledger/verify", headers=bearer(tokens["reader"])).json()["holds"]
+    with registry.engine.connect() as conn:
+        entry = conn.execute(select(t.ledger).order_by(t.ledger.c.id.desc())).first()
+    assert (entry.kind, entry.actor) == ("verify_failed", "reader")
+
+
 def test_whoever_sits_here_says_who_acts(client: TestClient) -> None:
     """Without a token the request names a person; who acts by itself is none."""
-    for actor in (None, "", "gate", "rollback", "tidemark"):
+    for actor in (None, " ", " ada", "a\x1b[2J", *RESERVED):
         body = {"reason": "r"} | ({} if actor is None else {"actor": actor})
         assert client.post(f"{OF}/retrain", json=body).status_code == 422
 
@@ -191,6 +223,18 @@ def test_no_other_page_makes_a_browser_act(
     found = client.post(f"{OF}/rollback", content=body, headers=headers)
     assert found.status_code in (403, 415)
     assert everything(registry.engine) == before
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_no_other_page_makes_a_browser_ask(client: TestClient, site: str) -> None:
+    """It may not read the answer, but what is asked has a price: a ledger that is verified."""
+    for path in ("/v1/ledger/verify", "/v1/events", "/metrics"):
+        asked = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+        assert client.get(path, headers=asked).status_code == 403
+    followed = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
+    assert client.get("/v1/streams", headers=followed).status_code == 200
+    typed = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}
+    assert client.get("/v1/streams", headers=typed).status_code == 200
 
 
 def test_our_own_page_acts(client: TestClient) -> None:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline.config import Schedule
 from pipeline.records import Request
 from pipeline.register import tables as t
 from pipeline.register.envelope import Limits
 from pipeline.register.orders import Act, Agree
+from pipeline.serve import bands
 from pipeline.serve.lineage import Lineage
 from tests.register.making import admitted, candidate, change, next_version
 from tests.serve.page.conftest import Site, looking, opened, serving
@@ -161,6 +163,44 @@ def test_a_time_line_of_many_readings_is_asked_for_in_few_points(page: Page, sit
     assert max(points) <= 2000
 
 
+def test_more_boundaries_than_are_told_are_counted_until_one_looks_closer(
+    page: Page, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two told at most: the marks count all of SQL's, and a click on one looks closer, until
+    its sentence is there."""
+    monkeypatch.setattr(bands, "MOST", 2)
+    opened(page, site.stream)
+    found = told(site)
+    assert len(found) > bands.MOST
+    marks = page.locator(".mark")
+    assert marks.count() == len(found)
+    page.get_by_text(f"{len(found)} boundaries as a table").wait_for()
+    marks.last.hover()
+    page.locator(".why", has_text="Zoom in to read why").wait_for()
+    page.locator(".mark").last.click()
+    page.wait_for_function("""() => [...document.querySelectorAll('.mark')]
+        .some(e => e.ariaLabel.includes('standard deviations'))""")
+
+
+def test_a_hand_that_comes_down_on_a_mark_moves_the_time_line(page: Page, site: Site) -> None:
+    """Where there are many marks there is nothing else to take hold of."""
+    opened(page, site.stream)
+    page.get_by_role("button", name="Closer", exact=True).click()
+    mark = page.locator(".mark").last
+    box = mark.bounding_box()
+    assert box is not None
+    segment, x, y = mark.get_attribute("data-segment"), box["x"] + box["width"] / 2, box["y"] + 90
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 40, y, steps=4)
+    page.mouse.up()
+    page.wait_for_function(
+        "([segment, x]) => { const r = document.querySelector(`.mark[data-segment='${segment}']`)"
+        ".getBoundingClientRect(); return Math.abs((r.left + r.right) / 2 - x) < 1.5; }",
+        arg=[segment, x - 40],
+    )
+
+
 # What is done ---------------------------------------------------------------------------------
 
 
@@ -250,6 +290,51 @@ def test_who_waits_is_shown_with_what_it_is_outside_of_and_gets_a_word(
     champion = registry.champion(known.id)
     assert champion is not None
     assert champion.number == first
+
+
+NIGHTLY = Schedule(name="nightly", cron="30 2 * * *")
+
+
+def test_a_schedule_is_run_paused_and_resumed_by_buttons(
+    chromium: Browser, ran: Path, tmp_path: Path
+) -> None:
+    """Each asks why, lands in the ledger with who and why, and the page shows what came of it."""
+    with (
+        serving(ran, tmp_path, schedule=[NIGHTLY]) as site,
+        looking(chromium) as page,
+    ):
+        opened(page, site.at("schedules"))
+        for verb, shown in (
+            ("Run now", "asked for by ada: Run now: plan 12"),
+            ("Pause", "by ada"),
+            ("Resume", "in "),
+        ):
+            button = page.get_by_role("button", name=f"{verb}: {NIGHTLY.name}", exact=True)
+            say(page, button, f"{verb}: {NIGHTLY.name}", verb)
+            button.wait_for(state="visible" if verb == "Run now" else "detached")
+            page.locator("tbody").get_by_text(shown).first.wait_for()
+        kinds = ("schedule_ordered", "schedule_paused", "schedule_resumed")
+        last = [entries(site, kind)[-1] for kind in kinds]
+        assert [(each["schedule"], each["by"], each["reason"]) for each in last] == [
+            (NIGHTLY.name, "ada", f"{verb}: plan 12") for verb in ("Run now", "Pause", "Resume")
+        ]
+
+
+def test_a_reader_sees_schedules_and_no_button(
+    chromium: Browser, ran: Path, tmp_path: Path
+) -> None:
+    """An operator's token has all of them."""
+    found = {}
+    with serving(ran, tmp_path, schedule=[NIGHTLY], tokens="always") as site:
+        for role in ("reader", "operator"):
+            token = admitted(site.registry, role, role)
+            with looking(chromium, refused="401") as page:
+                page.goto(site.at("schedules"))
+                page.get_by_label("Token", exact=True).fill(token)
+                page.get_by_role("button", name="Go on").click()
+                page.wait_for_selector("main[data-ready=schedules]")
+                found[role] = page.locator("tbody button").all_inner_texts()
+    assert found == {"reader": [], "operator": ["Run now", "Pause"]}
 
 
 def test_what_happens_elsewhere_is_seen_without_a_reload(page: Page, own_site: Site) -> None:

@@ -57,13 +57,18 @@ export function when(iso) {
   return h("time", { datetime: iso, title: full(at) }, text);
 }
 
-export const count = (n, one, many = `${one}s`) => `${n.toLocaleString()} ${n === 1 ? one : many}`;
+const WHOLE = new Intl.NumberFormat();
+export const count = (n, one, many = `${one}s`) => `${WHOLE.format(n)} ${n === 1 ? one : many}`;
+
+//: By how many digits: to make one takes longer than to use it a hundred times.
+const PLAIN = new Map();
+const plain = (digits) => PLAIN.get(digits) ?? PLAIN.set(digits, new Intl.NumberFormat(undefined, { maximumSignificantDigits: digits })).get(digits);
 
 // A figure with as many digits as tell something.
 export function figure(x, digits = 3) {
   if (x === null || x === undefined || Number.isNaN(x)) return "–";
   if (x !== 0 && (Math.abs(x) >= 1e6 || Math.abs(x) < 1e-3)) return x.toExponential(digits - 1);
-  return x.toLocaleString(undefined, { maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(Math.abs(x) + 1))) });
+  return plain(Math.max(digits, Math.ceil(Math.log10(Math.abs(x) + 1)))).format(x);
 }
 
 // A name of a task, for people.

@@ -19,13 +19,15 @@ export function ticks([a, b], width, apart = 96) {
   return found;
 }
 
+const format = (parts) => new Intl.DateTimeFormat(undefined, parts);
+const CLOCK = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const YEAR = format({ year: "numeric" }), DATE = format({ day: "numeric", month: "short" });
+const TIME = format(CLOCK), EXACT = format({ ...CLOCK, second: "2-digit" });
+
 function text(at, step) {
   const date = new Date(at);
   const midnight = date.getHours() + date.getMinutes() + date.getSeconds() === 0;
-  const parts = step >= 300 * DAY ? { year: "numeric" }
-    : step >= DAY || midnight ? { day: "numeric", month: "short" }
-      : { hour: "2-digit", minute: "2-digit", ...(step < MINUTE ? { second: "2-digit" } : {}), hourCycle: "h23" };
-  return date.toLocaleString(undefined, parts);
+  return (step >= 300 * DAY ? YEAR : step >= DAY || midnight ? DATE : step < MINUTE ? EXACT : TIME).format(date);
 }
 
 // [a, b] moved by `share` of its length, and made `factor` as long about the point at `at`.

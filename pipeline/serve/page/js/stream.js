@@ -49,7 +49,7 @@ export async function open(place, name) {
       queue(parts.queue.body, state);
     },
     async keeps() {
-      heatMap(parts.keeps.body, await get(`${of}/matrix`), state);
+      heatMap(parts.keeps.body, await get(`${of}/matrix`, { newest: MOST }), state);
     },
     async regimes() {
       state.tasks = (await newest(`${of}/tasks`, MOST)).reverse();
@@ -80,7 +80,7 @@ function about(head, state) {
     h("p.lead", {}, reign
       ? [h("strong", {}, `Version ${reign.version}`), " is champion since ", when(reign.live_from), ". "]
       : "No champion yet: the first comes once the first readings show what normal looks like. ",
-    `${count(stream.channels.length, "sensor")}, ${count(tasks.length, "regime")}, ${count(all.length, "version")}. `,
+    `${count(stream.channels.length, "sensor")}, ${count(tasks.length, "regime")}, ${count(all[0]?.number ?? 0, "version")}. `,
     open ? `${count(open, "consolidation")} in the queue.` : "Nothing waits in the queue.",
     paused ? " Training is paused." : ""),
     h("div.acts", {},

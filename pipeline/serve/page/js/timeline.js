@@ -7,17 +7,23 @@ import { STRIP, lanes, paint, timed } from "./lanes.js";
 import { gathered, moved, ticks } from "./scale.js";
 
 //: Boundaries nearer than that, in pixels, are one mark; a name needs so much room in a band.
-const APART = 9, ROOM = 26;
+const APART = 12, ROOM = 26;
 //: So near the edge a tick's text would be cut off.
 const EDGE = 18;
 //: Room on both sides of what is asked for, in its own lengths: it can be moved over without a wait.
 const MARGIN = 0.5;
+//: A page is no wider, and a band or a reign that is narrower is not seen, in pixels.
+const WIDEST = 1100, NARROW = 2;
+//: A hand that moved less, in pixels, only clicked.
+const STILL = 4;
 const HUES = 8;
+
+const dyes = (style) => Object.fromEntries(["line", "sensor", "score"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 
 export const hue = (task) => (task ? (task - 1) % HUES : "none");
 
 export function timeline(place, state) {
-  let series = null, view = null, whole = null, data = null, drawn = [], asked = 0, waits = null, frame = null;
+  let series = null, view = null, whole = null, data = null, drawn = [], width = 0, colours = null, asked = 0, waits = null, rests = null, frame = null;
   const chosen = h("select", { id: "series", onchange: () => choose(JSON.parse(chosen.value)) });
   const range = h("output.range");
   const button = (text, name, does) => h("button.quiet", { type: "button", "aria-label": name, title: name, onclick: does }, text);
@@ -36,7 +42,7 @@ export function timeline(place, state) {
         button("−", "Further", () => move({ factor: 2 })), button("+", "Closer", () => move({ factor: 0.5 })),
         button("All", "All of it", () => all()))),
     plot, behind);
-  const x = (at) => (at - view[0]) / (view[1] - view[0]) * field.clientWidth;
+  const x = (at) => (at - view[0]) / (view[1] - view[0]) * width;
 
   // Data -----------------------------------------------------------------------------------------
 
@@ -62,11 +68,20 @@ export function timeline(place, state) {
   }
 
   const question = async (since, until) => {
+    const wide = field.clientWidth || Math.min(innerWidth, WIDEST); // not yet in the page
     const found = await get(`${state.of}/timeline`, {
-      partition: series[0], series: series[1], since, until, points: Math.min(2000, Math.max(200, Math.round(field.clientWidth * (1 + 2 * MARGIN) / 1.5))),
+      partition: series[0], series: series[1], since, until, points: Math.min(2000, Math.max(200, Math.round(wide * (1 + 2 * MARGIN) / 1.5))),
     });
-    found.reigns.forEach((each, i) => { each.until ??= found.reigns[i + 1]?.from ?? null; });
-    return { ...found, points: timed(found.points) };
+    const between = ({ from, until: to }) => ({ begun: ms(from), over: ms(to) });
+    return {
+      ...found,
+      points: timed(found.points),
+      marks: found.boundaries.length
+        ? found.boundaries.map((each) => { const at = ms(each.boundary_at); return { at, begun: at, over: at, count: 1, boundary: each }; })
+        : found.clusters.map((each) => ({ ...each, ...between(each), at: (ms(each.from) + ms(each.until)) / 2 })),
+      bands: found.bands.map((each) => ({ ...each, ...between(each) })),
+      reigns: found.reigns.map((each, i) => ({ ...each, ...between({ ...each, until: found.reigns[i + 1]?.from }) })),
+    };
   };
 
   async function all() {
@@ -108,22 +123,21 @@ export function timeline(place, state) {
 
   function now() {
     const { points } = data;
+    width = field.clientWidth; // before anything is changed: to ask again would lay all out again
+    colours ??= dyes(getComputedStyle(chart));
     drawn = lanes(points, view);
     const height = STRIP + drawn.reduce((all, lane) => all + lane.height, 0);
     field.style.height = `${height}px`;
-    const style = getComputedStyle(chart);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    paint(canvas, drawn, points.at, x, field.clientWidth, height, {
-      line: colour("--line"), sensor: colour("--sensor"), score: colour("--score"),
-    });
+    paint(canvas, drawn, points.at, x, width, height, colours);
     drawNames();
     drawBands();
     drawMarks();
     drawReigns();
-    fill(axis, ticks(view, field.clientWidth).filter(([at]) => x(at) > EDGE && x(at) < field.clientWidth - EDGE).map(([at, text]) => h("span", { style: { left: `${x(at)}px` } }, text)));
+    fill(axis, ticks(view, width).filter(([at]) => x(at) > EDGE && x(at) < width - EDGE).map(([at, text]) => h("span", { style: { left: `${x(at)}px` } }, text)));
     const sameDay = day(view[0]) === day(view[1]);
     range.textContent = `${day(view[0])}, ${clock(view[0])} – ${sameDay ? "" : `${day(view[1])}, `}${clock(view[1])} (${span(view[1] - view[0])})`;
-    drawBehind();
+    clearTimeout(rests);
+    rests = setTimeout(drawBehind, 150);
   }
 
   function drawNames() {
@@ -132,10 +146,9 @@ export function timeline(place, state) {
   }
 
   function drawBands() {
-    const width = field.clientWidth;
     fill(bands, data.bands.map((band) => {
-      const left = Math.max(band.from ? x(ms(band.from)) : 0, 0), right = Math.min(band.until ? x(ms(band.until)) : width, width);
-      if (right <= 0 || left >= width || right - left < 0.5) return null;
+      const left = Math.max(band.begun === null ? 0 : x(band.begun), 0), right = Math.min(band.over === null ? width : x(band.over), width);
+      if (right - left < NARROW) return null;
       const text = taskName(band), room = right - left;
       return h("div.band", {
         "data-hue": hue(band.task), "data-kind": band.task_kind, "data-segment": band.segment,
@@ -146,24 +159,26 @@ export function timeline(place, state) {
   }
 
   function drawMarks() {
-    const width = field.clientWidth, at = (each) => x(ms(each.boundary_at));
-    const shown = data.boundaries.filter((each) => at(each) >= 0 && at(each) <= width);
-    fill(marks, gathered(shown, at, APART).map((some) => {
+    const at = (each) => x(each.at);
+    fill(marks, gathered(inView(), at, APART).map((some) => {
+      const { begun, boundary, segment = boundary.segment } = some[0], many = sum(some);
       const left = some.reduce((all, each) => all + at(each), 0) / some.length;
-      const head = some.length === 1 ? full(ms(some[0].boundary_at)) : `${count(some.length, "boundary", "boundaries")} from ${full(ms(some[0].boundary_at))}`;
-      const text = some.length === 1 ? some[0].sentence : "Closer together than the eye can tell: zoom in to tell them apart.";
-      const show = () => explain(head, text, left);
+      const head = many === 1 ? full(begun) : `${count(many, "boundary", "boundaries")} from ${full(begun)}`;
+      const text = many > 1 ? "Closer together than the eye can tell: zoom in to tell them apart." : boundary?.sentence ?? "Zoom in to read why.";
+      const show = () => pointers.size || explain(head, text, left);
       return h("button.mark", {
-        type: "button", "aria-label": `Boundary, ${head}: ${text}`, "data-segment": some[0].segment, "data-at": some[0].boundary_at,
-        "data-key": `mark-${some[0].segment}`, "data-many": some.length > 1, style: { left: `${left}px` },
+        type: "button", "aria-label": `Boundary, ${head}: ${text}`, "data-segment": segment, "data-at": new Date(begun).toISOString(),
+        "data-key": `mark-${segment}`, "data-many": many > 1, style: { left: `${left}px` },
         onmouseenter: show, onfocus: show, onmouseleave: hide, onblur: hide,
-        onclick: () => (some.length > 1 ? closer(some) : show()),
+        onclick: () => (boundary && many === 1 ? show() : closer(begun, some.at(-1).over)),
       });
     }));
   }
 
-  function closer(some) {
-    const [a, b] = [ms(some[0].boundary_at), ms(some.at(-1).boundary_at)];
+  const inView = () => data.marks.filter((each) => each.at >= view[0] && each.at <= view[1]);
+  const sum = (some) => some.reduce((all, each) => all + each.count, 0);
+
+  function closer(a, b) {
     const room = Math.max(b - a, (view[1] - view[0]) / 20);
     view = moved([a - room, b + room], {}, whole);
     move({});
@@ -182,34 +197,39 @@ export function timeline(place, state) {
   }
 
   function drawReigns() {
-    const width = field.clientWidth;
-    const shown = data.reigns.map((each) => [Math.max(0, x(ms(each.from))), Math.min(width, each.until ? x(ms(each.until)) : width), each])
-      .filter(([left, right]) => right > left);
+    const shown = data.reigns.map((each) => [Math.max(0, x(each.begun)), Math.min(width, each.over === null ? width : x(each.over)), each])
+      .filter(([left, right]) => right - left >= NARROW);
     reigns.hidden = !shown.length;
     fill(reigns, shown.map(([left, right, each]) => h("div", {
-      title: `version ${each.version} scored from ${full(ms(each.from))} on`, style: { left: `${left}px`, width: `${right - left}px` },
+      title: `version ${each.version} scored from ${full(each.begun)} on`, style: { left: `${left}px`, width: `${right - left}px` },
     }, right - left > ROOM ? `v${each.version}` : "")));
   }
 
-  // The same as words, behind the drawing.
+  // The same as words, behind the drawing: once it rests, and of those that are opened.
+  const opening = () => h("details", { ontoggle: drawBehind }, h("summary"), h("div"));
+  const words = [
+    [opening(), () => count(sum(inView()), "boundary", "boundaries"), () => (data.more ? h("p.dim", {}, "Zoom in to read them.") : table("Boundaries in view", ["When", "What changed", "Test", "Regime"], inView().map(({ at, boundary: each }) => row([
+      h("time", { datetime: each.boundary_at }, full(at)), each.sentence,
+      `${each.signal} ${figure(each.statistic)} > ${figure(each.threshold)}, ${each.detectors.join(" and ")}`,
+      h("span", {}, h("i.dot", { "data-hue": hue(each.task) }), taskName(each), each.recurrence ? " again" : ""),
+    ]))))],
+    [opening(), () => count(state.channels.length, "sensor"), () => table("Sensors in view", ["Sensor", "Lowest", "Highest"], drawn.map((lane) => row([
+      h("th", { scope: "row" }, lane.name), figure(lane.least), figure(lane.most),
+    ])))],
+  ];
+  behind.append(...words.map(([node]) => node));
+
   function drawBehind() {
-    const open = [...behind.querySelectorAll("details")].map((each) => each.open);
-    const [a, b] = view;
-    const shown = data.boundaries.filter((each) => ms(each.boundary_at) >= a && ms(each.boundary_at) <= b);
-    fill(behind,
-      h("details", { open: open[0] }, h("summary", {}, `${count(shown.length, "boundary", "boundaries")} as a table${data.more ? " (the first ones: zoom in)" : ""}`),
-        table("Boundaries in view", ["When", "What changed", "Test", "Regime"], shown.map((each) => row([
-          h("time", { datetime: each.boundary_at }, full(ms(each.boundary_at))), each.sentence,
-          `${each.signal} ${figure(each.statistic)} > ${figure(each.threshold)}, ${each.detectors.join(" and ")}`,
-          h("span", {}, h("i.dot", { "data-hue": hue(each.task) }), taskName(each), each.recurrence ? " again" : ""),
-        ])))),
-      h("details", { open: open[1] }, h("summary", {}, `${count(state.channels.length, "sensor")} as a table`),
-        table("Sensors in view", ["Sensor", "Lowest", "Highest"], drawn.map((lane) => row([h("th", { scope: "row" }, lane.name), figure(lane.least), figure(lane.most)])))));
+    for (const [node, name, content] of words) {
+      node.firstChild.textContent = `${name()} as a table`;
+      fill(node.lastChild, node.open && content());
+    }
   }
 
   // Hands ----------------------------------------------------------------------------------------
 
-  const pointers = new Map();
+  const pointers = new Map(); // where each is, and where it came down
+  let dragged = false;
   const timeAt = (clientX) => view[0] + (clientX - field.getBoundingClientRect().left) / field.clientWidth * (view[1] - view[0]);
 
   plot.addEventListener("wheel", (event) => {
@@ -220,20 +240,27 @@ export function timeline(place, state) {
     if (sideways) move({ share: event.deltaX / field.clientWidth });
     else move({ factor: 1.003 ** event.deltaY, at: timeAt(event.clientX) });
   }, { passive: false });
+  // A hand may come down on a mark as well: it is a click until it moves.
   field.addEventListener("pointerdown", (event) => {
-    if (event.target.closest(".mark") || event.button) return;
-    field.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, event.clientX);
+    if (event.button) return;
+    dragged = false;
+    pointers.set(event.pointerId, { at: event.clientX, from: event.clientX });
   });
   field.addEventListener("pointermove", (event) => {
-    if (!pointers.has(event.pointerId)) return;
-    const before = [...pointers.values()];
-    pointers.set(event.pointerId, event.clientX);
-    const after = [...pointers.values()];
+    const mine = pointers.get(event.pointerId);
+    if (!mine || !event.buttons) return;
+    if (!dragged && Math.abs(event.clientX - mine.from) < STILL) return;
+    if (!dragged) field.setPointerCapture(event.pointerId);
+    dragged = true;
+    const before = [...pointers.values()].map(({ at }) => at);
+    mine.at = event.clientX;
+    const after = [...pointers.values()].map(({ at }) => at);
     if (after.length === 1) move({ share: (before[0] - after[0]) / field.clientWidth });
     else move({ factor: Math.abs(before[0] - before[1]) / Math.max(8, Math.abs(after[0] - after[1])), at: timeAt((after[0] + after[1]) / 2) });
   });
-  for (const end of ["pointerup", "pointercancel"]) field.addEventListener(end, (event) => pointers.delete(event.pointerId));
+  for (const end of ["pointerup", "pointercancel"]) addEventListener(end, lifted);
+  function lifted(event) { pointers.delete(event.pointerId); }
+  field.addEventListener("click", (event) => { if (dragged) event.stopPropagation(); }, { capture: true });
   field.addEventListener("dblclick", (event) => move({ factor: 0.4, at: timeAt(event.clientX) }));
 
   const KEYS = {
@@ -249,13 +276,16 @@ export function timeline(place, state) {
 
   const seen = new ResizeObserver(draw);
   seen.observe(field);
-  addEventListener("dressed", draw);
+  const dye = () => { colours = null; draw(); };
+  addEventListener("dressed", dye);
   return {
     refresh,
     leave() {
       seen.disconnect();
-      removeEventListener("dressed", draw);
+      removeEventListener("dressed", dye);
+      for (const end of ["pointerup", "pointercancel"]) removeEventListener(end, lifted);
       clearTimeout(waits);
+      clearTimeout(rests);
     },
   };
 }
