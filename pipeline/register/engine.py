@@ -181,6 +181,7 @@ def reading(engine: Engine | Connection) -> Iterator[Connection]:
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with translated(engine), engine.connect() as conn:
         yield conn.execution_options(**options)
+        conn.commit()  # psycopg forgets at a roll-back what the server has parsed and planned
 
 
 @contextmanager
@@ -298,6 +299,7 @@ def _prepare_sqlite(
         dbapi.isolation_level = None  # we say BEGIN ourselves
         dbapi.execute(f"PRAGMA page_size = {PAGE}")
         dbapi.execute("PRAGMA journal_mode = WAL")
+        dbapi.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * PAGE}")  # else it never shrinks
         dbapi.execute("PRAGMA synchronous = FULL")  # a decision survives a power cut
         dbapi.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
 

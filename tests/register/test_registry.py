@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -1352,12 +1353,34 @@ class TestOnSqlite(RegistryContract):
         with reading(registry.engine) as conn:
             assert conn.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar() == 1000
 
+    def test_sqlite_s_log_shrinks_after_a_large_transaction(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """To what it is brought in at; it would keep the size of the largest there ever was."""
+        file = engine.sqlite_file(registry.engine.url)
+        assert file is not None
+        log, limit = Path(f"{file}-wal"), engine.LOG_PAGES * engine.PAGE
+        registry.put("segment", bytes(2 * limit))
+        assert log.stat().st_size > 2 * limit
+        registry.put("segment", b"x")  # the first after all of the log is in the file
+        assert log.stat().st_size == limit
+
 
 class TestOnPostgresql(RegistryContract):
     @pytest.fixture
     def database(self, postgresql_at_head: Database) -> Database:
         """A new database on the server."""
         return postgresql_at_head
+
+    def test_what_is_asked_again_is_planned_once(
+        self, registry: SqlRegistry, stream: Stream
+    ) -> None:
+        """psycopg has the server keep a statement from the sixth time on, until a roll-back."""
+        for _ in range(7):
+            assert registry.champion(stream.id) is None
+        with reading(registry.engine) as conn:
+            kept = conn.exec_driver_sql("SELECT statement FROM pg_prepared_statements").scalars()
+            assert any("FROM versions" in statement for statement in kept)
 
     def test_the_server_s_default_isolation_does_not_matter(
         self, postgresql_at_head: Database
