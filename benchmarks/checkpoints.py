@@ -188,6 +188,7 @@ def fleet(registry: SqlRegistry, series: int, repeat: int) -> Iterator[dict[str,
     registry.save(
         line.stream.id, 0, line.epoch, next_offset=line.offset, state=State(state.head, copies)
     )
+    del copies, state  # a line has none, which the garbage collector would go through
     line.feed(series, BETWEEN)
     line.save()
     for name, count in (("all", series), ("1 %", max(series // 100, 1))):

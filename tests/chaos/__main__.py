@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import structlog
+
 from tests.chaos.report import as_markdown, print_table, write
 from tests.chaos.run import run
 
@@ -32,6 +34,7 @@ def main() -> int:
         "--markdown", action="store_true", help="write the table to benchmarks/chaos*.md"
     )
     arguments = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything is ended either way
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
