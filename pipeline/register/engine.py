@@ -67,8 +67,8 @@ ALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-
-
+#: libpq's option for one plan whatever the values.
+PLAN_ONCE = {"options": "-c plan_cache_mode=force_generic_plan"}
 #: Longest wait for another writer to a SQLite file in which nothing else is heard, and the longest
 #: at all of a process that was told to stop, in seconds.
 SLICE_S, STOPPING_S = 0.5, 1.5
@@ -90,11 +90,17 @@ def in_us(when: datetime) -> int:
 
 
 def connect(
-    database: Database, *, foreign_keys: bool = True, stop: threading.Event | None = None
+    database: Database,
+    *,
+    foreign_keys: bool = True,
+    stop: threading.Event | None = None,
+    plan_once: bool = False,
 ) -> Engine:
     """An engine; nothing is opened yet.
 
     stop: once it is set, another writer is waited for no longer than STOPPING_S.
+    plan_once: all that is asked goes by keys, so PostgreSQL need not plan it for each key anew,
+    which takes longer than to look it up.
 
     On SQLite: write-ahead log, a busy timeout, foreign keys as asked (migrations need them off),
     and BEGIN IMMEDIATE for writes, so that a writer waits at the start instead of failing later.
@@ -113,7 +119,8 @@ def connect(
             options["connect_args"] = {"timeout": database.busy_timeout_s}
         else:
             options["isolation_level"] = "READ COMMITTED"
-            known = {name: value for name, value in ALIVE.items() if name not in url.query}
+            wanted = ALIVE | (PLAN_ONCE if plan_once else {})
+            known = {name: value for name, value in wanted.items() if name not in url.query}
             options["connect_args"] = known
         engine = create_engine(url, pool_pre_ping=True, **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:

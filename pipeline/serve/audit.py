@@ -51,7 +51,7 @@ class Audit:
     """
 
     def __init__(self, database: Database) -> None:
-        self.engine = connect(database)
+        self.engine = connect(database, plan_once=True)
 
     def close(self) -> None:
         """Give the connections back."""
