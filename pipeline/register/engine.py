@@ -186,9 +186,9 @@ def reading(engine: Engine | Connection) -> Iterator[Connection]:
     options: dict[str, Any] = {"tidemark_reads": True}
     if engine.dialect.name == "postgresql":
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-    with translated(engine), engine.connect() as conn:
-        yield conn.execution_options(**options)
-        conn.commit()  # psycopg forgets at a roll-back what the server has parsed and planned
+    # it ends with a commit: psycopg forgets at a roll-back what the server has planned
+    with translated(engine), engine.connect() as conn, conn.execution_options(**options).begin():
+        yield conn
 
 
 @contextmanager
