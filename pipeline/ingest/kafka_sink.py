@@ -170,7 +170,15 @@ class KafkaSink:
                     return
 
     def close(self) -> None:
-        """Flush, for a moment, and leave; SourceError if something was not acknowledged."""
+        """Flush, for a moment, and leave.
+
+        Raises
+        ------
+        BrokerAway
+            It did not acknowledge everything in that time.
+        SourceError
+            It refused something.
+        """
         within_s = (FAREWELL_MS if self.outage.stop.is_set() else ANSWER_MS) / 1000
         with translated(self.kafka):
             try:
@@ -179,6 +187,8 @@ class KafkaSink:
                 # kafka-python leaves its thread behind, which might yet send what is called lost.
                 self._producer._sender.force_close()  # noqa: SLF001
                 self._producer.close(timeout=within_s)
+                if lost := len(self._failures):
+                    raise KafkaTimeoutError(f"{lost} records were not acknowledged") from None
         self._raise_failures()
 
     def _raise_failures(self) -> None:

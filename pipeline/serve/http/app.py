@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 from anyio import to_thread
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 import pipeline
@@ -33,7 +33,7 @@ from pipeline.serve.http import (
 from pipeline.serve.http.headers import Headers
 from pipeline.serve.http.house import House
 from pipeline.serve.http.limits import Failures
-from pipeline.serve.http.security import Gate, needs
+from pipeline.serve.http.security import READER, Gate
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ def create(
 
 def _v1() -> APIRouter:
     """Everything that has a version in its path; a reader may see it, if not more is needed."""
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(needs("reader"))])
+    v1 = APIRouter(prefix="/v1", dependencies=READER)
     for part in (things, versions, timeline, questions, events, predict, acts, steering):
         v1.include_router(part.router)
     return v1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from pipeline.errors import PipelineError
@@ -12,7 +12,7 @@ from pipeline.register.standing import standing
 from pipeline.serve.http.house import Asked
 from pipeline.serve.http.problems import Problem
 from pipeline.serve.http.replies import answer
-from pipeline.serve.http.security import needs
+from pipeline.serve.http.security import READER
 from pipeline.telemetry import EXPOSITION, Shown, exposition
 
 router = APIRouter(tags=["health"])
@@ -59,7 +59,7 @@ def readyz(house: Asked) -> Response:
     return answer({"status": "ready"})
 
 
-@router.get("/metrics", response_class=Response, dependencies=[Depends(needs("reader"))])
+@router.get("/metrics", response_class=Response, dependencies=READER)
 def metrics(house: Asked) -> Response:
     """Everything that SQL knows, in Prometheus' text format."""
     samples = standing(house.registry.engine, clock=house.registry.clock)
@@ -69,7 +69,7 @@ def metrics(house: Asked) -> Response:
 @router.get(
     "/v1/standing",
     response_model=list[dict[str, Any]],
-    dependencies=[Depends(needs("reader"))],
+    dependencies=READER,
 )
 def standing_(house: Asked) -> Response:
     """The same figures as JSON: metric, labels, value."""

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from anyio import to_thread
-from fastapi import Request
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,6 +57,13 @@ def needs(role: str) -> Callable[[Request], Who]:
         return who
 
     return check
+
+
+#: Whatever is private depends on a reader; the scheme tells the OpenAPI document what `Gate` takes.
+READER = (
+    Depends(needs("reader")),
+    Depends(HTTPBearer(auto_error=False, description="Where tokens are needed: serve.tokens")),
+)
 
 
 def is_loopback(host: str) -> bool:

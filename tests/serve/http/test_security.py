@@ -66,6 +66,16 @@ def test_nothing_is_told_without_a_token(client: TestClient, guarded: TestClient
         assert found.headers["www-authenticate"].startswith("Bearer")
 
 
+def test_the_document_says_what_needs_a_token(client: TestClient) -> None:
+    """As the gate has it: a generated client shows one, by the scheme that HTTP has for it."""
+    document = client.get("/v1/openapi.json").json()
+    ((name, scheme),) = document["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, methods in document["paths"].items():
+        for told in methods.values():
+            assert told.get("security") == (None if path in PUBLIC else [{name: []}]), path
+
+
 @pytest.mark.parametrize(
     "path", ["//v1/streams", "/V1/streams", "/./v1/streams", "/%2e/v1/streams", "/x/../v1/streams"]
 )
