@@ -56,7 +56,7 @@ def run(supervised: Supervised = False) -> None:
         database = Outage("database", settings.run.outage_limit_s, stop)
         # else every child says the same, again and again
         database.ask(lambda: check_schema(settings.database))
-        supervise(options.config, stop, settings.run, roles=roles)
+        supervise(options.config, stop, settings.run, roles=roles, debug=options.debug)
 
 
 @app.command()

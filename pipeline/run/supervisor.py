@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -71,12 +72,13 @@ class Child:
     due: float | None = field(default=None)
 
 
-def command(role: str, config: Path | None, *arguments: str) -> list[str]:
+def command(role: str, config: Path | None, *arguments: str, debug: bool = False) -> list[str]:
     """The child's command line; it ends when its standard input closes, so with its parent.
 
     -P: a folder `pipeline/` where the user stands is not ours.
     """
     options = ["--config", str(config)] if config else []
+    options += ["--debug"] if debug else []
     return [sys.executable, "-P", "-m", "pipeline", *options, role, *arguments, "--supervised"]
 
 
@@ -87,14 +89,15 @@ def spawn(
     env: Mapping[str, str] | None = None,
     out: IO[bytes] | None = None,
     err: IO[bytes] | int | None = None,
+    debug: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start `tidemark ROLE` as a child that cannot outlive this process.
 
     env: the child's environment; None: ours. out: where it writes, log lines too; None: as we do.
-    err: where its log lines go, if elsewhere.
+    err: where its log lines go, if elsewhere. debug: it tells more, as `--debug` has it.
     """
     return subprocess.Popen(  # noqa: S603
-        command(role, config, *arguments),
+        command(role, config, *arguments, debug=debug),
         stdin=subprocess.PIPE,
         stdout=out,
         stderr=out if err is None else err,
@@ -103,9 +106,16 @@ def spawn(
 
 
 def supervise(
-    config: Path | None, stop: threading.Event, run: Run, *, roles: Sequence[str] = ROLES
+    config: Path | None,
+    stop: threading.Event,
+    run: Run,
+    *,
+    roles: Sequence[str] = ROLES,
+    debug: bool = False,
 ) -> None:
     """Run the children until `stop` is set; restart one that crashes, with growing pauses.
+
+    debug: they tell more, as `--debug` has it.
 
     Raises
     ------
@@ -114,12 +124,12 @@ def supervise(
         has waited for a broker or a database for `run.outage_limit_s`: its restarts would only
         wait again.
     """
-    env = _environment(run)
-    children = [_started(role, config, env) for role in roles]
+    start = partial(_started, config=config, env=_environment(run), debug=debug)
+    children = [start(role) for role in roles]
     try:
         while not stop.wait(0.1):
             for child in children:
-                _look_after(child, config, env, run.restart_limit)
+                _look_after(child, start, run.restart_limit)
     finally:
         end([child.process for child in children])
 
@@ -146,14 +156,14 @@ def _environment(run: Run) -> Mapping[str, str] | None:
     return with_log_format("console") if people else None
 
 
-def _started(role: str, config: Path | None, env: Mapping[str, str] | None) -> Child:
-    process = spawn(role, config, env=env, err=subprocess.PIPE)
+def _started(
+    role: str, *, config: Path | None, env: Mapping[str, str] | None, debug: bool
+) -> Child:
+    process = spawn(role, config, env=env, err=subprocess.PIPE, debug=debug)
     return Child(role, process, time.monotonic(), Tee(process.stderr or BytesIO()))
 
 
-def _look_after(
-    child: Child, config: Path | None, env: Mapping[str, str] | None, restart_limit: int
-) -> None:
+def _look_after(child: Child, start: Callable[[str], Child], restart_limit: int) -> None:
     code = child.process.poll()
     if code is None:
         if time.monotonic() - child.started > HEALTHY_S:
@@ -163,7 +173,7 @@ def _look_after(
         _schedule_restart(child, code, restart_limit)
     elif time.monotonic() >= child.due:
         end([child.process])
-        again = _started(child.role, config, env)
+        again = start(child.role)
         child.process, child.started, child.tee = again.process, again.started, again.tee
         child.due = None
 

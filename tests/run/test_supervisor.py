@@ -116,20 +116,27 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(
         if (answer := next(answers)) is not None:
             raise answer
 
-    def supervise(*_: object, roles: tuple[str, ...]) -> None:
+    def supervise(*_: object, roles: tuple[str, ...], debug: bool) -> None:
         assert next(answers, "all asked") == "all asked"
-        started.append(roles)
+        started.append((roles, debug))
 
     monkeypatch.setattr("pipeline.register.migrate.check_schema", check)
     monkeypatch.setattr(supervisor, "supervise", supervise)
-    assert command.tidemark(tmp_path, "run").returncode == 0
-    assert started == [supervisor.ROLES]
+    assert command.tidemark(tmp_path, "--debug", "run").returncode == 0
+    assert started == [(supervisor.ROLES, True)]
+
+
+def test_children_tell_as_much_as_the_run_is_asked_to() -> None:
+    """`tidemark --debug run`: tracebacks are theirs to show."""
+    asked = {debug: supervisor.command("train", None, debug=debug) for debug in (False, True)}
+    assert [word for word in asked[True] if word not in asked[False]] == ["--debug"]
+    assert asked[True].index("--debug") < asked[True].index("train")
 
 
 def test_a_child_has_the_environment_that_it_is_given(monkeypatch) -> None:
     """All of it and nothing else; without one it has ours."""
     script = "import os, sys; sys.exit(3 if 'TIDEMARK_CONFIG' in os.environ else 4)"
-    monkeypatch.setattr(supervisor, "command", lambda *_: [sys.executable, "-c", script])
+    monkeypatch.setattr(supervisor, "command", lambda *_, **__: [sys.executable, "-c", script])
     monkeypatch.setenv("TIDEMARK_CONFIG", "ours.toml")
     for env, code in ((None, 3), ({}, 4)):
         with supervisor.spawn("stream", None, env=env) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from pipeline.register import tables as t
 from pipeline.register.envelope import Limits
 from pipeline.register.orders import Act, Agree
 from pipeline.serve import bands
+from pipeline.serve.http.app import PAGE
 from pipeline.serve.lineage import Lineage
 from tests.register.making import admitted, candidate, change, next_version
 from tests.serve.page.conftest import Site, looking, opened, serving
@@ -54,6 +56,14 @@ def middle(page: Page, selector: str) -> list[float]:
 
 
 # What is drawn --------------------------------------------------------------------------------
+
+
+def test_every_script_is_asked_for_at_once() -> None:
+    """Not one after the other, as each names the next."""
+    asked = set(
+        re.findall(r'(?:modulepreload" href|src)="(js/\S+)"', (PAGE / "index.html").read_text())
+    )
+    assert asked == {f"js/{file.name}" for file in (PAGE / "js").iterdir()}
 
 
 def test_boundaries_are_drawn_where_sql_says(page: Page, site: Site) -> None:
