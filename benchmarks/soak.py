@@ -9,7 +9,7 @@ makes the readings. 64 series of 8 sensors move between three regimes that retur
 scores; no trainer runs, so requests wait, with their inputs, as history that grows.
 
 After warm-up each figure has to be flat: the mean of every tenth of what is left lies within 5 %
-of the mean of all of it.
+of the mean of all of it. SQLite's log is taken at its largest since the sample before.
 """
 
 from __future__ import annotations
@@ -102,12 +102,14 @@ def _soak(args: argparse.Namespace, scratch: Path) -> list[Sample]:
     run = _on_kafka if args.source == "kafka" else _in_memory
     samples: list[Sample] = []
     with run(args, settings, scratch) as (process, feed), closing(_read(database)) as conn:
-        due = 0
+        due, log = 0, 0
         while True:
             done = _progress(conn)
             feed(done)
+            log = max(log, _log_bytes(database))
             if done * IN_A_MESSAGE >= due:
-                samples.append(_sample(process.pid, conn, database, done * IN_A_MESSAGE))
+                samples.append(_sample(process.pid, conn, done * IN_A_MESSAGE, log))
+                log = 0
                 due = done * IN_A_MESSAGE + args.readings // SAMPLES
                 print(json.dumps(samples[-1]), file=sys.stderr, flush=True)
             if done * IN_A_MESSAGE >= args.readings:
@@ -206,8 +208,15 @@ def _progress(conn: sqlite3.Connection) -> int:
     return int(done or 0)
 
 
-def _sample(pid: int, conn: sqlite3.Connection, database: Path, readings: int) -> Sample:
-    """What the process holds, as Linux says, and what its database is."""
+def _log_bytes(database: Path) -> int:
+    """Of SQLite's log now."""
+    log = Path(f"{database}-wal")
+    return log.stat().st_size if log.exists() else 0
+
+
+def _sample(pid: int, conn: sqlite3.Connection, readings: int, log: int) -> Sample:
+    """What the process holds, as Linux says, and what its database is; log: bytes that SQLite's was
+    at most since the sample before, as it comes and goes between two of them."""
     proc = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
     (page,) = conn.execute("PRAGMA page_size").fetchone()
@@ -215,7 +224,6 @@ def _sample(pid: int, conn: sqlite3.Connection, database: Path, readings: int) -
     (pieces,) = conn.execute("SELECT SUM(LENGTH(content)) FROM checkpoint_pieces").fetchone()
     (boundaries,) = conn.execute("SELECT COUNT(*) FROM boundaries").fetchone()
     state = _state_bytes(conn, page)
-    log = Path(f"{database}-wal")
     ticks = (proc / "stat").read_text().rpartition(")")[2].split()[11:13]  # user, system
     return {
         "readings": readings,
@@ -226,7 +234,7 @@ def _sample(pid: int, conn: sqlite3.Connection, database: Path, readings: int) -
         "file handles": len(list((proc / "fd").iterdir())),
         "checkpoint": (pieces or 0) / 1e6,
         "SQLite pages that are no history": state / 1e6,
-        "write-ahead log": log.stat().st_size / 1e6 if log.exists() else 0.0,
+        "write-ahead log": log / 1e6,
         "history": (pages * page - state) / 1e6,
     }
 
