@@ -20,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal,
+    literal_column,
     select,
     tuple_,
 )
@@ -134,8 +135,10 @@ class Audit:
             since = (EARLIEST if start is None else start, 0)
             if after is not None:
                 since = max(since, _refused(conn, stream, after))
-            which = {"stream": stream, "since": since[0], "after": since[1], "limit": limit + 1}
-            found = conn.execute(_REJECTED, which | {"end": LATEST if end is None else end}).all()
+            which = {"stream": stream, "since": since[0], "after": since[1]}
+            # written out: in its one plan for all values PostgreSQL takes an unknown limit for many
+            some = _REJECTED.limit(literal_column(str(int(limit) + 1)))
+            found = conn.execute(some, which | {"end": LATEST if end is None else end}).all()
             if not found:
                 queries.stream(conn, stream)  # is there
             told = decisions.refusals(conn, found[:limit])
@@ -233,7 +236,7 @@ def _made(version: Row[Any]) -> Answer:
 
 
 def _rejected() -> Select[Any]:
-    """Refusals in order behind one of (`since`, `after`), and before `end`."""
+    """All refusals in order behind one of (`since`, `after`), and before `end`."""
     v = t.versions.c
     since = tuple_(bindparam("since", type_=BigInteger), bindparam("after", type_=Integer))
     return (
@@ -241,7 +244,6 @@ def _rejected() -> Select[Any]:
         .where(v.stream_id == queries.OF_NAME, tuple_(v.rejected, v.number) > since)
         .where(v.rejected < bindparam("end"))
         .order_by(v.rejected, v.number)
-        .limit(bindparam("limit"))
     )
 
 
