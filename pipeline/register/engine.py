@@ -67,8 +67,6 @@ ALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-#: libpq's option for one plan whatever the values.
-PLAN_ONCE = {"options": "-c plan_cache_mode=force_generic_plan"}
 #: Longest wait for another writer to a SQLite file in which nothing else is heard, and the longest
 #: at all of a process that was told to stop, in seconds.
 SLICE_S, STOPPING_S = 0.5, 1.5
@@ -119,8 +117,7 @@ def connect(
             options["connect_args"] = {"timeout": database.busy_timeout_s}
         else:
             options["isolation_level"] = "READ COMMITTED"
-            wanted = ALIVE | (PLAN_ONCE if plan_once else {})
-            known = {name: value for name, value in wanted.items() if name not in url.query}
+            known = {name: value for name, value in ALIVE.items() if name not in url.query}
             options["connect_args"] = known
         engine = create_engine(url, pool_pre_ping=True, **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
@@ -128,6 +125,8 @@ def connect(
     if engine.dialect.name == "sqlite":
         wait_s = database.busy_timeout_s
         _prepare_sqlite(engine, foreign_keys, wait_s, stop or threading.Event())
+    elif plan_once:
+        event.listen(engine, "connect", _plan_once)
     return engine
 
 
@@ -316,6 +315,12 @@ def _prepare_sqlite(
             conn.exec_driver_sql("BEGIN")
         else:
             _begin_writing(conn, wait_s, stop)
+
+
+def _plan_once(dbapi: Any, _: Any) -> None:
+    # said to the server, not to libpq: a pooler in between refuses what it does not know at a start
+    dbapi.execute("SET plan_cache_mode = force_generic_plan")
+    dbapi.commit()
 
 
 def _begin_writing(conn: Connection, wait_s: float, stop: threading.Event) -> None:
