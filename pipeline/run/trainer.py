@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -191,15 +191,20 @@ class Trainer:
             self.registry.finish(claim, "no champion yet")
             return
         held_out = works.resolve(self.registry, claim, self.settings.learn).held_out
-        skills, sizes = evaluate(
-            self.registry.get(champion.sha256),
-            {task: tuple(map(self.registry.get, shas)) for task, shas in held_out.items()},
-            self.settings.learn,
-            self.settings.score.factory,
-            alive,
-        )
+        readings = {task: tuple(map(self.registry.get, shas)) for task, shas in held_out.items()}
+        skills, sizes = self._evaluate(champion, readings, alive)
         self.registry.measured(claim, champion, skills, sizes)
         log.info("champion_measured", version=champion.number, tasks=len(skills))
+
+    def _evaluate(
+        self,
+        version: Version,
+        readings: Mapping[int, Sequence[bytes]],
+        alive: Callable[[], None],
+    ) -> tuple[dict[int, float], dict[int, int]]:
+        """A version's skill on readings of each task, and the windows behind it."""
+        weights = self.registry.get(version.sha256)
+        return evaluate(weights, readings, self.settings.learn, self.settings.score.factory, alive)
 
     def _with_transfer(
         self,
@@ -215,9 +220,7 @@ class Trainer:
         rows.append((dict(candidate.skills), dict(candidate.parent_skills)))
         tasks = sorted({task for skills, _ in rows for task in skills})
         first = self.registry.first_version(parent.stream_id) or parent
-        weights = self.registry.get(first.sha256)
-        learn, factory = self.settings.learn, self.settings.score.factory
-        skills, _ = evaluate(weights, inputs.held_out, learn, factory, alive)
+        skills, _ = self._evaluate(first, inputs.held_out, alive)
         kept = transfer(*error_matrix(tasks, rows, skills))
         figures = {
             "forgetting": kept.forgetting,
@@ -265,14 +268,8 @@ class Trainer:
         tasks = {task for task, _ in work.segments}
         if not tasks <= expected.keys():
             return None
-        weights = self.registry.get(work.parent.sha256)
-        now, _ = evaluate(
-            weights,
-            works.contents(self.registry, work.segments),
-            self.settings.learn,
-            self.settings.score.factory,
-            alive,
-        )
+        readings = works.contents(self.registry, work.segments)
+        now, _ = self._evaluate(work.parent, readings, alive)
         worst = max(expected[task] - now.get(task, WORST) for task in tasks)
         if worst > self.settings.gate.max_forgetting:
             return None
